@@ -1,0 +1,154 @@
+"""What EC2 sells in a region: instance types, the zones that sell them, and spot prices.
+
+Reads DescribeInstanceTypes, DescribeInstanceTypeOfferings, DescribeAvailabilityZones and DescribeSpotPriceHistory,
+all pages, and gives them as our values. Owns the reading of EC2's shapes; refuses nothing: what EC2 leaves out counts
+as absent. Source: EC2 API reference.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.cloudprovider.description import Device, TypeDescription
+from nodeyard.cloudprovider.market import SPOT_HISTORY, PriceSheet, TypeTable, Zone
+
+_GIGABIT: Final = re.compile(r"(?P<upto>Up to )?(?:(?P<cards>\d+)x )?(?P<gigabit>[\d.]+) Gigabit$")
+_PRODUCTS: Final = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
+_DEAREST_USD: Final = 10_000.0
+"""Per hour; anything above is a mistake of the source."""
+
+
+async def read_types(session: Ec2Session) -> TypeTable:
+    """All instance types of the session's region, with the zones that offer each. Raises CloudError's subclasses."""
+    zones, offered, pages = await asyncio.gather(
+        session.call("ec2", "describe_availability_zones"),
+        session.pages("ec2", "describe_instance_type_offerings", LocationType="availability-zone"),
+        session.pages("ec2", "describe_instance_types", PaginationConfig={"PageSize": 100}),
+    )
+    return await asyncio.to_thread(_table, session.region, zones, offered, pages)
+
+
+async def read_spot_prices(session: Ec2Session, now: float) -> PriceSheet:
+    """The price in force of every Linux spot pool at `now` (Unix seconds). Raises CloudError's subclasses."""
+    pages = await session.pages(
+        "ec2",
+        "describe_spot_price_history",
+        StartTime=datetime.fromtimestamp(now, UTC),
+        ProductDescriptions=_PRODUCTS,
+        PaginationConfig={"PageSize": 1000},
+    )
+    return PriceSheet(SPOT_HISTORY, now, await asyncio.to_thread(_latest, pages))
+
+
+def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDescription:
+    """One `InstanceTypeInfo` as a value; `zones` are the names of those that sell it."""
+    network: Mapping[str, Any] = info.get("NetworkInfo", {})
+    processor: Mapping[str, Any] = info.get("ProcessorInfo", {})
+    storage: Mapping[str, Any] = info.get("InstanceStorageInfo", {})
+    cards = network.get("NetworkCards", ())
+    default = network.get("DefaultNetworkCardIndex", 0)
+    card: Mapping[str, Any] = cards[default] if default < len(cards) else network
+    return TypeDescription(
+        name=str(info["InstanceType"]),
+        architectures=tuple(processor.get("SupportedArchitectures", ())),
+        vcpus=int(info.get("VCpuInfo", {}).get("DefaultVCpus", 0)),
+        memory_mib=int(info.get("MemoryInfo", {}).get("SizeInMiB", 0)),
+        usage_classes=tuple(sorted(info.get("SupportedUsageClasses", ()))),
+        bare_metal=bool(info.get("BareMetal", False)),
+        hypervisor=str(info.get("Hypervisor", "")),
+        cpu_manufacturer=str(processor.get("Manufacturer", "")),
+        clock_mhz=round(float(processor.get("SustainedClockSpeedInGhz", 0)) * 1000),
+        interfaces=int(card.get("MaximumNetworkInterfaces", 0)),
+        addresses_per_interface=int(network.get("Ipv4AddressesPerInterface", 0)),
+        network_mbps=_network_mbps(network),
+        ebs_mbps=_ebs_mbps(info.get("EbsInfo", {})),
+        efa_interfaces=int(network.get("EfaInfo", {}).get("MaximumEfaInterfaces", 0)),
+        encryption_in_transit=bool(network.get("EncryptionInTransitSupported", False)),
+        nitro_enclaves=info.get("NitroEnclavesSupport") == "supported",
+        nvme=storage.get("NvmeSupport", "unsupported") != "unsupported",
+        nvme_gb=int(storage.get("TotalSizeInGB", 0)),
+        gpus=tuple(_device(gpu) for gpu in info.get("GpuInfo", {}).get("Gpus", ())),
+        inference=tuple(_device(d) for d in info.get("InferenceAcceleratorInfo", {}).get("Accelerators", ())),
+        neuron=tuple(_device(d, "AWS") for d in info.get("NeuronInfo", {}).get("NeuronDevices", ())),
+        zones=tuple(zones),
+    )
+
+
+def _table(
+    region: str,
+    zones: Mapping[str, Any],
+    offered: Iterable[Mapping[str, Any]],
+    pages: Iterable[Mapping[str, Any]],
+) -> TypeTable:
+    names = {
+        str(zone["ZoneName"]): str(zone.get("ZoneId", ""))
+        for zone in zones.get("AvailabilityZones", ())
+        if zone.get("ZoneType", "availability-zone") == "availability-zone"
+    }
+    by_type: dict[str, set[str]] = {}
+    for page in offered:
+        for entry in page.get("InstanceTypeOfferings", ()):
+            by_type.setdefault(str(entry["InstanceType"]), set()).add(str(entry["Location"]))
+    types = [
+        description_of(info, sorted(by_type.get(str(info["InstanceType"]), ())))
+        for page in pages
+        for info in page.get("InstanceTypes", ())
+    ]
+    return TypeTable(region, [Zone(name, names[name]) for name in sorted(names)], types)
+
+
+def _device(entry: Mapping[str, Any], manufacturer: str = "") -> Device:
+    """Fractions of a GPU count as none (EC2's Count is 0): nobody who asks for one should get an eighth."""
+    count = int(entry.get("Count", 0))
+    return Device(
+        name=str(entry.get("Name", "")),
+        manufacturer=str(entry.get("Manufacturer", manufacturer)),
+        count=count,
+        memory_mib=int(entry.get("MemoryInfo", {}).get("SizeInMiB", 0)),
+        cores=int(entry.get("CoreInfo", {}).get("Count", 0)) * count,
+    )
+
+
+def _network_mbps(network: Mapping[str, Any]) -> int | None:
+    """Sustained bandwidth in Mbit/s: the cards' baselines, capped by what the instance has in all.
+
+    None where EC2 only has words for it ("Moderate"). A figure without "up to" is sustained itself.
+    """
+    stated = _GIGABIT.match(str(network.get("NetworkPerformance", "")))
+    if stated is None:
+        return None
+    limit = float(stated["gigabit"]) * int(stated["cards"] or 1)
+    baseline = sum(float(card.get("BaselineBandwidthInGbps", 0)) for card in network.get("NetworkCards", ()))
+    sustained = min(limit, baseline) if stated["upto"] and baseline else limit
+    return round(sustained * 1000)
+
+
+def _ebs_mbps(ebs: Mapping[str, Any]) -> int | None:
+    if ebs.get("EbsOptimizedSupport") != "default" or "EbsOptimizedInfo" not in ebs:
+        return None
+    return int(ebs["EbsOptimizedInfo"].get("MaximumBandwidthInMbps", 0))
+
+
+def _latest(pages: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """`<type>/<zone>` -> USD per hour; the newest entry of each pool, absurd ones dropped."""
+    newest: dict[str, tuple[datetime, float]] = {}
+    for page in pages:
+        for entry in page.get("SpotPriceHistory", ()):
+            key = f"{entry['InstanceType']}/{entry['AvailabilityZone']}"
+            price = _price(entry.get("SpotPrice", ""))
+            if price is None or (key in newest and newest[key][0] >= entry["Timestamp"]):
+                continue
+            newest[key] = (entry["Timestamp"], price)
+    return {key: price for key, (_, price) in newest.items()}
+
+
+def _price(text: str) -> float | None:
+    try:
+        price = float(text)
+    except ValueError:
+        return None
+    return price if math.isfinite(price) and 0 < price <= _DEAREST_USD else None

@@ -1,0 +1,145 @@
+"""Launch templates: one per (image × everything else that a node class and a pool decide), named by its content.
+
+The name holds a digest of the whole template, so a replica that restarts, or another one, finds it by name, and a
+changed class simply gets another. Templates are made ahead of launches, and again when somebody deleted one.
+Source: EC2 API reference, CreateLaunchTemplate; Karpenter documentation, "NodeClasses" (metadata, block devices).
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.ec2.user_data import Boot, user_data
+from nodeyard.api.nodeclass import BlockDeviceMapping, Image, NodeClass
+from nodeyard.api.quantity import parse
+from nodeyard.cloudprovider.errors import Conflict, NotFound
+from nodeyard.runtime.lifecycle import kill_point
+
+_ROOT: Final = {"AL2023": "/dev/xvda", "AL2": "/dev/xvda", "Bottlerocket": "/dev/xvdb"}
+_GIB: Final = 2**30
+PREFIX: Final = "nodeyard"
+
+
+class LaunchTemplates:
+    """Makes and finds templates of one cluster. `tags` mark them as this cluster's."""
+
+    def __init__(self, session: Ec2Session, *, cluster: str, tags: Mapping[str, str]) -> None:
+        self._session = session
+        self._cluster = cluster
+        self._tags = dict(tags)
+        self._known: set[str] = set()
+
+    async def ensure(self, node_class: NodeClass, image: Image, boot: Boot) -> str:
+        """The name of the template, which exists when this returns. Raises CloudError, UserDataError."""
+        data = template_data(node_class, image, boot)
+        name = f"{PREFIX}-{self._cluster[:60]}-{_digest(data)}"
+        if name not in self._known:
+            await self._create(name, data, node_class)
+            self._known.add(name)
+        return name
+
+    def forget(self, names: Mapping[str, Any] | set[str] | list[str]) -> None:
+        """These turned out not to exist any more: the next `ensure` makes them again."""
+        self._known.difference_update(names)
+
+    async def _create(self, name: str, data: dict[str, Any], node_class: NodeClass) -> None:
+        tags = {**self._tags, "karpenter.k8s.aws/ec2nodeclass": node_class.key}
+        kill_point("allocator.before-launch-template")
+        try:
+            await self._session.call(
+                "ec2",
+                "create_launch_template",
+                LaunchTemplateName=name,
+                LaunchTemplateData=data,
+                TagSpecifications=[{"ResourceType": "launch-template", "Tags": tag_list(tags)}],
+            )
+        except Conflict:
+            return  # its name holds its content: it is the same template
+        kill_point("allocator.after-launch-template")
+
+    async def delete_of(self, node_class_key: str) -> int:
+        """Deletes the templates made for a class that goes away; returns how many. Raises CloudError."""
+        filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in self._tags.items()]
+        filters.append({"Name": "tag:karpenter.k8s.aws/ec2nodeclass", "Values": [node_class_key]})
+        pages = await self._session.pages("ec2", "describe_launch_templates", Filters=filters)
+        names = [t["LaunchTemplateName"] for page in pages for t in page.get("LaunchTemplates", [])]
+        for name in names:
+            try:
+                await self._session.call("ec2", "delete_launch_template", LaunchTemplateName=name)
+            except NotFound:
+                continue
+        self.forget(names)
+        return len(names)
+
+
+def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, Any]:
+    """LaunchTemplateData for EC2, in a fixed order. Raises UserDataError."""
+    text = user_data(node_class.ami_family, boot, node_class.user_data)
+    options = node_class.metadata_options
+    data: dict[str, Any] = {
+        "ImageId": image.id,
+        "IamInstanceProfile": {"Name": node_class.resolved_profile},
+        "UserData": base64.b64encode(text.encode()).decode(),
+        "MetadataOptions": {
+            "HttpEndpoint": options.http_endpoint,
+            "HttpProtocolIpv6": options.http_protocol_ipv6,
+            "HttpPutResponseHopLimit": options.http_put_response_hop_limit,
+            "HttpTokens": options.http_tokens,
+        },
+        "BlockDeviceMappings": _block_devices(node_class),
+    }
+    groups = [g.id for g in node_class.security_groups]
+    if node_class.associate_public_ip is None:
+        data["SecurityGroupIds"] = groups
+    else:
+        data["NetworkInterfaces"] = [
+            {"DeviceIndex": 0, "AssociatePublicIpAddress": node_class.associate_public_ip, "Groups": groups}
+        ]
+    if node_class.detailed_monitoring:
+        data["Monitoring"] = {"Enabled": True}
+    return data
+
+
+def _block_devices(node_class: NodeClass) -> list[dict[str, Any]]:
+    if node_class.block_device_mappings:
+        return [_device(m, node_class.ami_family) for m in node_class.block_device_mappings]
+    default = {"VolumeSize": 20, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
+    if node_class.ami_family == "Bottlerocket":
+        return [
+            {"DeviceName": "/dev/xvda", "Ebs": {**default, "VolumeSize": 4}},
+            {"DeviceName": "/dev/xvdb", "Ebs": default},
+        ]
+    if node_class.ami_family == "Custom":
+        return []
+    return [{"DeviceName": "/dev/xvda", "Ebs": default}]
+
+
+def _device(mapping: BlockDeviceMapping, family: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"DeviceName": mapping.device_name or _ROOT.get(family, "/dev/xvda")}
+    if mapping.ebs is None:
+        return out
+    ebs = mapping.ebs
+    fields = {
+        "VolumeSize": -(-parse("ebs.volumeSize", ebs.volume_size) // _GIB) if ebs.volume_size else None,
+        "VolumeType": ebs.volume_type or None,
+        "Iops": ebs.iops,
+        "Throughput": ebs.throughput,
+        "Encrypted": ebs.encrypted,
+        "DeleteOnTermination": True if ebs.delete_on_termination is None else ebs.delete_on_termination,
+        "KmsKeyId": ebs.kms_key_id or None,
+        "SnapshotId": ebs.snapshot_id or None,
+    }
+    return {**out, "Ebs": {key: value for key, value in fields.items() if value is not None}}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as EC2 takes them, sorted, so that the same tags make the same request."""
+    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(data, order="deterministic"), digest_size=10).hexdigest()

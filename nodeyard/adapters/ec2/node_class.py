@@ -1,0 +1,362 @@
+"""What a node class names in the account: subnets, security groups, images, an instance profile.
+
+Selector terms are ORed, tags within a term ANDed with `*` as wildcard; aliases go through SSM's public parameters.
+What was found is remembered for a while, per selector (subnets 1 min, groups and images 5 min, images of an alias
+24 h, profiles 15 min; a minute when nothing was found), and each part's outcome becomes a condition.
+Source: Karpenter documentation, "NodeClasses"; EKS documentation "Retrieve recommended AMI IDs"; Bottlerocket
+documentation (public SSM parameters).
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from nodeyard.adapters.ec2.launch_templates import tag_list
+from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.api import labels as keys
+from nodeyard.api.node import READY, Condition
+from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
+from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound
+from nodeyard.runtime.clock import Clock
+
+SUBNETS_S: Final = 60.0
+GROUPS_S: Final = 300.0
+IMAGES_S: Final = 300.0
+ALIAS_S: Final = 86_400.0
+PROFILE_S: Final = 900.0
+EMPTY_S: Final = 60.0
+_GPU: Final = "karpenter.k8s.aws/instance-gpu-count"
+_ACCELERATOR: Final = "karpenter.k8s.aws/instance-accelerator-count"
+_ARCH: Final = {"x86_64": "amd64", "arm64": "arm64"}
+_STANDARD: Final = (Requirement(_GPU, "DoesNotExist"), Requirement(_ACCELERATOR, "DoesNotExist"))
+_NVIDIA: Final = (Requirement(_GPU, "Exists"),)
+_NEURON: Final = (Requirement(_ACCELERATOR, "Exists"),)
+
+
+class Resolver:
+    """Resolves node classes of one cluster. Owns the memory of what was found."""
+
+    def __init__(
+        self, session: Ec2Session, clock: Clock, *, cluster: str, cluster_uid: str, kubernetes_version: str
+    ) -> None:
+        """`kubernetes_version`: "1.36", as SSM's parameters name it."""
+        self._session = session
+        self._clock = clock
+        self._cluster = cluster
+        self._cluster_uid = cluster_uid
+        self._version = kubernetes_version
+        self._memory: dict[tuple[str, bytes], tuple[float, Any]] = {}
+
+    async def resolve(self, node_class: NodeClass) -> NodeClass:
+        """The class with what was found and its conditions; a failure is a condition, never raised."""
+        subnets, subnets_ready = await self._part("SubnetsReady", node_class, self._subnets)
+        groups, groups_ready = await self._part("SecurityGroupsReady", node_class, self._groups)
+        images, images_ready = await self._part("AMIsReady", node_class, self._images)
+        profile, profile_ready = await self._part("InstanceProfileReady", node_class, self._profile)
+        valid = Condition("ValidationSucceeded", "True", "ValidationSucceeded")
+        if node_class.problems:
+            valid = Condition("ValidationSucceeded", "False", "InvalidSpec", "; ".join(node_class.problems))
+        parts = (subnets_ready, groups_ready, images_ready, profile_ready, valid)
+        return msgspec.structs.replace(
+            node_class,
+            subnets=subnets or (),
+            security_groups=groups or (),
+            images=images or (),
+            resolved_profile=profile or "",
+            conditions=self._timed(node_class, (*parts, _ready(parts))),
+        )
+
+    def forget(self, key: str) -> None:
+        """Ask again for this class's parts at the next resolve (a subnet or image turned out to be gone)."""
+        self._memory = {k: v for k, v in self._memory.items() if k[0] != key}
+
+    def _timed(self, node_class: NodeClass, conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+        before = {c.type: c for c in node_class.conditions}
+        out = []
+        for new in conditions:
+            old = before.get(new.type)
+            same = old is not None and old.status == new.status
+            since = old.since if same and old is not None and old.since else self._clock.now()
+            out.append(msgspec.structs.replace(new, since=since, observed_generation=node_class.generation))
+        return tuple(sorted(out, key=lambda c: c.type))
+
+    async def _part(
+        self, kind: str, node_class: NodeClass, find: Callable[[NodeClass], Awaitable[tuple[Any, str]]]
+    ) -> tuple[Any, Condition]:
+        """(what was found, its condition)."""
+        try:
+            found, missing = await find(node_class)
+        except CloudError as error:
+            return None, Condition(
+                kind, "Unknown" if error.retryable else "False", type(error).__name__, str(error)
+            )
+        if not found:
+            return None, Condition(kind, "False", kind.replace("Ready", "NotFound"), missing)
+        return found, Condition(kind, "True", kind)
+
+    async def _remembered(
+        self, key: str, what: object, keep_s: float, ask: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        now = self._clock.monotonic()
+        known = (key, msgspec.json.encode(what))
+        kept = self._memory.get(known)
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        found = await ask()
+        self._memory[known] = (now + (keep_s if found else min(keep_s, EMPTY_S)), found)
+        return found
+
+    async def _subnets(self, node_class: NodeClass) -> tuple[tuple[Subnet, ...], str]:
+        async def ask() -> tuple[Subnet, ...]:
+            rows = await self._described("describe_subnets", "Subnets", "subnet-id", node_class.subnet_terms)
+            rows.sort(key=lambda s: (-int(s.get("AvailableIpAddressCount", 0)), s["SubnetId"]))
+            return tuple(
+                Subnet(s["SubnetId"], s["AvailabilityZone"], s.get("AvailabilityZoneId", "")) for s in rows
+            )
+
+        found = await self._remembered(node_class.key, ("subnets", node_class.subnet_terms), SUBNETS_S, ask)
+        return found, "no subnet matches spec.subnetSelectorTerms"
+
+    async def _groups(self, node_class: NodeClass) -> tuple[tuple[SecurityGroup, ...], str]:
+        async def ask() -> tuple[SecurityGroup, ...]:
+            rows = await self._described(
+                "describe_security_groups",
+                "SecurityGroups",
+                "group-id",
+                node_class.security_group_terms,
+                "group-name",
+            )
+            rows.sort(key=lambda g: str(g["GroupId"]))
+            return tuple(SecurityGroup(g["GroupId"], g.get("GroupName", "")) for g in rows)
+
+        found = await self._remembered(
+            node_class.key, ("groups", node_class.security_group_terms), GROUPS_S, ask
+        )
+        return found, "no security group matches spec.securityGroupSelectorTerms"
+
+    async def _described(
+        self, operation: str, rows: str, id_filter: str, terms: Iterable[SelectorTerm], name_filter: str = ""
+    ) -> list[dict[str, Any]]:
+        """All that any of the terms selects, each once."""
+        out: dict[str, dict[str, Any]] = {}
+        for term in terms:
+            filters = _filters(term, id_filter, name_filter)
+            if filters:
+                for page in await self._session.pages("ec2", operation, Filters=filters):
+                    for row in page.get(rows, []):
+                        out[str(row.get("SubnetId") or row.get("GroupId") or row.get("ImageId"))] = row
+        return list(out.values())
+
+    async def _images(self, node_class: NodeClass) -> tuple[tuple[Image, ...], str]:
+        async def ask() -> tuple[Image, ...]:
+            out: list[Image] = []
+            for term in _image_terms(node_class):
+                out += await (self._alias(term.alias) if term.alias else self._own_images(term))
+            return tuple({(i.id, i.requirements): i for i in out}.values())
+
+        what = ("images", node_class.ami_terms, node_class.ami_family)
+        found = await self._remembered(node_class.key, what, IMAGES_S, ask)
+        return found, "no image matches spec.amiSelectorTerms"
+
+    async def _alias(self, alias: str) -> list[Image]:
+        """Images of `family@version`, each with what it boots; variants that do not exist are left out."""
+        family, _, version = alias.partition("@")
+        out = []
+        for path, requirements in alias_parameters(family, version or "latest", self._version):
+            if image_id := await self._parameter(path):
+                out.append(Image(image_id, path, requirements))
+        return out
+
+    async def _parameter(self, path: str) -> str:
+        async def ask() -> str:
+            try:
+                answer = await self._session.call("ssm", "get_parameter", Name=path)
+            except NotFound:
+                return ""
+            return str(answer["Parameter"]["Value"])
+
+        return str(await self._remembered("", ("ssm", path), ALIAS_S, ask))
+
+    async def _own_images(self, term: SelectorTerm) -> list[Image]:
+        if term.ssm_parameter:
+            term = SelectorTerm(id=await self._parameter(term.ssm_parameter))
+            if not term.id:
+                return []
+        filters = _filters(term, "image-id", "name")
+        params: dict[str, Any] = {"Filters": filters}
+        if not term.id:
+            params["Owners"] = [term.owner] if term.owner else ["self", "amazon"]
+        rows = [
+            i
+            for page in await self._session.pages("ec2", "describe_images", **params)
+            for i in page.get("Images", [])
+            if i.get("State", "available") == "available"
+        ]
+        rows.sort(
+            key=lambda i: (bool(i.get("DeprecationTime")), _newest_first(str(i.get("CreationDate", ""))))
+        )
+        return [
+            Image(
+                i["ImageId"],
+                i.get("Name", ""),
+                (Requirement(keys.ARCH, "In", (_ARCH.get(i.get("Architecture", ""), "amd64"),)),),
+            )
+            for i in rows
+        ]
+
+    async def _profile(self, node_class: NodeClass) -> tuple[str, str]:
+        if node_class.instance_profile:
+            return node_class.instance_profile, ""
+        if not node_class.role:
+            return "", "neither spec.role nor spec.instanceProfile is set"
+        what = ("profile", node_class.role)
+        found = await self._remembered(
+            node_class.key, what, PROFILE_S, lambda: self._managed_profile(node_class)
+        )
+        return str(found), "the instance profile could not be made"
+
+    async def _managed_profile(self, node_class: NodeClass) -> str:
+        """The profile that we keep for a class that names a role: made if missing, holding that role."""
+        name = managed_profile(self._cluster, node_class)
+        tags = {keys.CLUSTER_UID_TAG: self._cluster_uid, keys.NODECLASS_LABEL: node_class.key}
+        try:
+            answer = await self._session.call("iam", "get_instance_profile", InstanceProfileName=name)
+            roles = [r["RoleName"] for r in answer["InstanceProfile"].get("Roles", [])]
+        except NotFound:
+            roles = []
+            with contextlib.suppress(Conflict):  # the other replica made it just now
+                await self._session.call(
+                    "iam", "create_instance_profile", InstanceProfileName=name, Tags=tag_list(tags)
+                )
+        role = node_class.role.rpartition("/")[2]
+        for other in roles:
+            if other != role:
+                await self._session.call(
+                    "iam", "remove_role_from_instance_profile", InstanceProfileName=name, RoleName=other
+                )
+        if role not in roles:
+            await self._session.call(
+                "iam", "add_role_to_instance_profile", InstanceProfileName=name, RoleName=role
+            )
+        return name
+
+    async def delete_profile(self, node_class: NodeClass) -> None:
+        """Removes the profile kept for a class that goes away. Raises CloudError."""
+        if not node_class.role or node_class.instance_profile:
+            return
+        name = managed_profile(self._cluster, node_class)
+        try:
+            answer = await self._session.call("iam", "get_instance_profile", InstanceProfileName=name)
+            for role in answer["InstanceProfile"].get("Roles", []):
+                await self._session.call(
+                    "iam",
+                    "remove_role_from_instance_profile",
+                    InstanceProfileName=name,
+                    RoleName=role["RoleName"],
+                )
+            await self._session.call("iam", "delete_instance_profile", InstanceProfileName=name)
+        except NotFound:
+            return
+
+
+def managed_profile(cluster: str, node_class: NodeClass) -> str:
+    """The name of the profile that we keep for a class."""
+    digest = hashlib.blake2b((node_class.uid or node_class.key).encode(), digest_size=8).hexdigest()
+    return f"nodeyard-{cluster[:80]}-{digest}"
+
+
+def alias_parameters(family: str, version: str, kubernetes: str) -> list[tuple[str, tuple[Requirement, ...]]]:
+    """SSM parameter -> what its image boots, for an alias of `family` at `version` ("latest" or one by name)."""
+    amd, arm = (Requirement(keys.ARCH, "In", (arch,)) for arch in ("amd64", "arm64"))
+    eks = f"/aws/service/eks/optimized-ami/{kubernetes}"
+    match family.lower():
+        case "al2023":
+            return [
+                (_al2023_path(eks, arch, variant, version, kubernetes), (only, *requirements))
+                for arch, only in (("x86_64", amd), ("arm64", arm))
+                for variant, requirements in (
+                    ("standard", _STANDARD),
+                    ("nvidia", _NVIDIA),
+                    ("neuron", _NEURON),
+                )
+            ]
+        case "al2":
+            return [
+                (
+                    f"{eks}/amazon-linux-2{suffix}/{_al2_end(infix, version, kubernetes)}/image_id",
+                    (only, *requirements),
+                )
+                for suffix, infix, only, requirements in (
+                    ("", "", amd, _STANDARD),
+                    ("-arm64", "arm64-", arm, _STANDARD),
+                    ("-gpu", "gpu-", amd, _NVIDIA),
+                )
+            ]
+        case "bottlerocket":
+            rocket = f"/aws/service/bottlerocket/aws-k8s-{kubernetes}"
+            return [
+                (f"{rocket}{suffix}/{arch}/{version.removeprefix('v')}/image_id", (only, *requirements))
+                for arch, only in (("x86_64", amd), ("arm64", arm))
+                for suffix, requirements in (("", _STANDARD), ("-nvidia", _NVIDIA))
+            ]
+    return []
+
+
+def _al2_end(infix: str, version: str, kubernetes: str) -> str:
+    return "recommended" if version == "latest" else f"amazon-eks-{infix}node-{kubernetes}-{version}"
+
+
+def _al2023_path(eks: str, arch: str, variant: str, version: str, kubernetes: str) -> str:
+    base = f"{eks}/amazon-linux-2023/{arch}/{variant}"
+    if version == "latest":
+        return f"{base}/recommended/image_id"
+    return f"{base}/amazon-eks-node-al2023-{arch}-{variant}-{kubernetes}-{version}/image_id"
+
+
+_DEFAULT_ALIAS: Final = {
+    "AL2023": "al2023@latest",
+    "AL2": "al2@latest",
+    "Bottlerocket": "bottlerocket@latest",
+}
+
+
+def _image_terms(node_class: NodeClass) -> tuple[SelectorTerm, ...]:
+    """The class's terms, or its family's newest image where it names none (a Provisioner's)."""
+    if node_class.ami_terms:
+        return node_class.ami_terms
+    alias = _DEFAULT_ALIAS.get(node_class.ami_family)
+    return (SelectorTerm(alias=alias),) if alias else ()
+
+
+def _filters(term: SelectorTerm, id_filter: str, name_filter: str) -> list[dict[str, Any]]:
+    if term.id:
+        return [{"Name": id_filter, "Values": [term.id]}]
+    filters: list[dict[str, Any]] = []
+    if term.name and name_filter:
+        filters.append({"Name": name_filter, "Values": [term.name]})
+    for key, value in sorted(term.tags.items()):
+        wanted = (
+            {"Name": "tag-key", "Values": [key]}
+            if value == "*"
+            else {"Name": f"tag:{key}", "Values": [value]}
+        )
+        filters.append(wanted)
+    return filters
+
+
+def _newest_first(date: str) -> tuple[int, ...]:
+    """A sort key that turns ISO dates round."""
+    return tuple(-ord(c) for c in date)
+
+
+def _ready(parts: Iterable[Condition]) -> Condition:
+    waiting = [c for c in parts if c.status != "True"]
+    if not waiting:
+        return Condition(READY, "True", READY)
+    status = "False" if any(c.status == "False" for c in waiting) else "Unknown"
+    message = "; ".join(f"{c.type}: {c.message or c.reason}" for c in waiting)
+    return Condition(READY, status, "NodeClassNotReady", message)

@@ -1,0 +1,108 @@
+"""How nodes are made on EC2: the EC2NodeClass (karpenter.k8s.aws/v1) as a value.
+
+A Provisioner's `provider` block becomes one too, keyed `provisioner/<name>`. The status is what the allocator found
+in the account: subnets, security groups, images, profile. Source: Karpenter documentation, "NodeClasses".
+"""
+
+import msgspec
+
+from nodeyard.api.node import Condition
+from nodeyard.api.selectors import Requirement, Value
+
+
+class SelectorTerm(Value, frozen=True):
+    """Tags are ANDed, `*` is a wildcard; id, name, alias and ssmParameter stand alone. Terms are ORed."""
+
+    tags: dict[str, str] = {}
+    id: str = ""
+    name: str = ""
+    owner: str = ""
+    alias: str = ""
+    ssm_parameter: str = ""
+
+
+class BlockDevice(Value, frozen=True):
+    volume_size: str = ""
+    volume_type: str = ""
+    iops: int | None = None
+    throughput: int | None = None
+    encrypted: bool | None = None
+    delete_on_termination: bool | None = None
+    kms_key_id: str = msgspec.field(default="", name="kmsKeyID")
+    snapshot_id: str = msgspec.field(default="", name="snapshotID")
+
+
+class BlockDeviceMapping(Value, frozen=True):
+    device_name: str = ""
+    root_volume: bool = False
+    ebs: BlockDevice | None = None
+
+
+class MetadataOptions(Value, frozen=True):
+    http_endpoint: str = msgspec.field(default="enabled", name="httpEndpoint")
+    http_protocol_ipv6: str = msgspec.field(default="disabled", name="httpProtocolIPv6")
+    http_put_response_hop_limit: int = msgspec.field(default=1, name="httpPutResponseHopLimit")
+    http_tokens: str = msgspec.field(default="required", name="httpTokens")
+
+
+class Kubelet(Value, frozen=True):
+    max_pods: int | None = None
+    pods_per_core: int | None = None
+    kube_reserved: dict[str, str] = {}
+    system_reserved: dict[str, str] = {}
+    eviction_hard: dict[str, str] = {}
+    eviction_soft: dict[str, str] = {}
+    cluster_dns: tuple[str, ...] = msgspec.field(default=(), name="clusterDNS")
+    cpu_cfs_quota: bool | None = msgspec.field(default=None, name="cpuCFSQuota")
+
+
+class Subnet(Value, frozen=True):
+    id: str
+    zone: str
+    zone_id: str = msgspec.field(default="", name="zoneID")
+
+
+class SecurityGroup(Value, frozen=True):
+    id: str
+    name: str = ""
+
+
+class Image(Value, frozen=True):
+    id: str
+    name: str = ""
+    requirements: tuple[Requirement, ...] = ()
+
+
+class NodeClass(Value, frozen=True):
+    key: str
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    deleting: bool = False
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: tuple[str, ...] = ()
+    ami_family: str = "AL2023"
+    subnet_terms: tuple[SelectorTerm, ...] = ()
+    security_group_terms: tuple[SelectorTerm, ...] = ()
+    ami_terms: tuple[SelectorTerm, ...] = ()
+    role: str = ""
+    instance_profile: str = ""
+    launch_template: str = ""
+    """v1alpha5 only: a launch template of the user's that replaces the generated one."""
+    user_data: str = ""
+    tags: dict[str, str] = {}
+    kubelet: Kubelet = Kubelet()
+    block_device_mappings: tuple[BlockDeviceMapping, ...] = ()
+    instance_store_policy: str = ""
+    metadata_options: MetadataOptions = MetadataOptions()
+    associate_public_ip: bool | None = None
+    detailed_monitoring: bool = False
+    hash: str = ""
+    # found in the account; written to status by the allocator
+    subnets: tuple[Subnet, ...] = ()
+    security_groups: tuple[SecurityGroup, ...] = ()
+    images: tuple[Image, ...] = ()
+    resolved_profile: str = ""
+    conditions: tuple[Condition, ...] = ()
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,164 @@
+"""Workloads with replicas, expanded to the pods that their controllers would make.
+
+A Deployment, ReplicaSet, StatefulSet, ReplicationController or Job in a dry run stands for its pods: as many as it
+wants and the input does not already hold, named `<workload>-<0..n-1>`. Objects in and out are dicts as Kubernetes
+writes them. Pure. Source: Kubernetes API reference, apps/v1 and batch/v1.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+Json = dict[str, Any]
+
+
+class WorkloadError(ValueError):
+    """A workload that can't be expanded; says which field of which object."""
+
+
+def _replicas(workload: Json) -> int:
+    return int(workload["spec"].get("replicas", 1))
+
+
+def _job_pods(job: Json) -> int:
+    """Pods that run at once: parallelism, but no more than completions still to come."""
+    spec = job["spec"]
+    if spec.get("suspend"):
+        return 0
+    parallelism = int(spec.get("parallelism", 1))
+    completions = spec.get("completions")
+    if completions is None:
+        return parallelism
+    return min(parallelism, max(0, int(completions) - int((job.get("status") or {}).get("succeeded", 0))))
+
+
+WANTED: Final[dict[str, Callable[[Json], int]]] = {
+    "Deployment": _replicas,
+    "ReplicaSet": _replicas,
+    "ReplicationController": _replicas,
+    "StatefulSet": _replicas,
+    "Job": _job_pods,
+}
+
+
+def expand(objects: Iterable[Json]) -> list[Json]:
+    """The objects with every workload replaced by its missing pods (and the volume claims that a StatefulSet makes for
+    them, unless they are here already); order kept. Raises WorkloadError.
+    """
+    objects = list(objects)
+    volume_claims = {
+        (_namespace(o), o["metadata"]["name"]) for o in objects if o.get("kind") == "PersistentVolumeClaim"
+    }
+    present, owned_by_sets = _present(objects)
+    out: list[Json] = []
+    for item in objects:
+        if item.get("kind") not in WANTED:
+            out.append(item)
+            continue
+        if item["kind"] == "ReplicaSet" and _owner(item) in owned_by_sets:
+            continue  # its Deployment is here too and stands for it
+        out.extend(
+            made
+            for made in _pods_of(item, present)
+            if made["kind"] == "Pod" or (_namespace(made), made["metadata"]["name"]) not in volume_claims
+        )
+    return out
+
+
+def _present(objects: list[Json]) -> tuple[Counter[tuple[str, str, str]], set[tuple[str, str, str]]]:
+    """Unfinished pods in the input by (kind, namespace, name) of the workload, ReplicaSets resolved to Deployments."""
+    deployments = {
+        ("Deployment", _namespace(o), o["metadata"]["name"]) for o in objects if o.get("kind") == "Deployment"
+    }
+    set_owner = {
+        ("ReplicaSet", _namespace(o), o["metadata"]["name"]): _owner(o)
+        for o in objects
+        if o.get("kind") == "ReplicaSet" and _owner(o) in deployments
+    }
+    present: Counter[tuple[str, str, str]] = Counter()
+    for pod in objects:
+        if pod.get("kind") != "Pod" or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        if owner := _owner(pod):
+            present[set_owner.get(owner) or _deployment_of(owner, deployments)] += 1
+    return present, deployments
+
+
+def _deployment_of(
+    owner: tuple[str, str, str], deployments: set[tuple[str, str, str]]
+) -> tuple[str, str, str]:
+    """A ReplicaSet that is not in the input is named after its Deployment: `<deployment>-<hash>`."""
+    kind, namespace, name = owner
+    candidate = ("Deployment", namespace, name.rpartition("-")[0])
+    return candidate if kind == "ReplicaSet" and candidate in deployments else owner
+
+
+def _namespace(item: Json) -> str:
+    return item["metadata"].get("namespace") or "default"
+
+
+def _owner(item: Json) -> tuple[str, str, str] | None:
+    owners = item["metadata"].get("ownerReferences") or []
+    owner = next((o for o in owners if o.get("controller", True)), None)
+    return (owner["kind"], _namespace(item), owner["name"]) if owner else None
+
+
+def _pods_of(workload: Json, present: Counter[tuple[str, str, str]]) -> list[Json]:
+    kind, name, namespace = workload["kind"], workload["metadata"]["name"], _namespace(workload)
+    try:
+        template = workload["spec"]["template"]
+        wanted = WANTED[kind](workload)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkloadError(f"{kind} {namespace}/{name}: spec: {error}") from error
+    missing = max(0, wanted - present[(kind, namespace, name)])
+    names = [f"{name}-{i}" for i in range(missing)]
+    return [item for pod in names for item in (*_claims(workload, pod), _pod(workload, template, pod))]
+
+
+def _claims(workload: Json, pod: str) -> list[Json]:
+    """The PersistentVolumeClaims that a StatefulSet makes for one of its pods."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": f"{template['metadata']['name']}-{pod}", "namespace": _namespace(workload)},
+            "spec": template.get("spec") or {},
+            "status": {"phase": "Pending"},
+        }
+        for template in workload["spec"].get("volumeClaimTemplates") or []
+    ]
+
+
+def _pod(workload: Json, template: Json, name: str) -> Json:
+    meta = template.get("metadata") or {}
+    spec = dict(template.get("spec") or {})
+    if claims := workload["spec"].get("volumeClaimTemplates"):
+        mine = [
+            {
+                "name": c["metadata"]["name"],
+                "persistentVolumeClaim": {"claimName": f"{c['metadata']['name']}-{name}"},
+            }
+            for c in claims
+        ]
+        spec["volumes"] = [*(spec.get("volumes") or []), *mine]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": _namespace(workload),
+            "labels": meta.get("labels") or {},
+            "annotations": meta.get("annotations") or {},
+            "ownerReferences": [
+                {
+                    "apiVersion": workload.get("apiVersion", "apps/v1"),
+                    "kind": workload["kind"],
+                    "name": workload["metadata"]["name"],
+                    "uid": workload["metadata"].get("uid", ""),
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": spec,
+        "status": {"phase": "Pending"},
+    }

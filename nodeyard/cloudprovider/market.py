@@ -1,0 +1,187 @@
+"""What is for sale: types, zones and one price per offering, as columns, with the refusals in force applied.
+
+A `TypeTable` holds what changes once in hours, a `PriceSheet` one answer of a price source; `market_of` joins them
+into a `Market`, which the pricing service publishes and its subscribers rebuild. The rows of two markets with the
+same table stand for the same offerings in the same order, so that a change travels as a few rows. A price that no
+source has is 0 and its offering unavailable; where a source could not be asked at all, an estimate stands in and is
+marked. Neighbours: `resolve` (a market seen by one node class), `estimates`, `refusals`.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from nodeyard.api.labels import ON_DEMAND, SPOT
+from nodeyard.api.selectors import Value
+from nodeyard.cloudprovider.description import TypeDescription
+from nodeyard.cloudprovider.estimates import SPOT_SHARE, on_demand_estimate
+from nodeyard.cloudprovider.refusals import Shut
+
+PRICING_API: Final = "pricing-api"
+SPOT_HISTORY: Final = "spot-history"
+FEED: Final = "file"
+LAST_KNOWN: Final = "last-known"
+ESTIMATE: Final = "estimate"
+UNPRICED: Final = ""
+
+CAPACITY_TYPES: Final = (ON_DEMAND, SPOT)
+
+
+class Zone(Value, frozen=True):
+    """An availability zone: `eu-west-1a` in this account, `euw1-az1` in all."""
+
+    name: str
+    id: str = ""
+
+
+class PriceSheet(Value, frozen=True):
+    """One source's prices, USD per hour, by type (on demand) or `<type>/<zone>` (spot)."""
+
+    source: str
+    asked_at: float
+    """Unix seconds of the answer."""
+    usd: dict[str, float] = {}
+    stale: bool = False
+    """A later attempt to ask failed, so these are the last known."""
+
+
+class TypeTable:
+    """Types and zones of one region, in fixed order, and which offerings there are. Immutable."""
+
+    def __init__(self, region: str, zones: Sequence[Zone], types: Iterable[TypeDescription]) -> None:
+        self.region = region
+        self.zones = tuple(zones)
+        self.types = tuple(sorted(types, key=lambda described: described.name))
+
+    @cached_property
+    def json(self) -> bytes:
+        """The types, encoded."""
+        return msgspec.json.encode(self.types)
+
+    @cached_property
+    def digest(self) -> str:
+        zones = msgspec.json.encode((self.region, self.zones))
+        return blake2b(self.json + zones, digest_size=8).hexdigest()
+
+    @cached_property
+    def rows(self) -> tuple[tuple[int, int, str], ...]:
+        """(type index, zone index, capacity type) of every offering."""
+        zone_index = {zone.name: index for index, zone in enumerate(self.zones)}
+        return tuple(
+            (index, zone_index[zone], capacity_type)
+            for index, described in enumerate(self.types)
+            if described.launchable()
+            for zone in described.zones
+            if zone in zone_index
+            for capacity_type in CAPACITY_TYPES
+            if capacity_type in described.usage_classes
+        )
+
+    @cached_property
+    def index(self) -> dict[tuple[int, int, str], int]:
+        """Offering -> its row."""
+        return {key: index for index, key in enumerate(self.rows)}
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """What is said of one offering. `price` is USD per hour, 0 when unknown; `priced_at` Unix seconds."""
+
+    price: float
+    available: bool
+    source: str
+    priced_at: float
+
+
+class Market:
+    """A table and a row for each of its offerings. Immutable; equal content has equal `revision`."""
+
+    def __init__(
+        self,
+        table: TypeTable,
+        rows: Sequence[Row],
+        exhausted_subnets: Iterable[str] = (),
+        asked_at: Mapping[str, float] | None = None,
+    ) -> None:
+        if len(rows) != len(table.rows):
+            raise ValueError(f"{len(rows)} rows for a table of {len(table.rows)} offerings")
+        self.table = table
+        self.rows = tuple(rows)
+        self.exhausted_subnets = frozenset(exhausted_subnets)
+        self.asked_at = dict(asked_at or {})
+        """Source -> Unix seconds at which all its prices were last confirmed."""
+
+    @cached_property
+    def revision(self) -> str:
+        """Digest of everything but the times."""
+        digest = blake2b(self.table.digest.encode(), digest_size=8)
+        digest.update(b"".join(_PACKED(r.price, r.available) + r.source.encode() for r in self.rows))
+        digest.update("\0".join(sorted(self.exhausted_subnets)).encode())
+        return digest.hexdigest()
+
+    def changed_since(self, older: "Market") -> list[int] | None:
+        """Indices of rows that say something else; None when the tables differ, so that everything does."""
+        if older.table is not self.table and older.table.digest != self.table.digest:
+            return None
+        return [
+            index
+            for index, (new, old) in enumerate(zip(self.rows, older.rows, strict=True))
+            if new is not old
+            and (new.price != old.price or new.available != old.available or new.source != old.source)
+        ]
+
+    def with_rows(
+        self, changes: Mapping[int, Row], exhausted_subnets: Iterable[str], asked_at: Mapping[str, float]
+    ) -> "Market":
+        """The market after some of its rows changed."""
+        rows = list(self.rows)
+        for index, row in changes.items():
+            rows[index] = row
+        return Market(self.table, rows, exhausted_subnets, asked_at)
+
+    def counts(self) -> dict[str, int]:
+        """Offerings by price source; "" counts those without a price."""
+        out: dict[str, int] = {}
+        for row in self.rows:
+            out[row.source] = out.get(row.source, 0) + 1
+        return out
+
+
+_PACKED: Final = struct.Struct("<d?").pack
+
+
+def market_of(
+    table: TypeTable, on_demand: PriceSheet | None, spot: PriceSheet | None, shut: Shut, *, now: float
+) -> Market:
+    """Joins types, prices and refusals. A missing sheet means that its source never answered: estimates stand in."""
+    estimates = _estimates(table, on_demand, spot)
+    rows: list[Row] = []
+    for type_index, zone_index, capacity_type in table.rows:
+        name, zone = table.types[type_index].name, table.zones[zone_index].name
+        sheet, key = (spot, f"{name}/{zone}") if capacity_type == SPOT else (on_demand, name)
+        if sheet is None:
+            price, source, priced_at = estimates[type_index][capacity_type == SPOT], ESTIMATE, now
+        else:
+            price = sheet.usd.get(key, 0.0)
+            source = (LAST_KNOWN if sheet.stale else sheet.source) if price > 0 else UNPRICED
+            priced_at = sheet.asked_at
+        available = price > 0 and not (shut and shut.offering(capacity_type, name, zone))
+        rows.append(Row(price, available, source, priced_at))
+    asked_at = {s.source: s.asked_at for s in (on_demand, spot) if s is not None and not s.stale}
+    return Market(table, rows, shut.exhausted_subnets, asked_at)
+
+
+def _estimates(
+    table: TypeTable, on_demand: PriceSheet | None, spot: PriceSheet | None
+) -> dict[int, tuple[float, float]]:
+    if on_demand is not None and spot is not None:
+        return {}
+    out: dict[int, tuple[float, float]] = {}
+    for index, described in enumerate(table.types):
+        known = on_demand.usd.get(described.name, 0.0) if on_demand is not None else 0.0
+        price = known or on_demand_estimate(described)
+        out[index] = (price, round(price * SPOT_SHARE, 6))
+    return out

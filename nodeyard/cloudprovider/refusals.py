@@ -1,0 +1,93 @@
+"""What the cloud just refused to sell, and what that says about an offering.
+
+A `Refusal` names the pool it is about; an empty field means "any", so one refusal can shut a whole capacity type
+(no service-linked role for spot) or one subnet (no free addresses). `Shut` answers whether an offering is affected.
+How long a refusal is remembered, and where, is the pricing service's business; here is only the meaning.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from nodeyard.api.selectors import Value
+
+REFUSAL_TTL_S: Final = 180.0
+"""How long an offering stays out after a refusal; Karpenter documentation, "Insufficient capacity errors"."""
+
+
+class Refusal(Value, frozen=True):
+    """Insufficient capacity of (capacity type × type × zone), or of a subnet; an empty field stands for all values."""
+
+    instance_type: str = ""
+    zone: str = ""
+    capacity_type: str = ""
+    code: str = ""
+    """The cloud's own error code."""
+    subnet: str = ""
+    """Set: the subnet has no free addresses; its zone is out only when all the class's subnets there are."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What the refusal is about, whatever the code."""
+        return (self.capacity_type, self.instance_type, self.zone, self.subnet)
+
+
+class Shut:
+    """The refusals in force, indexed."""
+
+    def __init__(self, refusals: Iterable[Refusal] = ()) -> None:
+        self.keys = frozenset(r.key for r in refusals)
+        self.exhausted_subnets = frozenset(key[3] for key in self.keys if key[3])
+        pools = [key for key in self.keys if not key[3]]
+        self._exact = frozenset(key[:3] for key in pools if all(key[:3]))
+        self._wide = tuple(key[:3] for key in pools if not all(key[:3]))
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def offering(self, capacity_type: str, instance_type: str, zone: str) -> bool:
+        """Whether a refusal in force covers this offering."""
+        pool = (capacity_type, instance_type, zone)
+        if pool in self._exact:
+            return True
+        return any(all(not f or f == p for f, p in zip(wide, pool, strict=True)) for wide in self._wide)
+
+
+class RefusalMemory:
+    """Refusals with the time at which each is forgotten. Not immutable: one owner keeps it; time is an argument."""
+
+    def __init__(self) -> None:
+        self._until: dict[Refusal, float] = {}
+
+    def remember(self, refusals: Iterable[Refusal], until: float) -> bool:
+        """Notes refusals; a later end wins. True when something not remembered before was added."""
+        news = False
+        for refusal in refusals:
+            news = news or refusal not in self._until
+            self._until[refusal] = max(until, self._until.get(refusal, 0.0))
+        return news
+
+    def merge(self, entries: Iterable[tuple[Refusal, float]]) -> bool:
+        """Notes what others remember. True when something was added."""
+        news = False
+        for refusal, until in entries:
+            news = self.remember((refusal,), until) or news
+        return news
+
+    def forget(self, now: float) -> bool:
+        """Drops what has ended by `now`. True when something was dropped."""
+        ended = [refusal for refusal, until in self._until.items() if until <= now]
+        for refusal in ended:
+            del self._until[refusal]
+        return bool(ended)
+
+    def next_end(self) -> float | None:
+        """When the next one ends; None when there is none."""
+        return min(self._until.values(), default=None)
+
+    def entries(self) -> dict[Refusal, float]:
+        """Refusal -> when it is forgotten."""
+        return dict(self._until)
+
+    def shut(self) -> Shut:
+        """What they say about offerings."""
+        return Shut(self._until)

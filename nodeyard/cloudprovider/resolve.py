@@ -1,0 +1,140 @@
+"""One node class's view of the market: the catalogue that its pools plan with.
+
+Capacity and allocatable follow the class's image family and kubelet settings; offerings are those in the zones of its
+subnets, minus what is refused; types that none of its images fits are left out. The part that prices do not touch is
+kept per distinct settings, so that a price change costs a few milliseconds. A class that can't be understood has an
+empty catalogue: nothing is bought on a guess. Source: Karpenter documentation, "NodeClasses".
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final, TypeVar
+
+import msgspec
+
+from nodeyard.api.labels import ARCH
+from nodeyard.api.nodeclass import Image, NodeClass
+from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problems_of, reservations_of
+from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
+from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
+from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.type_labels import requirements_of
+
+T = TypeVar("T")
+_KEPT: Final = 32
+"""Distinct class settings, and distinct catalogues, remembered."""
+
+
+class Resolver:
+    """Makes catalogues and remembers them by content. One per owner; not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._bare: dict[bytes, dict[int, InstanceType]] = {}
+        self._catalogues: dict[bytes, Catalogue] = {}
+
+    def resolve(
+        self, market: Market, node_class: NodeClass, *, now: float, shut: Shut | None = None
+    ) -> Catalogue:
+        """The class's catalogue. `shut`: refusals that the market does not know of yet. `now`: Unix seconds."""
+        zones = _zones_of(node_class, market)
+        refused = shut or Shut()
+        settings = _settings_key(market.table, node_class)
+        key = msgspec.json.encode(
+            (market.revision, settings.hex(), sorted(zones), sorted(map(list, refused.keys)))
+        )
+        if key not in self._catalogues:
+            bare = self._bare_types(settings, market.table, node_class)
+            types = _with_offerings(market, bare, zones, refused, now)
+            revision = blake2b(key, digest_size=8).hexdigest()
+            _keep(self._catalogues, key, Catalogue(types, revision))
+        return self._catalogues[key]
+
+    def _bare_types(self, key: bytes, table: TypeTable, node_class: NodeClass) -> dict[int, InstanceType]:
+        if key not in self._bare:
+            _keep(self._bare, key, _bare_types(table, node_class))
+        return self._bare[key]
+
+
+def resolve(market: Market, node_class: NodeClass, *, now: float, shut: Shut | None = None) -> Catalogue:
+    """The class's catalogue, made anew."""
+    return Resolver().resolve(market, node_class, now=now, shut=shut)
+
+
+def _bare_types(table: TypeTable, node_class: NodeClass) -> dict[int, InstanceType]:
+    """Type index -> type without offerings, for the types that the class can use."""
+    if problems_of(node_class):
+        return {}
+    settings = reservations_of(node_class)
+    architectures = _architectures(node_class.images)
+    out: dict[int, InstanceType] = {}
+    for index, described in enumerate(table.types):
+        requirements = requirements_of(described, table.region, settings.family)
+        if not all(requirements.values()):
+            continue
+        if architectures and described.arch not in architectures:
+            continue
+        capacity = capacity_of(described, settings)
+        allocatable = allocatable_of(described, settings, capacity)
+        out[index] = InstanceType(described.name, requirements, capacity, allocatable)
+    return out
+
+
+def _with_offerings(
+    market: Market, bare: dict[int, InstanceType], zones: set[str], shut: Shut, now: float
+) -> Iterable[InstanceType]:
+    offerings: dict[int, list[Offering]] = {}
+    names = [zone.name in zones for zone in market.table.zones]
+    for (type_index, zone_index, capacity_type), row in zip(market.table.rows, market.rows, strict=True):
+        found = bare.get(type_index)
+        if found is None or row.price <= 0 or not names[zone_index]:
+            continue
+        zone = market.table.zones[zone_index]
+        available = row.available and not (shut and shut.offering(capacity_type, found.name, zone.name))
+        offering = _offering(market, zone, capacity_type, row, available, now)
+        offerings.setdefault(type_index, []).append(offering)
+    for index, found in bare.items():
+        yield InstanceType(
+            found.name, found.requirements, found.capacity, found.allocatable, tuple(offerings.get(index, ()))
+        )
+
+
+def _offering(
+    market: Market, zone: Zone, capacity_type: str, row: Row, available: bool, now: float
+) -> Offering:
+    age = max(0.0, now - market.asked_at.get(row.source, row.priced_at))
+    return Offering(zone.name, capacity_type, row.price, available, zone.id, row.source, age)
+
+
+def _zones_of(node_class: NodeClass, market: Market) -> set[str]:
+    """Zones with a subnet that has addresses left; a zone is out only when all its subnets are."""
+    return {subnet.zone for subnet in node_class.subnets if subnet.id not in market.exhausted_subnets}
+
+
+def _architectures(images: tuple[Image, ...]) -> set[str]:
+    """What the class's images run on; empty: anything, or not known yet."""
+    out: set[str] = set()
+    for image in images:
+        named = [r.values for r in image.requirements if r.key == ARCH and r.operator == "In"]
+        if not named:
+            return set()
+        out.update(*named)
+    return out
+
+
+def _settings_key(table: TypeTable, node_class: NodeClass) -> bytes:
+    """Digest of everything that a catalogue without offerings depends on."""
+    parts = (
+        table.digest,
+        node_class.ami_family,
+        node_class.kubelet,
+        node_class.block_device_mappings,
+        node_class.instance_store_policy,
+        sorted(_architectures(node_class.images)),
+    )
+    return blake2b(msgspec.json.encode(parts), digest_size=16).digest()
+
+
+def _keep(cache: dict[bytes, T], key: bytes, value: T) -> None:
+    cache[key] = value
+    while len(cache) > _KEPT:
+        del cache[next(iter(cache))]

@@ -1,0 +1,156 @@
+"""Every node of ours as a candidate, with whatever keeps it from being disrupted.
+
+`GATES` is the ordered list of rules that hold for every reason; each answers with a Block or None. Methods add their
+own (policy, consolidateAfter, budgets, price). Nodes that are not ours are left out altogether.
+Source: Karpenter documentation, "Disruption", "Disruption Controller".
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import INITIALIZED, Node, NodeClaim
+from nodeyard.api.pod import PodRecord
+from nodeyard.api.pool import Pool
+from nodeyard.disruption.evictability import PodGuard, eviction_cost, must_move
+from nodeyard.disruption.model import Block, Candidate, Rule, View
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What the gates look at."""
+
+    view: View
+    node: Node
+    claim: NodeClaim | None
+    pool: Pool | None
+    pods: tuple[PodRecord, ...]
+    guard: PodGuard
+
+
+Gate = Callable[[Subject], Block | None]
+
+
+def candidates(view: View) -> tuple[Candidate, ...]:
+    """All nodes that belong to a pool, by name."""
+    guard = PodGuard(view.snapshot, view.now)
+    found = []
+    for name in sorted(view.snapshot.nodes):
+        node = view.snapshot.nodes[name]
+        claim = view.snapshot.claim_of(node)
+        if claim is None and not node.pool:
+            continue
+        found.append(_candidate(view, node, claim, guard))
+    return tuple(found)
+
+
+def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard) -> Candidate:
+    snapshot = view.snapshot
+    key = (claim.pool if claim else "") or node.pool
+    pool = snapshot.pools.get(key)
+    pods = tuple(snapshot.pods_of_node(node.name))
+    moving = [pod for pod in pods if must_move(pod)]
+    subject = Subject(view, node, claim, pool, pods, guard)
+    instance_type, zone, capacity_type = (
+        node.labels.get(k, "") for k in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
+    )
+    node_class = claim.node_class.key if claim else ""
+    return Candidate(
+        node=node.name,
+        claim=claim.name if claim else "",
+        claim_uid=claim.uid if claim else "",
+        provider_id=node.provider_id,
+        pool=key,
+        node_class=node_class,
+        instance_type=instance_type,
+        zone=zone,
+        capacity_type=capacity_type,
+        price_per_hour=price(view, node_class, instance_type, zone, capacity_type),
+        node_charge_per_hour=_charge(view, pool),
+        pods=tuple(pod.key for pod in moving),
+        eviction_cost=sum(max(0.0, eviction_cost(pod, snapshot.shape(pod))) for pod in moving),
+        quiet_since=_quiet_since(view, node, claim),
+        blocks=tuple(block for gate in GATES if (block := gate(subject)) is not None),
+    )
+
+
+def price(view: View, node_class: str, instance_type: str, zone: str, capacity_type: str) -> float | None:
+    """Today's USD per hour of an offering, None where unknown."""
+    catalogue = view.catalogues.get(node_class) or view.catalogues.get("")
+    offering = catalogue.offering(instance_type, zone, capacity_type) if catalogue else None
+    return offering.price if offering is not None and offering.price > 0 else None
+
+
+def _charge(view: View, pool: Pool | None) -> float:
+    if pool is not None and pool.node_charge_usd_per_hour is not None:
+        return pool.node_charge_usd_per_hour
+    return view.options.node_charge_usd_per_hour
+
+
+def _quiet_since(view: View, node: Node, claim: NodeClaim | None) -> float:
+    seen = view.quiet_since.get(node.name, 0.0)
+    if claim is None:
+        return max(seen, node.created_at)
+    initialized = claim.condition(INITIALIZED)
+    began = initialized.since if initialized is not None and initialized.status == "True" else 0.0
+    return max(seen, claim.last_pod_event_at, began or node.created_at)
+
+
+def _has_claim(s: Subject) -> Block | None:
+    if s.claim is None:
+        return Block(Rule.NO_CLAIM, "no NodeClaim stands for this node")
+    return None
+
+
+def _has_pool(s: Subject) -> Block | None:
+    if s.pool is None or s.pool.deleting:
+        return Block(Rule.NO_POOL, "its pool is gone or being deleted")
+    if s.pool.replicas is not None:
+        return Block(Rule.STATIC_POOL, f"pool {s.pool.key} keeps a fixed number of nodes")
+    return None
+
+
+def _is_initialized(s: Subject) -> Block | None:
+    if s.claim is None or not s.claim.is_true(INITIALIZED) or not s.node.initialized:
+        return Block(Rule.NOT_INITIALIZED, "the node is not initialized yet")
+    return None
+
+
+def _is_staying(s: Subject) -> Block | None:
+    if s.node.deleted_at or (s.claim is not None and s.claim.deleting):
+        return Block(Rule.DELETING, "the node is already being removed")
+    return None
+
+
+def _is_free(s: Subject) -> Block | None:
+    if s.node.name in s.view.in_command:
+        return Block(Rule.IN_COMMAND, "a command that concerns this node is under way")
+    return None
+
+
+def _is_not_nominated(s: Subject) -> Block | None:
+    if s.node.name in s.view.nominated:
+        return Block(Rule.NOMINATED, "pods were just planned onto this node")
+    return None
+
+
+def _allows_disruption(s: Subject) -> Block | None:
+    if s.node.annotations.get(keys.DO_NOT_DISRUPT) == "true":
+        return Block(Rule.NODE_DO_NOT_DISRUPT, f"the node is annotated {keys.DO_NOT_DISRUPT}=true")
+    return None
+
+
+def _pods_can_leave(s: Subject) -> Block | None:
+    return next((block for pod in s.pods if (block := s.guard.block(pod)) is not None), None)
+
+
+GATES: tuple[Gate, ...] = (
+    _has_claim,
+    _has_pool,
+    _is_initialized,
+    _is_staying,
+    _is_free,
+    _is_not_nominated,
+    _allows_disruption,
+    _pods_can_leave,
+)

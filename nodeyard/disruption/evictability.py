@@ -1,0 +1,103 @@
+"""What moving a pod costs and what forbids it: eviction cost, do-not-disrupt, pod disruption budgets.
+
+`PodGuard` is built once per snapshot and answers for single pods. Sources: Karpenter documentation, "Disruption",
+"Pod-Level Controls"; Kubernetes documentation, "Disruptions" and "Specifying a Disruption Budget".
+"""
+
+from collections import defaultdict
+from typing import Final
+
+from nodeyard.api.cluster import PodDisruptionBudget
+from nodeyard.api.duration import parse_duration
+from nodeyard.api.pod import PodRecord, PodShape
+from nodeyard.disruption.model import Block, Rule
+from nodeyard.provisioning.pending import protected as protected_in_itself
+from nodeyard.provisioning.pending import selects
+from nodeyard.state.cluster import Snapshot
+
+_COST_UNIT: Final = 2.0**27
+_PRIORITY_UNIT: Final = 2.0**25
+_MOST: Final = 10.0
+
+
+def eviction_cost(pod: PodRecord, shape: PodShape) -> float:
+    """Between -10 and 10; 1 for a pod of no priority and no deletion cost."""
+    cost = 1.0 + pod.deletion_cost / _COST_UNIT + shape.priority / _PRIORITY_UNIT
+    return min(_MOST, max(-_MOST, cost))
+
+
+def must_move(pod: PodRecord) -> bool:
+    """Whether the pod comes back elsewhere when its node goes. A terminating pod does only for a StatefulSet, which
+    waits for it before making the next.
+    """
+    if pod.daemon or pod.finished:
+        return False
+    return not pod.terminating or pod.owner_kind == "StatefulSet"
+
+
+def unreadable_protection(pod: PodRecord) -> bool:
+    """Whether the pod's do-not-disrupt is neither true, false nor a duration, and so does nothing."""
+    text = pod.do_not_disrupt.strip()
+    if text in ("", "true", "false"):
+        return False
+    try:
+        parse_duration(text)
+    except ValueError:
+        return True
+    return False
+
+
+def protected(pod: PodRecord, now: float) -> bool:
+    """Whether do-not-disrupt protects the pod now; a pod that is finished or on its way out is not protected."""
+    return not pod.finished and not pod.terminating and protected_in_itself(pod, now)
+
+
+class PodGuard:
+    """What stops pods of one snapshot from being evicted."""
+
+    def __init__(self, snapshot: Snapshot, now: float) -> None:
+        self._snapshot = snapshot
+        self._now = now
+        self._pdbs: defaultdict[str, list[PodDisruptionBudget]] = defaultdict(list)
+        for pdb in snapshot.pdbs.values():
+            self._pdbs[pdb.namespace].append(pdb)
+        self._of_shape: dict[str, tuple[PodDisruptionBudget, ...]] = {}
+
+    def pdbs_of(self, pod: PodRecord) -> tuple[PodDisruptionBudget, ...]:
+        """The budgets whose selector picks the pod."""
+        found = self._of_shape.get(pod.shape)
+        if found is None:
+            shape = self._snapshot.shape(pod)
+            found = tuple(p for p in self._pdbs.get(pod.namespace, ()) if selects(p.selector, shape.labels))
+            self._of_shape[pod.shape] = found
+        return found
+
+    def block(self, pod: PodRecord) -> Block | None:
+        """What keeps a graceful disruption from touching the pod; None: it may be evicted."""
+        if protected(pod, self._now):
+            return Block(Rule.POD_DO_NOT_DISRUPT, f"pod {pod.key} asks not to be disrupted", {"pod": pod.key})
+        if not must_move(pod) or pod.terminating:
+            return None
+        pdbs = self.pdbs_of(pod)
+        if len(pdbs) > 1:
+            names = ", ".join(p.key for p in pdbs)
+            return Block(
+                Rule.SEVERAL_PDBS,
+                f"pod {pod.key} is covered by several PodDisruptionBudgets, which the eviction API refuses: {names}",
+                {"pod": pod.key, "pdbs": len(pdbs)},
+            )
+        for pdb in pdbs:
+            if pdb.disruptions_allowed > 0:
+                continue
+            if pdb.unhealthy_pod_eviction_policy == "AlwaysAllow" and not pod.ready:
+                continue
+            facts: dict[str, str | int | float | bool] = {
+                "pod": pod.key,
+                "pdb": pdb.key,
+                "healthy": pdb.current_healthy,
+                "desired": pdb.desired_healthy,
+            }
+            return Block(
+                Rule.PDB, f"PodDisruptionBudget {pdb.key} allows no eviction of pod {pod.key}", facts
+            )
+        return None

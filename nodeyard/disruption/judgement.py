@@ -1,0 +1,185 @@
+"""What would become of one node: the judges that methods and validation share.
+
+`Pass` is one look at one view; a judge gives the proposal for a candidate, with whatever stops it in its `blocks`.
+Source: Karpenter documentation, "Disruption", "Consolidation" and "Balanced consolidation".
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, Pool
+from nodeyard.disruption.budgets import Room
+from nodeyard.disruption.candidates import candidates
+from nodeyard.disruption.model import Action, Block, Candidate, Planner, Proposal, Reason, Rule, View
+from nodeyard.disruption.replacement import cheaper
+from nodeyard.disruption.simulation import Simulation
+
+Clock = Callable[[], float]
+_BALANCE: Final = 0.5
+"""Balanced: a node's share of its pool's savings must be at least half its share of the pool's disruption."""
+
+
+class Pass:
+    """One look at one view."""
+
+    def __init__(self, view: View, planner: Planner, clock: Clock) -> None:
+        self.view = view
+        self.clock = clock
+        self.started = clock()
+        self.found = candidates(view)
+        self.room = Room(view.snapshot, view.in_command, view.now)
+        self.simulation = Simulation(view, planner, self.found)
+        self.complete = True
+
+    def pool(self, candidate: Candidate) -> Pool | None:
+        return self.view.snapshot.pools.get(candidate.pool)
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.clock() - self.started
+
+
+def is_empty(run: Pass, candidate: Candidate) -> bool:
+    """Whether the node counts as empty: by cost, or for a Provisioner's node by there being no pod to move."""
+    if candidate.pool.startswith("provisioner/"):
+        return not candidate.pods
+    return candidate.empty
+
+
+def quiet_since(run: Pass, candidate: Candidate) -> float:
+    """What consolidateAfter counts from; a Provisioner's empty node has its own timestamp (inf until written)."""
+    if candidate.pool.startswith("provisioner/"):
+        node = run.view.snapshot.nodes[candidate.node]
+        return emptiness_timestamp(node.annotations.get(keys.EMPTINESS_TIMESTAMP, ""))
+    return candidate.quiet_since
+
+
+def emptiness_timestamp(text: str) -> float:
+    """Seconds since the epoch of an emptiness timestamp; inf where there is none or it can't be read."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return float("inf")
+
+
+def consolidation_blocks(run: Pass, candidate: Candidate, reason: Reason) -> Iterator[Block]:
+    """What the pool's own policy says against consolidating this node now."""
+    pool = run.pool(candidate)
+    if pool is None:
+        return
+    if reason is Reason.UNDERUTILIZED and pool.disruption.policy not in (WHEN_UNDERUTILIZED, BALANCED):
+        yield Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
+    window = pool.disruption.consolidate_after_s
+    if window is None:
+        yield Block(Rule.NEVER, f"pool {pool.key} never consolidates")
+        return
+    left = quiet_since(run, candidate) + window - run.view.now
+    if left > 0:
+        seconds = left if left != float("inf") else window
+        facts: dict[str, str | int | float | bool] = {
+            "windowSeconds": window,
+            "leftSeconds": round(seconds, 1),
+        }
+        yield Block(Rule.CONSOLIDATE_AFTER, "pods came or went less than consolidateAfter ago", facts)
+
+
+def judge_empty(run: Pass, candidate: Candidate) -> Proposal:
+    """The proposal for an empty node: to delete it."""
+    blocks = list(candidate.blocks) + list(consolidation_blocks(run, candidate, Reason.EMPTY))
+    if not blocks and (coming := run.simulation.receiving.get(candidate.node, 0)):
+        blocks.append(Block(Rule.PENDING_PODS, "pods without a place would land here", {"pods": coming}))
+    return _proposal(run, candidate, Action.DELETE, Reason.EMPTY, blocks=tuple(blocks))
+
+
+def judge(run: Pass, candidate: Candidate) -> Proposal:
+    """Whether the node's pods fit on the others, or on one cheaper node, at today's prices."""
+    if candidate.price_per_hour is None:
+        block = Block(Rule.NO_PRICE, "no price is known for its offering", {"type": candidate.instance_type})
+        return kept(run, candidate, (block,))
+    plan = run.simulation.without([candidate])
+    own = frozenset(candidate.pods)
+    refused = next((u for u in plan.unschedulable if u.pod in own), None)
+    if refused is not None:
+        message = f"pod {refused.pod} would find no place: {refused.message}"
+        return kept(run, candidate, (Block(Rule.UNPLACED, message, {"pod": refused.pod}),))
+    if not plan.complete:
+        return kept(run, candidate, (Block(Rule.DEADLINE, "the planner ran out of time"),))
+    if len(plan.nodes) > 1:
+        message = "its pods would need several new nodes"
+        return kept(run, candidate, (Block(Rule.SEVERAL_NODES, message, {"nodes": len(plan.nodes)}),))
+    if not plan.nodes:
+        return _balanced(
+            run,
+            candidate,
+            _proposal(run, candidate, Action.DELETE, Reason.UNDERUTILIZED, moves=plan.existing),
+        )
+    node = cheaper(plan.nodes[0], [candidate], run.view.options)
+    if isinstance(node, Block):
+        return kept(run, candidate, (node,))
+    saves = candidate.price_per_hour + candidate.node_charge_per_hour
+    saves -= node.price_per_hour + node.node_charge_per_hour
+    proposal = _proposal(run, candidate, Action.REPLACE, Reason.UNDERUTILIZED, moves=plan.existing)
+    return _balanced(
+        run, candidate, msgspec.structs.replace(proposal, replacement=node, saves_per_hour=saves)
+    )
+
+
+def _balanced(run: Pass, candidate: Candidate, proposal: Proposal) -> Proposal:
+    pool = run.pool(candidate)
+    if pool is None or pool.disruption.policy != BALANCED:
+        return proposal
+    mates = [c for c in run.found if c.pool == candidate.pool]
+    cost = sum(c.price_per_hour or 0.0 for c in mates)
+    disruption = sum(1.0 + c.eviction_cost for c in mates)
+    saved_share = proposal.saves_per_hour / cost if cost else 0.0
+    moved_share = (1.0 + candidate.eviction_cost) / disruption
+    if saved_share >= _BALANCE * moved_share:
+        return proposal
+    facts: dict[str, str | int | float | bool] = {
+        "savedShare": round(saved_share, 4),
+        "movedShare": round(moved_share, 4),
+    }
+    return blocked(
+        proposal, Block(Rule.POLICY, "it would move more than the saving is worth (Balanced)", facts)
+    )
+
+
+def blocked(proposal: Proposal, *blocks: Block) -> Proposal:
+    """The proposal with more that stops it, first."""
+    return msgspec.structs.replace(proposal, blocks=blocks + proposal.blocks) if blocks else proposal
+
+
+def budget_block(candidate: Candidate, reason: Reason) -> Block:
+    return Block(
+        Rule.BUDGET, f"the budgets of pool {candidate.pool} allow no more nodes now", {"reason": reason.value}
+    )
+
+
+def _proposal(
+    run: Pass, candidate: Candidate, action: Action, reason: Reason | None, **more: object
+) -> Proposal:
+    saves = (candidate.price_per_hour or 0.0) + candidate.node_charge_per_hour
+    proposal = Proposal(
+        node=candidate.node,
+        claim=candidate.claim,
+        pool=candidate.pool,
+        action=action,
+        reason=reason,
+        instance_type=candidate.instance_type,
+        zone=candidate.zone,
+        capacity_type=candidate.capacity_type,
+        price_per_hour=candidate.price_per_hour,
+        saves_per_hour=saves if action is Action.DELETE else 0.0,
+        evictions=len(candidate.pods),
+        eviction_cost=candidate.eviction_cost,
+        at=run.view.now,
+    )
+    return msgspec.structs.replace(proposal, **more) if more else proposal
+
+
+def kept(run: Pass, candidate: Candidate, blocks: tuple[Block, ...]) -> Proposal:
+    return _proposal(run, candidate, Action.KEEP, None, blocks=blocks)

@@ -1,0 +1,187 @@
+"""The ways to find nodes to disrupt, in order; the first that finds a command ends the pass.
+
+A method gets the pass (view, candidates, budgets, simulation, deadline) and gives proposals for the nodes it judged
+and at most one command. Adding a way adds one line to METHODS. Validation asks the same judges a second time.
+Source: Karpenter documentation, "Disruption", "Automated Graceful Methods".
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from nodeyard.api.pool import PoolKey
+from nodeyard.disruption.judgement import (
+    Clock,
+    Pass,
+    blocked,
+    budget_block,
+    consolidation_blocks,
+    is_empty,
+    judge,
+    judge_empty,
+    kept,
+    quiet_since,
+)
+from nodeyard.disruption.model import (
+    Block,
+    Candidate,
+    Command,
+    Outcome,
+    Planner,
+    Proposal,
+    Reason,
+    Rule,
+    View,
+)
+
+PASSING = frozenset({Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS})
+"""Rules that may stop holding without the cluster or a price changing."""
+UNTOUCHABLE = frozenset(
+    {
+        Rule.NO_CLAIM,
+        Rule.NO_POOL,
+        Rule.STATIC_POOL,
+        Rule.NOT_INITIALIZED,
+        Rule.DELETING,
+        Rule.IN_COMMAND,
+        Rule.NO_PRICE,
+    }
+)
+"""Nodes that these hold for are not simulated: the answer would mean nothing."""
+_BLOCKED_SHARE_S = 5.0
+"""Seconds of a pass that may go into nodes that can't be disrupted anyway, to tell what it would save."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    proposals: tuple[Proposal, ...] = ()
+    command: Command | None = None
+
+
+Method = Callable[[Pass], Found]
+
+
+def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
+    """What to do now, and what would be done with every node and why not."""
+    run = Pass(view, planner, clock)
+    allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
+    proposals: dict[str, Proposal] = {}
+    command: Command | None = None
+    for method in METHODS:
+        found = method(run)
+        proposals |= {p.node: p for p in found.proposals}
+        command = found.command
+        if command is not None:
+            break
+    blocks = [block for p in proposals.values() for block in p.blocks]
+    return Outcome(
+        proposals=tuple(proposals[node] for node in sorted(proposals)),
+        command=command,
+        quiet=command is None and run.complete and not any(b.rule in PASSING for b in blocks),
+        recheck_at=_recheck_at(run),
+        complete=run.complete,
+        allowed=allowed,
+    )
+
+
+def _allowed(run: Pass, pool: PoolKey, reason: Reason) -> int:
+    left = run.room.left(pool, reason)
+    return run.room.nodes[pool] if left is None else left
+
+
+def _recheck_at(run: Pass) -> float | None:
+    """When the next consolidateAfter window ends."""
+    ends = []
+    for candidate in run.found:
+        pool = run.pool(candidate)
+        window = pool.disruption.consolidate_after_s if pool is not None else None
+        if window is not None and (end := quiet_since(run, candidate) + window) > run.view.now:
+            ends.append(end)
+    return min(ends, default=None)
+
+
+def emptiness(run: Pass) -> Found:
+    """All nodes without pods that matter, together, as far as the budgets go."""
+    proposals, going = [], []
+    for candidate in by_savings(c for c in run.found if is_empty(run, c)):
+        proposal = judge_empty(run, candidate)
+        if not proposal.blocks:
+            if run.room.take(candidate.pool, Reason.EMPTY):
+                going.append(candidate)
+            else:
+                proposal = blocked(proposal, budget_block(candidate, Reason.EMPTY))
+        proposals.append(proposal)
+    saves = sum(p.saves_per_hour for p in proposals if not p.blocks)
+    command = _command(run, Reason.EMPTY, going, saves) if going else None
+    return Found(tuple(proposals), command)
+
+
+def underutilization(run: Pass) -> Found:
+    """The first node, dearest per disruption first and pools in turn, whose pods fit elsewhere for less."""
+    proposals: list[Proposal] = []
+    command: Command | None = None
+    spent_s = 0.0
+    for candidate in in_turn(run.found):
+        if is_empty(run, candidate):
+            continue
+        stops = candidate.blocks + tuple(consolidation_blocks(run, candidate, Reason.UNDERUTILIZED))
+        if run.elapsed_s > run.view.options.deadline_s:
+            run.complete = False
+            stops += (Block(Rule.DEADLINE, "the pass ran out of time before this node"),)
+        began = run.elapsed_s
+        idle_look = bool(stops) or command is not None
+        if any(b.rule in UNTOUCHABLE or b.rule is Rule.DEADLINE for b in stops) or (
+            idle_look and spent_s > _BLOCKED_SHARE_S
+        ):
+            proposals.append(kept(run, candidate, stops))
+            continue
+        proposal = blocked(judge(run, candidate), *stops)
+        spent_s += (run.elapsed_s - began) if idle_look else 0.0
+        if command is None and not proposal.blocks:
+            if run.room.take(candidate.pool, Reason.UNDERUTILIZED):
+                command = _command_of(run, candidate, proposal)
+            else:
+                proposal = blocked(proposal, budget_block(candidate, Reason.UNDERUTILIZED))
+        proposals.append(proposal)
+    return Found(tuple(proposals), command)
+
+
+METHODS: tuple[Method, ...] = (emptiness, underutilization)
+
+
+def by_savings(found: Iterable[Candidate]) -> list[Candidate]:
+    """Dearest per unit of disruption first."""
+    return sorted(found, key=lambda c: (-c.savings_ratio, c.node))
+
+
+def in_turn(found: Iterable[Candidate]) -> Iterator[Candidate]:
+    """One of each pool in turn, those that may go before those that may not, dearest per disruption first."""
+    for free in (True, False):
+        queues: dict[str, list[Candidate]] = defaultdict(list)
+        for candidate in by_savings(c for c in found if (not c.blocks) is free):
+            queues[candidate.pool].append(candidate)
+        for place in range(max(map(len, queues.values()), default=0)):
+            for queue in queues.values():
+                if place < len(queue):
+                    yield queue[place]
+
+
+def _command_of(run: Pass, candidate: Candidate, proposal: Proposal) -> Command:
+    command = _command(run, Reason.UNDERUTILIZED, [candidate], proposal.saves_per_hour)
+    if proposal.replacement is None:
+        return command
+    return msgspec.structs.replace(command, replacements=(proposal.replacement,))
+
+
+def _command(run: Pass, reason: Reason, going: Sequence[Candidate], saves: float) -> Command:
+    digest = hashlib.blake2b(digest_size=5)
+    for part in (reason.value, repr(run.view.now), *(c.claim_uid or c.node for c in going)):
+        digest.update(part.encode() + b"\0")
+    return Command(
+        id=digest.hexdigest(),
+        reason=reason,
+        candidates=tuple(going),
+        saves_per_hour=saves,
+        decided_at=run.view.now,
+    )

@@ -1,0 +1,185 @@
+"""The words of disruption: why a node may go, what stops it, what is proposed, what is being carried out.
+
+Everything is a value that travels as JSON (the admin API shows proposals as they are here). Money is USD per hour,
+times are seconds since the epoch. Sets of reasons are closed, so that they fit metric labels.
+Source: Karpenter documentation, "Disruption".
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from nodeyard.api.pod import PodKey
+from nodeyard.api.pool import PoolKey
+from nodeyard.api.selectors import Value
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.model import Placement, Plan, PlannedNode, Problem
+from nodeyard.state.cluster import Snapshot
+
+Planner = Callable[[Problem], Plan]
+"""The planner with its options and clock already given."""
+
+
+class Reason(enum.StrEnum):
+    """Why a node is disrupted; the spelling budgets and conditions use."""
+
+    EMPTY = "Empty"
+    DRIFTED = "Drifted"
+    UNDERUTILIZED = "Underutilized"
+    EXPIRED = "Expired"
+
+
+class Rule(enum.StrEnum):
+    """The first rule that keeps a node as it is: a closed set."""
+
+    NO_CLAIM = "NoNodeClaim"
+    NO_POOL = "NoPool"
+    STATIC_POOL = "StaticPool"
+    NOT_INITIALIZED = "NotInitialized"
+    NOT_READY = "NotReady"
+    DELETING = "Deleting"
+    IN_COMMAND = "InCommand"
+    NOMINATED = "Nominated"
+    NODE_DO_NOT_DISRUPT = "NodeDoNotDisrupt"
+    POD_DO_NOT_DISRUPT = "PodDoNotDisrupt"
+    PDB = "PodDisruptionBudget"
+    SEVERAL_PDBS = "SeveralPodDisruptionBudgets"
+    POLICY = "ConsolidationPolicy"
+    NEVER = "ConsolidateAfterNever"
+    CONSOLIDATE_AFTER = "ConsolidateAfter"
+    BUDGET = "Budget"
+    NO_PRICE = "NoPrice"
+    PENDING_PODS = "PendingPods"
+    UNPLACED = "PodsUnplaced"
+    SEVERAL_NODES = "NeedsSeveralNodes"
+    NOT_CHEAPER = "NotCheaper"
+    SPOT_TO_SPOT = "SpotToSpot"
+    DEADLINE = "Deadline"
+    CHANGED = "Changed"
+
+
+class Block(Value, frozen=True):
+    """One rule that stops a disruption, in a sentence, with its numbers."""
+
+    rule: Rule
+    message: str
+    facts: dict[str, str | int | float | bool] = {}
+
+
+class Candidate(Value, frozen=True):
+    """A node of ours as disruption sees it. `pods` are those that would have to move; `blocks` holds whatever the
+    reason. `price_per_hour` is today's price of its offering, None where unknown.
+    """
+
+    node: str
+    claim: str
+    claim_uid: str = ""
+    provider_id: str = ""
+    pool: PoolKey = ""
+    node_class: str = ""
+    instance_type: str = ""
+    zone: str = ""
+    capacity_type: str = ""
+    price_per_hour: float | None = None
+    node_charge_per_hour: float = 0.0
+    pods: tuple[PodKey, ...] = ()
+    eviction_cost: float = 0.0
+    quiet_since: float = 0.0
+    """When the last pod came or went, or when it was initialized."""
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """No pod whose eviction costs anything."""
+        return self.eviction_cost <= 0.0
+
+    @property
+    def savings_ratio(self) -> float:
+        """What candidates are tried by, dearest per unit of disruption first."""
+        return (self.price_per_hour or 0.0) / (1.0 + self.eviction_cost)
+
+
+class Action(enum.StrEnum):
+    DELETE = "Delete"
+    REPLACE = "Replace"
+    KEEP = "Keep"
+
+
+class Proposal(Value, frozen=True):
+    """What would become of one node now, and everything that stops it (nothing: it is being carried out)."""
+
+    node: str
+    claim: str
+    pool: PoolKey
+    action: Action
+    reason: Reason | None = None
+    instance_type: str = ""
+    zone: str = ""
+    capacity_type: str = ""
+    price_per_hour: float | None = None
+    saves_per_hour: float = 0.0
+    """Rent and node charge, at today's prices and at the replacement's first choice."""
+    replacement: PlannedNode | None = None
+    moves: tuple[Placement, ...] = ()
+    """Where its pods would go; those on the replacement are in it."""
+    evictions: int = 0
+    eviction_cost: float = 0.0
+    blocks: tuple[Block, ...] = ()
+    at: float = 0.0
+
+
+class Command(Value, frozen=True):
+    """Nodes to take away together and the nodes to make first. `id` is unique in the cluster."""
+
+    id: str
+    reason: Reason
+    candidates: tuple[Candidate, ...]
+    replacements: tuple[PlannedNode, ...] = ()
+    saves_per_hour: float = 0.0
+    decided_at: float = 0.0
+
+    @property
+    def action(self) -> Action:
+        return Action.REPLACE if self.replacements else Action.DELETE
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(c.node for c in self.candidates)
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Settings of the disruption room; the defaults are the product's."""
+
+    node_charge_usd_per_hour: float = 0.01
+    spot_to_spot: bool = False
+    spot_to_spot_types: int = 15
+    """A spot node is replaced by spot only where this many cheaper types are allowed."""
+    deadline_s: float = 180.0
+    """For one pass over all nodes; what was found by then is used."""
+
+
+class View(msgspec.Struct, frozen=True):
+    """All that one pass reads. `catalogues` is by node class key; `quiet_since` by node name, as tracked by PodEvents;
+    `in_command` are nodes of commands under way or just begun.
+    """
+
+    snapshot: Snapshot
+    catalogues: Mapping[str, Catalogue]
+    now: float
+    nominated: frozenset[str] = frozenset()
+    in_command: frozenset[str] = frozenset()
+    quiet_since: Mapping[str, float] = {}
+    options: Options = Options()
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a pass found. `quiet`: nothing can change until the cluster or the prices do, or `recheck_at` comes."""
+
+    proposals: tuple[Proposal, ...] = ()
+    command: Command | None = None
+    quiet: bool = True
+    recheck_at: float | None = None
+    complete: bool = True
+    allowed: Mapping[PoolKey, Mapping[Reason, int]] = {}
+    """How many nodes of each pool the budgets let go before this pass."""

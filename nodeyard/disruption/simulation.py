@@ -1,0 +1,128 @@
+"""What if these nodes were gone: where their pods would go, asked of the planner.
+
+First the pods that look for a place anyway (pending ones, those of nodes being removed) are settled once per pass, as
+the allocator would settle them; then each question is asked of the cluster as it will be. Running pods may only count
+on initialized nodes, and not on nodes inside their consolidateAfter window; pods without a place may count on both.
+Source: Karpenter documentation, "Consolidation".
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from nodeyard.api.node import INITIALIZED
+from nodeyard.api.pod import PodKey
+from nodeyard.disruption.model import Candidate, Planner, View
+from nodeyard.provisioning.model import Plan, Problem
+from nodeyard.provisioning.pending import node_leaving, pending
+from nodeyard.state.cluster import Snapshot
+
+_CLAIM_TARGET: Final = "nodeclaim/"
+
+
+class Simulation:
+    """Questions to one view. `found` are all its candidates."""
+
+    def __init__(self, view: View, planner: Planner, found: Sequence[Candidate]) -> None:
+        self._view = view
+        self._planner = planner
+        self._leaving = leaving(view.snapshot)
+        self._closed = closed_targets(view, found)
+        self._settled: Snapshot | None = None
+        self._receiving: dict[str, int] = {}
+
+    @property
+    def receiving(self) -> dict[str, int]:
+        """Node -> how many pods without a place would land there."""
+        self.cluster()
+        return self._receiving
+
+    def cluster(self) -> Snapshot:
+        """The snapshot with the pods that look for a place settled on the nodes there are."""
+        if self._settled is None:
+            self._settled = self._settle()
+        return self._settled
+
+    def without(self, gone: Iterable[Candidate]) -> Plan:
+        """The plan for the pods of `gone` once those nodes are away."""
+        gone = tuple(gone)
+        cluster = self.cluster()
+        nodes = frozenset(c.node for c in gone)
+        return self._planner(
+            Problem(
+                snapshot=cluster,
+                pods=pods_of(gone),
+                catalogues=self._view.catalogues,
+                now=self._view.now,
+                without_nodes=nodes | self._leaving,
+                without_claims=frozenset(c.claim for c in gone if c.claim),
+                uninitialized_targets=False,
+                closed_nodes=self._closed - nodes,
+            )
+        )
+
+    def _settle(self) -> Snapshot:
+        snapshot = self._view.snapshot
+        pods = homeless(self._view)
+        if not pods:
+            return snapshot
+        plan = self._planner(
+            Problem(
+                snapshot=snapshot,
+                pods=pods,
+                catalogues=self._view.catalogues,
+                now=self._view.now,
+                without_nodes=self._leaving,
+            )
+        )
+        self._receiving = {p.node: len(p.pods) for p in plan.existing if p.pods}
+        return settled(snapshot, plan)
+
+
+def pods_of(gone: Iterable[Candidate]) -> tuple[PodKey, ...]:
+    """The pods that have to move when all of `gone` go."""
+    return tuple(sorted({pod for candidate in gone for pod in candidate.pods}))
+
+
+def leaving(snapshot: Snapshot) -> frozenset[str]:
+    """Nodes that are being removed."""
+    return frozenset(name for name, node in snapshot.nodes.items() if node_leaving(snapshot, node))
+
+
+def closed_targets(view: View, found: Sequence[Candidate]) -> frozenset[str]:
+    """Nodes that running pods may not be moved onto: something just came there, or a command concerns them."""
+    closed = set(view.in_command)
+    for candidate in found:
+        pool = view.snapshot.pools.get(candidate.pool)
+        window = pool.disruption.consolidate_after_s if pool is not None else None
+        if window and view.now - candidate.quiet_since < window:
+            closed.add(candidate.node)
+    return frozenset(closed)
+
+
+def homeless(view: View) -> tuple[PodKey, ...]:
+    """Pods that look for a place on what there is: pending ones, those of nodes being removed, and those whose
+    promised node is up, which the kube-scheduler is about to bind.
+    """
+    found = pending(view.snapshot, view.now)
+    landing = [
+        pod for pod, claim in found.promised.items() if view.snapshot.claims[claim].is_true(INITIALIZED)
+    ]
+    return tuple(sorted({*found.all, *landing}))
+
+
+def settled(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """The snapshot after the plan's placements on nodes that exist."""
+    pods = dict(snapshot.pods)
+    pods_on = dict(snapshot.pods_on)
+    for placement in plan.existing:
+        if placement.node.startswith(_CLAIM_TARGET):
+            continue
+        for key in placement.pods:
+            old = pods[key]
+            if old.node:
+                pods_on[old.node] = pods_on.get(old.node, frozenset()) - {key}
+            pods[key] = msgspec.structs.replace(old, node=placement.node)
+        pods_on[placement.node] = pods_on.get(placement.node, frozenset()) | frozenset(placement.pods)
+    return msgspec.structs.replace(snapshot, pods=pods, pods_on=pods_on)

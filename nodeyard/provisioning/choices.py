@@ -1,0 +1,154 @@
+"""From decided nodes to what is launched: for each, the first choice and every alternative that is as valid.
+
+A node may become any column of its pool that holds the same pods, lies in the same domains wherever one of them cares,
+and costs little more. Limits are shared out beforehand, so that any combination of choices stays within them.
+Neighbours: `attempt` decided the nodes, `launching` writes them down.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nodeyard.api import labels as keys
+from nodeyard.provisioning.attempt import Draft, Setting, load_of
+from nodeyard.provisioning.labelled import Bools, Floats, Ints
+
+_RUNNERS_UP = 3
+
+
+@dataclass(slots=True)
+class Choice:
+    """Columns a node may become, the first choice first. `beyond`: the next-best types, outside the tolerance."""
+
+    node: int
+    columns: Ints
+    beyond: Ints
+    load: Floats
+    relaxed: bool = False
+
+
+class Chooser:
+    """Finds the choices of all planned nodes of a draft."""
+
+    def __init__(self, setting: Setting, draft: Draft) -> None:
+        self.setting, self.draft = setting, draft
+        self.columns, self.state = setting.columns, draft.state
+        self.order = np.lexsort((self.columns.price, self.columns.variant))
+        self.prices = self.columns.price[self.order]
+        self.starts = [v.first for v in self.columns.variants]
+        self._locks: dict[int, tuple[str, ...]] = {}
+        self.slack = self._shares()
+
+    def _shares(self) -> Floats:
+        """What is left of each limit, split evenly over the nodes planned under it."""
+        limits = self.draft.limits
+        if not limits.any:
+            return np.zeros(0)
+        used = self.state.column[self.setting.hosts.count : self.state.count]
+        nodes = (limits.use[used] > 0).sum(axis=0) if len(used) else np.zeros(len(limits.left))
+        out: Floats = np.where(limits.inclusive, np.maximum(limits.left, 0.0), 0.0) / np.maximum(nodes, 1)
+        return out
+
+    def of(self, node: int) -> Choice:
+        """The choices of one node; its column in the state becomes the first choice."""
+        column = int(self.state.column[node])
+        load = load_of(self.state, node)
+        variant = self.columns.variants[int(self.columns.variant[column])]
+        able = self._able(node, column, load, variant.first, variant.last)
+        price = self.columns.price[able]
+        within = able[price <= price[0] * (1 + self.setting.options.price_tolerance) + 1e-12]
+        chosen, relaxed = self._with_min_values(able, within)
+        first = int(chosen[0])
+        if first != column:
+            self._move(node, column, first)
+        beyond = able[len(chosen) : len(chosen) + _RUNNERS_UP * 8]
+        return Choice(node, chosen, beyond, load, relaxed)
+
+    def _able(self, node: int, column: int, load: Floats, first: int, last: int) -> Ints:
+        """Columns of the pool variant that hold the node's pods, cheapest first, ties by room."""
+        columns = self.columns
+        demanding = any(r.min_values for r in columns.pool_of(column).requirements)
+        ceiling = np.inf if demanding else columns.price[column] * 2.0 + 1e-9
+        part = self.order[first:last]
+        stop = int(np.searchsorted(self.prices[first:last], ceiling, side="right"))
+        part = part[:stop]
+        ok = (columns.room[part] >= load - 1e-6).all(axis=1)
+        part = part[ok]
+        mask: Bools = np.ones(len(part), np.bool_)
+        for number in self.state.contents[node]:
+            one = self.state.classes.classes[number]
+            wished = self.setting.rules.on_columns(self.draft.view_of(one))
+            mask &= (wished if wished[column] else self.setting.rules.on_columns(one))[part]
+            for key in self._locked(number):
+                mask &= self.state.column_domain[key][part] == self.state.column_domain[key][column]
+        limits = self.draft.limits
+        if limits.any:
+            mask &= (limits.use[part] <= limits.use[column] + self.slack + 1e-6).all(axis=1)
+        for there, _ in self.state.daemon_matched:
+            mask &= there[part] == there[column]
+        part = part[mask]
+        return part if len(part) else np.array([column], np.int64)
+
+    def _locked(self, number: int) -> tuple[str, ...]:
+        """Keys whose domain the class's pods depend on, or others' pods depend on for theirs."""
+        found = self._locks.get(number)
+        if found is None:
+            one = self.state.classes.classes[number]
+            terms = {*self.draft.carried_of(one), *one.matched}
+            found = tuple(
+                sorted({self.state.by_domain[n].term.key for n in terms if n in self.state.by_domain})
+            )
+            self._locks[number] = found
+        return found
+
+    def _move(self, node: int, old: int, new: int) -> None:
+        """Same pods, same domains, another column."""
+        self.state.room[node] += self.columns.room[new] - self.columns.room[old]
+        self.state.column[node] = new
+        limits = self.draft.limits
+        if limits.any:
+            limits.left = limits.left + limits.use[old] - limits.use[new]
+
+    def _with_min_values(self, able: Ints, within: Ints) -> tuple[Ints, bool]:
+        """At most the asked number of choices, with enough values of each key that demands several."""
+        most = self.setting.options.max_alternatives
+        wanted = [
+            r
+            for r in self.columns.variants[int(self.columns.variant[able[0]])].pool.requirements
+            if r.min_values
+        ]
+        chosen = within[:most]
+        if not wanted:
+            return chosen, False
+        relaxed = False
+        for requirement in wanted:
+            codes, _ = self.columns.labelled.column(requirement.key)
+            if len(np.unique(codes[chosen])) >= (requirement.min_values or 0):
+                continue
+            _, firsts = np.unique(codes[able], return_index=True)
+            picked = able[np.sort(firsts)][: requirement.min_values]
+            relaxed |= len(picked) < (requirement.min_values or 0)
+            merged = [*picked.tolist(), *[c for c in chosen.tolist() if c not in set(picked.tolist())]]
+            chosen = np.array(merged[: max(most, len(picked))], np.int64)
+            chosen = chosen[np.lexsort((chosen, self.columns.price[chosen]))]
+        return chosen, relaxed
+
+
+def min_values_met(setting: Setting, columns: Ints) -> bool:
+    """Whether a node with these choices has enough values of each key its pool demands several of."""
+    pool = setting.columns.pool_of(int(columns[0]))
+    for requirement in pool.requirements:
+        if requirement.min_values:
+            codes, _ = setting.columns.labelled.column(requirement.key)
+            if len(np.unique(codes[columns])) < requirement.min_values:
+                return False
+    return True
+
+
+def type_values(setting: Setting, columns: Ints, key: str) -> list[str]:
+    """The values of a label over the columns, in their order, each once."""
+    codes, values = setting.columns.labelled.column(key)
+    return [v for v in dict.fromkeys(values[int(c)] for c in codes[columns]) if v is not None]
+
+
+CHOICE_KEYS = (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)

@@ -1,0 +1,235 @@
+"""Nodes that exist, and claims that are about to: what is free on them, and whom they take.
+
+A node still starting is judged without the taints it will lose; its daemons that are yet to come are taken off, and
+so are pods promised to it that are not part of the problem. A claim without a node has the least room that any type
+it may still become would give. Nodes that take no pods are kept too: their pods count for topology. Neighbours:
+`columns` knows the types, `field` keeps the counts while pods are placed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import Node, NodeClaim
+from nodeyard.api.pod import PodKey, PodRecord
+from nodeyard.api.quantity import Resources
+from nodeyard.api.selectors import HostPort, Taint
+from nodeyard.provisioning.classes import rule_of
+from nodeyard.provisioning.columns import Columns
+from nodeyard.provisioning.labelled import Bools, Floats, Ints, LabelColumn, Labelled, NodeRule, coded
+from nodeyard.provisioning.model import Problem
+from nodeyard.scheduling.taints import lasting_taints, tolerates
+
+
+@dataclass(slots=True)
+class Host:
+    """One node or claim. `pods`: those that stay, promised ones included."""
+
+    name: str
+    labels: dict[str, str]
+    taints: tuple[Taint, ...]
+    allocatable: Resources
+    capacity: Resources
+    pool: str
+    open: bool
+    initialized: bool
+    pods: list[PodRecord] = field(default_factory=list)
+    claim: bool = False
+
+
+class Hosts:
+    """All hosts, those that take pods first (initialized before starting, then by name). `room`: [host, resource]."""
+
+    def __init__(self, hosts: Sequence[Host], resources: Sequence[str]) -> None:
+        self.hosts = sorted(hosts, key=lambda h: (not h.open, not h.initialized, h.name))
+        self.count = len(self.hosts)
+        self.open: Bools = np.array([h.open for h in self.hosts], np.bool_)
+        self.labelled = Labelled(self.count, self._label)
+        taint_sets: dict[tuple[Taint, ...], int] = {}
+        self._taints = np.array(
+            [taint_sets.setdefault(h.taints, len(taint_sets)) for h in self.hosts], np.int64
+        )
+        self._taint_sets = list(taint_sets)
+        self.room: Floats = np.zeros((self.count, len(resources)))
+        for j, resource in enumerate(resources):
+            self.room[:, j] = [h.allocatable.get(resource, 0) for h in self.hosts]
+        self.pod_host: Ints = np.array([i for i, h in enumerate(self.hosts) for _ in h.pods], np.int64)
+        shapes: dict[str, int] = {}
+        self.pod_shape: Ints = np.array(
+            [shapes.setdefault(p.shape, len(shapes)) for h in self.hosts for p in h.pods], np.int64
+        )
+        self.shapes = list(shapes)
+
+    def _label(self, key: str) -> LabelColumn:
+        if key == keys.HOSTNAME:
+            return coded([h.labels.get(key, None if h.claim else h.name) for h in self.hosts])
+        return coded([h.labels.get(key) for h in self.hosts])
+
+    def tolerated(self, rule: NodeRule) -> Bools:
+        ok = [tolerates(rule.tolerations, taints) for taints in self._taint_sets]
+        return np.array(ok, np.bool_)[self._taints] if self.count else np.zeros(0, np.bool_)
+
+    def admitted(self, rule: NodeRule) -> Bools:
+        """Which hosts a pod with this rule may land on, room aside."""
+        return self.labelled.admitted(rule) & self.tolerated(rule) & self.open
+
+    def use(self, requests: Floats) -> None:
+        """Take standing pods off the room; `requests`: [shape in `shapes`, resource]."""
+        if not len(self.pod_host):
+            return
+        flat = self.pod_host * len(self.shapes) + self.pod_shape
+        pairs, counts = np.unique(flat, return_counts=True)
+        np.subtract.at(
+            self.room, pairs // len(self.shapes), requests[pairs % len(self.shapes)] * counts[:, None]
+        )
+
+
+def hosts_of(problem: Problem) -> list[Host]:
+    """The hosts of a problem; claims' rooms are filled in by `settle_claims`, which needs the columns."""
+    snapshot = problem.snapshot
+    moving = set(problem.pods)
+    promised: set[PodKey] = set()
+    out: list[Host] = []
+    for node in snapshot.nodes.values():
+        if node.name not in problem.without_nodes:
+            out.append(_host_of(problem, node, moving, promised))
+    for claim in snapshot.claims.values():
+        gone = claim.deleting or claim.name in problem.without_claims
+        if not gone and snapshot.node_of(claim) is None and claim.node_name not in snapshot.nodes:
+            out.append(_claim_host(problem, claim, moving, promised))
+    return out
+
+
+def _host_of(problem: Problem, node: Node, moving: set[PodKey], promised: set[PodKey]) -> Host:
+    snapshot = problem.snapshot
+    claim = snapshot.claim_of(node)
+    initialized = node.initialized or not (node.pool or claim)
+    taints = lasting_taints(node.taints, claim.startup_taints if claim else (), initialized=initialized)
+    ready = node.ready or not initialized or not node.conditions
+    open_ = (
+        not node.deleted_at
+        and not (claim and claim.deleting)
+        and not node.unschedulable
+        and ready
+        and node.name not in problem.closed_nodes
+        and (initialized or problem.uninitialized_targets)
+        and not any(t.key == keys.TAINT_DISRUPTED for t in node.taints)
+    )
+    allocatable = dict(node.allocatable)
+    if (
+        not initialized and claim
+    ):  # devices and real memory come late; until then the claim says what to expect
+        for resource, amount in claim.allocatable.items():
+            if not allocatable.get(resource):
+                allocatable[resource] = amount
+    bound = snapshot.pods_on.get(node.name, frozenset())
+    pods = (
+        [snapshot.pods[key] for key in bound if key not in moving]
+        if moving
+        else [snapshot.pods[k] for k in bound]
+    )
+    if claim:
+        pods += _promised(problem, claim, moving, promised)
+    return Host(
+        node.name, node.labels, taints, allocatable, node.capacity, node.pool, open_, initialized, pods
+    )
+
+
+def _claim_host(problem: Problem, claim: NodeClaim, moving: set[PodKey], promised: set[PodKey]) -> Host:
+    labels = dict(claim.labels)
+    for requirement in claim.requirements:
+        if requirement.operator == "In" and len(requirement.values) == 1:
+            labels.setdefault(requirement.key, requirement.values[0])
+    open_ = problem.uninitialized_targets and f"nodeclaim/{claim.name}" not in problem.closed_nodes
+    return Host(
+        f"nodeclaim/{claim.name}",
+        labels,
+        claim.taints,
+        dict(claim.allocatable),
+        dict(claim.capacity),
+        claim.pool,
+        open_,
+        False,
+        _promised(problem, claim, moving, promised),
+        claim=True,
+    )
+
+
+def _promised(
+    problem: Problem, claim: NodeClaim, moving: set[PodKey], promised: set[PodKey]
+) -> list[PodRecord]:
+    """Pods the claim was made for that are still unbound and not to be planned now."""
+    text = claim.annotations.get(keys.PLANNED_PODS)
+    if not text:
+        return []
+    try:
+        names = json.loads(text)
+    except ValueError:
+        return []
+    out = []
+    for key in names if isinstance(names, list) else []:
+        record = problem.snapshot.pods.get(key) if isinstance(key, str) else None
+        if record is None or record.node or record.finished or key in moving or key in promised:
+            continue
+        promised.add(key)
+        out.append(record)
+    return out
+
+
+def settle_claims(problem: Problem, hosts: Sequence[Host], columns: Columns) -> None:
+    """Give each claim without known allocatable the least of what its types would have, and the labels they share."""
+    for host in hosts:
+        if not host.claim or host.allocatable:
+            continue
+        claim = problem.snapshot.claims[host.name.removeprefix("nodeclaim/")]
+        mine = np.array([v.pool.key == host.pool for v in columns.variants], np.bool_)
+        mask = mine[columns.variant] if columns.count else np.zeros(0, np.bool_)
+        for requirement in claim.requirements:
+            if requirement.key != keys.HOSTNAME:
+                mask = mask & columns.labelled.satisfying(requirement)
+        chosen = np.nonzero(mask)[0]
+        if not len(chosen):
+            host.open = False
+            continue
+        low = columns.room_before_daemons[chosen].min(axis=0)
+        high = columns.capacity[chosen].max(axis=0)
+        host.allocatable = {r: int(low[j]) for j, r in enumerate(columns.resources)}
+        host.capacity = {r: int(high[j]) for j, r in enumerate(columns.resources)}
+        some = columns.labels_of(int(chosen[0]))
+        for key in some:
+            codes, values = columns.labelled.column(key)
+            found = np.unique(codes[chosen])
+            value = values[int(found[0])]
+            if len(found) == 1 and value is not None:
+                host.labels.setdefault(key, value)
+
+
+def daemons_to_come(problem: Problem, hosts: Hosts, resources: Sequence[str]) -> None:
+    """Take off each host's room what its daemons will use beyond those that run there already."""
+    for daemon in problem.snapshot.daemon_sets.values():
+        rule = rule_of(daemon.shape)
+        mask = hosts.labelled.admitted(rule) & hosts.tolerated(rule) & hosts.open
+        running = np.zeros(hosts.count, np.bool_)
+        for i in np.nonzero(mask)[0]:
+            running[i] = any(
+                p.owner_kind == "DaemonSet"
+                and (p.owner_uid == daemon.uid if daemon.uid and p.owner_uid else p.owner_name == daemon.name)
+                for p in hosts.hosts[i].pods
+            )
+        coming = mask & ~running
+        for j, resource in enumerate(resources):
+            if amount := daemon.shape.requests.get(resource, 0):
+                hosts.room[coming, j] -= amount
+
+
+def taken_ports(problem: Problem, host: Host) -> list[HostPort]:
+    """Host ports that standing pods hold, daemons to come included."""
+    out = [p for pod in host.pods for p in problem.snapshot.shapes[pod.shape].host_ports]
+    names = {p.owner_name for p in host.pods if p.owner_kind == "DaemonSet"}
+    for daemon in problem.snapshot.daemon_sets.values():
+        if daemon.shape.host_ports and daemon.name not in names:
+            out += daemon.shape.host_ports
+    return out

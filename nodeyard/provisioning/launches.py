@@ -1,0 +1,254 @@
+"""What a claim may be launched as: capacity type, images and (type, zone, subnet) overrides, decided before the call.
+
+A planned claim brings its offerings with it; one that a user or another tool wrote is matched against the catalogue
+here, with Karpenter's launch filters. Refuses where the node class lacks something (`NotReady`) or nothing matches
+(`NothingToLaunch`), as values. Pure; `adapters/ec2/launch` makes the call.
+Source: Karpenter documentation, "NodePools" (capacity type) and "NodeClasses"; EC2 CreateFleet.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import Node, NodeClaim
+from nodeyard.api.nodeclass import Image, NodeClass
+from nodeyard.api.quantity import Resources, fits
+from nodeyard.api.selectors import Value
+from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
+from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.provisioning.claims import offerings_of, requirements_allow
+from nodeyard.provisioning.model import OfferingRef
+
+MOST_TYPES: Final = 60
+"""Instance types in one launch; Karpenter documentation, "Instance types"."""
+_EXOTIC: Final = ("karpenter.k8s.aws/instance-gpu-count", "karpenter.k8s.aws/instance-accelerator-count")
+ORDER: Final = (keys.RESERVED, keys.SPOT, keys.ON_DEMAND)
+
+
+class Choice(Value, frozen=True):
+    """A launch chosen: per image, the (instance type, zone, subnet id) it may be made as, best first."""
+
+    capacity_type: str
+    groups: tuple[tuple[Image, tuple[tuple[str, str, str], ...]], ...]
+    prices: dict[str, float]
+    """`<type>/<zone>` -> USD per hour."""
+
+
+class NotReady(Value, frozen=True):
+    """The node class lacks something; `reason` is one word."""
+
+    reason: str
+    message: str
+
+
+class NothingToLaunch(Value, frozen=True):
+    """No offering is left that the claim allows; `refusals` where the cloud's own limits are to blame."""
+
+    message: str
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Launched(Value, frozen=True):
+    """An instance that exists for a claim."""
+
+    instance_id: str
+    instance_type: str
+    zone: str
+    capacity_type: str
+    image_id: str = ""
+    refusals: tuple[Refusal, ...] = ()
+    """Offerings refused on the way to this one."""
+
+    @property
+    def provider_id(self) -> str:
+        return f"aws:///{self.zone}/{self.instance_id}"
+
+
+class Refused(Value, frozen=True):
+    """Nothing could be had: every offering asked for was refused."""
+
+    refusals: tuple[Refusal, ...]
+    message: str
+
+
+def choose(
+    claim: NodeClaim,
+    node_class: NodeClass,
+    catalogue: Catalogue,
+    *,
+    order: Sequence[str] = ORDER,
+    full_subnets: Collection[str] = (),
+) -> Choice | NotReady | NothingToLaunch:
+    """The launch for `claim`. `order`: its pool's order of capacity types, for claims without planned offerings."""
+    if missing := missing_in(node_class):
+        return missing
+    offers = offerings_of(claim) or offerings_for(claim, catalogue, order)
+    if not offers:
+        return NothingToLaunch("no available offering satisfies the claim's requirements and requests")
+    capacity_type = offers[0].capacity_type
+    return _spread(
+        [o for o in offers if o.capacity_type == capacity_type],
+        capacity_type,
+        node_class,
+        catalogue,
+        full_subnets,
+    )
+
+
+def missing_in(node_class: NodeClass) -> NotReady | None:
+    """What the class lacks for launching; None when it is complete."""
+    if node_class.problems:
+        return NotReady("ValidationFailed", "; ".join(node_class.problems))
+    if node_class.deleting:
+        return NotReady("NodeClassTerminating", f"node class {node_class.key} is being deleted")
+    for found, reason, what in (
+        (node_class.subnets, "SubnetsNotFound", "subnets"),
+        (node_class.security_groups, "SecurityGroupsNotFound", "security groups"),
+        (node_class.images, "AMIsNotFound", "images"),
+        (node_class.resolved_profile, "InstanceProfileNotFound", "an instance profile"),
+    ):
+        if not found:
+            return NotReady(reason, f"node class {node_class.key} has no {what}")
+    return None
+
+
+def _spread(
+    offers: Iterable[OfferingRef],
+    capacity_type: str,
+    node_class: NodeClass,
+    catalogue: Catalogue,
+    full_subnets: Collection[str],
+) -> Choice | NothingToLaunch:
+    """The offers with the image that boots them and the best subnet of their zone."""
+    groups: dict[str, tuple[Image, list[tuple[str, str, str]]]] = {}
+    prices: dict[str, float] = {}
+    refusals: list[Refusal] = []
+    unbootable = ""
+    for offer in offers:
+        found = catalogue.by_name.get(offer.instance_type)
+        image = image_for(node_class.images, found) if found is not None else None
+        if image is None:
+            unbootable = offer.instance_type
+            continue
+        subnet = _subnet(node_class, offer.zone, full_subnets)
+        if subnet is None:
+            refusals.append(Refusal(offer.instance_type, offer.zone, capacity_type, "NoSubnetWithAddresses"))
+            continue
+        groups.setdefault(image.id, (image, []))[1].append((offer.instance_type, offer.zone, subnet))
+        prices[f"{offer.instance_type}/{offer.zone}"] = offer.price_per_hour
+    if groups:
+        return Choice(capacity_type, tuple((image, tuple(rows)) for image, rows in groups.values()), prices)
+    if refusals:
+        return NothingToLaunch("no subnet with free addresses in the zones of its offerings", tuple(refusals))
+    return NothingToLaunch(f"node class {node_class.key} has no image that boots {unbootable}")
+
+
+def image_for(images: Iterable[Image], instance_type: InstanceType) -> Image | None:
+    """The first image whose requirements the type meets."""
+    return next((i for i in images if requirements_allow(i.requirements, instance_type.requirements)), None)
+
+
+def _subnet(node_class: NodeClass, zone: str, full: Collection[str]) -> str | None:
+    """The class lists its subnets with the most free addresses first."""
+    return next((s.id for s in node_class.subnets if s.zone == zone and s.id not in full), None)
+
+
+def offerings_for(
+    claim: NodeClaim, catalogue: Catalogue, order: Sequence[str] = ORDER
+) -> tuple[OfferingRef, ...]:
+    """What the catalogue can sell for a claim that brings no offerings: cheapest first, one capacity type, exotic
+    types only where nothing else serves.
+    """
+    options = [
+        (t, o) for t in catalogue.types if fits(claim.requests, t.allocatable) for o in _offerings(t, claim)
+    ]
+    for capacity_type in order:
+        mine = [(t, o) for t, o in options if o.capacity_type == capacity_type]
+        if mine:
+            break
+    else:
+        return ()
+    plain = [(t, o) for t, o in mine if not exotic(t)]
+    rows = sorted(plain or mine, key=lambda row: (row[1].price, row[0].name, row[1].zone))
+    if capacity_type == keys.SPOT:
+        rows = _not_dearer(rows, [o.price for t, o in options if o.capacity_type == keys.ON_DEMAND])
+    names = list(dict.fromkeys(t.name for t, _ in rows))[:MOST_TYPES]
+    kept = frozenset(names)
+    return tuple(OfferingRef(t.name, o.zone, o.capacity_type, o.price) for t, o in rows if t.name in kept)
+
+
+def _offerings(instance_type: InstanceType, claim: NodeClaim) -> list[Offering]:
+    labels = {key: (value,) for key, value in claim.labels.items()} | instance_type.requirements
+    fixed = [r for r in claim.requirements if r.key not in (keys.ZONE, keys.CAPACITY_TYPE)]
+    if not requirements_allow(fixed, labels):
+        return []
+    loose = [r for r in claim.requirements if r.key in (keys.ZONE, keys.CAPACITY_TYPE)]
+    return [
+        o
+        for o in instance_type.offerings
+        if o.available
+        and requirements_allow(loose, {keys.ZONE: (o.zone,), keys.CAPACITY_TYPE: (o.capacity_type,)})
+    ]
+
+
+def _not_dearer(
+    rows: list[tuple[InstanceType, Offering]], on_demand: list[float]
+) -> list[tuple[InstanceType, Offering]]:
+    """Spot offerings dearer than the cheapest on-demand one make no sense, unless there is nothing else."""
+    if not on_demand:
+        return rows
+    limit = min(on_demand)
+    return [row for row in rows if row[1].price <= limit] or rows
+
+
+def exotic(instance_type: InstanceType) -> bool:
+    """Whether the type is bare metal or has accelerators: not for those who did not ask for it."""
+    if any(size.startswith("metal") for size in instance_type.requirements.get(keys.INSTANCE_SIZE, ())):
+        return True
+    return any(key in instance_type.requirements for key in _EXOTIC)
+
+
+def resolved_labels(launched: Launched, instance_type: InstanceType | None, region: str) -> dict[str, str]:
+    """The labels that are known once it is known what was launched."""
+    out = {
+        keys.INSTANCE_TYPE: launched.instance_type,
+        keys.ZONE: launched.zone,
+        keys.CAPACITY_TYPE: launched.capacity_type,
+        keys.REGION: region,
+    }
+    if instance_type is None:
+        return out
+    single = {k: v[0] for k, v in instance_type.requirements.items() if len(v) == 1}
+    zone_id = next((o.zone_id for o in instance_type.offerings if o.zone == launched.zone and o.zone_id), "")
+    return {**single, **({keys.ZONE_ID: zone_id} if zone_id else {}), **out}
+
+
+def room_of(node: Node | None, claim: NodeClaim) -> Resources:
+    """What is left to be counted for a pool: the real capacity once there is a node."""
+    return node.capacity if node is not None and node.capacity else claim.capacity
+
+
+_LABELS_OF_A_LAUNCH: Final = frozenset(
+    {
+        keys.INSTANCE_TYPE,
+        keys.ZONE,
+        keys.ZONE_ID,
+        keys.REGION,
+        keys.CAPACITY_TYPE,
+        keys.ARCH,
+        keys.OS,
+        keys.HOSTNAME,
+    }
+)
+
+
+def boot_labels(claim: NodeClaim, capacity_type: str) -> dict[str, str]:
+    """The labels that the kubelet starts with: the claim's own, without those that depend on what is launched, so that
+    one launch template serves all claims of a pool.
+    """
+    own = {
+        key: value
+        for key, value in claim.labels.items()
+        if key not in _LABELS_OF_A_LAUNCH and not key.startswith(f"{keys.AWS_GROUP}/instance-")
+    }
+    return {**own, keys.CAPACITY_TYPE: capacity_type}

@@ -1,0 +1,155 @@
+"""Planned nodes written down: names, labels, requirements, alternatives, and which pods go where by name.
+
+The last step of a plan, and the first that names pods. Neighbours: `choices` found the alternatives, `model` has the
+values that others read.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pod import PodKey
+from nodeyard.api.selectors import Requirement
+from nodeyard.provisioning.attempt import Draft, Setting
+from nodeyard.provisioning.choices import CHOICE_KEYS, Choice, type_values
+from nodeyard.provisioning.model import OfferingRef, Placement, PlannedNode
+from nodeyard.scheduling.requirements import canonical_key
+
+
+class Writer:
+    """Hands out pods to nodes and writes both down."""
+
+    def __init__(self, setting: Setting, draft: Draft) -> None:
+        self.setting, self.draft = setting, draft
+        self.columns = setting.columns
+        self._next: dict[int, int] = {}
+        self._refs: dict[int, OfferingRef] = {}
+        self._labels: dict[int, dict[str, str]] = {}
+        self._written: dict[bytes, tuple[Requirement, ...]] = {}
+        self._zones = self.columns.labelled.column(keys.ZONE)
+        self._capacity_types = self.columns.labelled.column(keys.CAPACITY_TYPE)
+
+    def pods_of(self, node: int) -> tuple[PodKey, ...]:
+        """The next pods of each class that the node holds; each pod is handed out once."""
+        out: list[PodKey] = []
+        for number, many in self.draft.state.contents[node].items():
+            start = self._next.get(number, 0)
+            out += self.setting.classes.classes[number].pods[start : start + many]
+            self._next[number] = start + many
+        return tuple(out)
+
+    def left_over(self, number: int) -> list[PodKey]:
+        return self.setting.classes.classes[number].pods[self._next.get(number, 0) :]
+
+    def existing(self) -> tuple[Placement, ...]:
+        hosts = self.setting.hosts.hosts
+        contents = self.draft.state.contents
+        return tuple(Placement(hosts[i].name, self.pods_of(i)) for i in range(len(hosts)) if contents[i])
+
+    def node(self, choice: Choice, name: str) -> PlannedNode:
+        columns = self.columns
+        first = int(choice.columns[0])
+        pool = columns.pool_of(first)
+        offering = self.ref(first)
+        alternatives = tuple(self.ref(int(c)) for c in choice.columns[1:])
+        runners = self._runners_up(choice)
+        requests = self._requests(choice, first)
+        return PlannedNode(
+            name=name,
+            pool=pool.key,
+            instance_type=offering.instance_type,
+            zone=offering.zone,
+            capacity_type=offering.capacity_type,
+            price_per_hour=offering.price_per_hour,
+            pods=self.pods_of(choice.node),
+            labels=self._labels_of(first),
+            taints=pool.taints,
+            requirements=self._requirements(choice),
+            requests=requests,
+            alternatives=alternatives,
+            node_charge_per_hour=float(columns.charge[first]),
+            why=_why(offering, len(alternatives), runners),
+            runners_up=runners,
+            min_values_relaxed=choice.relaxed,
+        )
+
+    def _labels_of(self, column: int) -> dict[str, str]:
+        found = self._labels.get(column)
+        if found is None:
+            found = self._labels[column] = self.columns.labels_of(column)
+        return found
+
+    def ref(self, column: int) -> OfferingRef:
+        found = self._refs.get(column)
+        if found is None:
+            found = self._refs[column] = OfferingRef(
+                self.columns.type_of(column).name,
+                self._zones[1][int(self._zones[0][column])] or "",
+                self._capacity_types[1][int(self._capacity_types[0][column])] or "",
+                float(self.columns.price[column]),
+            )
+        return found
+
+    def _runners_up(self, choice: Choice) -> tuple[OfferingRef, ...]:
+        first = self.ref(int(choice.columns[0]))
+        best: dict[str, OfferingRef] = {}
+        for column in (*choice.columns[1:].tolist(), *choice.beyond.tolist()):
+            ref = self.ref(int(column))
+            if ref.instance_type != first.instance_type:
+                best.setdefault(ref.instance_type, ref)
+            if len(best) == 3:
+                break
+        return tuple(best.values())
+
+    def _requests(self, choice: Choice, first: int) -> dict[str, int]:
+        daemons = self.columns.room_before_daemons[first] - self.columns.room[first]
+        total = choice.load + daemons
+        return {r: int(total[j]) for j, r in enumerate(self.columns.resources) if total[j] > 0}
+
+    def _requirements(self, choice: Choice) -> tuple[Requirement, ...]:
+        """The pool's own, with type, zone and capacity type narrowed to the choices and open labels settled."""
+        known = self._written.get(choice.columns.tobytes())
+        if known is not None:
+            return known
+        first = int(choice.columns[0])
+        variant = self.columns.variants[int(self.columns.variant[first])]
+        least: dict[str, int | None] = {}
+        out: list[Requirement] = []
+        for requirement in variant.pool.requirements:
+            key = canonical_key(requirement.key)
+            if key in CHOICE_KEYS:
+                least[key] = requirement.min_values or least.get(key)
+            elif key not in variant.labels:
+                out.append(requirement)
+        for key in CHOICE_KEYS:
+            values = type_values(self.setting, choice.columns, key)
+            out.append(Requirement(key, "In", tuple(values), least.get(key)))
+        skip = {keys.NODEPOOL, keys.PROVISIONER}
+        out += [Requirement(k, "In", (v,)) for k, v in sorted(variant.labels.items()) if k not in skip]
+        self._written[choice.columns.tobytes()] = tuple(out)
+        return tuple(out)
+
+
+def _why(first: OfferingRef, alternatives: int, runners: tuple[OfferingRef, ...]) -> str:
+    text = f"cheapest that holds its pods, at {first.price_per_hour:.4f} USD/h"
+    if runners:
+        text += "; next: " + ", ".join(f"{r.instance_type} at {r.price_per_hour:.4f}" for r in runners)
+    return text + (f"; {alternatives} alternatives" if alternatives else "; nothing else would do")
+
+
+def dearest(choices: list[Choice], prices: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
+    """Rent if every node falls to its dearest choice."""
+    return float(sum(prices[c.columns].max() for c in choices))
+
+
+def names(pools: list[str]) -> list[str]:
+    """A name per node: its pool's, numbered."""
+    seen: Mapping[str, int] = {}
+    out: list[str] = []
+    counts: dict[str, int] = dict(seen)
+    for pool in pools:
+        number = counts.get(pool, 0)
+        counts[pool] = number + 1
+        out.append(f"{pool.replace('/', '-')}-{number}")
+    return out

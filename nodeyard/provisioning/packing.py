@@ -1,0 +1,660 @@
+"""Packing counted lots into new nodes: which columns to buy, and how many pods of each lot go onto each.
+
+Works on numbers only. The relaxation says what a pod of each lot is worth; a node's waste is its cost less the worth
+of what it holds, and the plan's distance from the bound is the sum of the wastes. So: bulk nodes follow the
+relaxation's mix, the rest is filled by trying many fillings of every promising column at once and taking the least
+wasteful, and the worst nodes are then emptied and filled anew while that helps. Neighbours: `linear` for the
+relaxation, `patterns` for exact answers where lots are few.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
+from nodeyard.provisioning.patterns import Model, PatternSolver
+
+_SLIVER = 1e-6
+"""Keeps an exhausted resource from blocking pods that ask for none of it."""
+_BULK = 3.0
+_WASTE = 0.12
+_WASTE_BY_TERMS = 0.5
+_MOST_TERMS = 12
+_MOST_EXACT = 45
+_HISTORY = 600
+_MOST_LOTS = 260
+_WORK = 60_000
+_MANY = 1e9
+
+
+@dataclass(slots=True)
+class Lots:
+    """What is to be packed. One row per lot.
+
+    `mask`: row of `allowed` ([mask, column]) that says which columns it may use; `most`: most pods of it on one node;
+    `carries`, `matches`: [lot, term] per-node terms; `ceiling`: per term, the most matching pods on a node (spread),
+    or 0 for terms whose carriers and matches exclude each other (anti-affinity).
+    """
+
+    request: Floats
+    demand: Ints
+    mask: Ints
+    allowed: Bools
+    most: Floats
+    carries: Bools
+    matches: Bools
+    ceiling: Ints
+
+    @property
+    def count(self) -> int:
+        return len(self.demand)
+
+
+@dataclass(slots=True)
+class Shop:
+    """Columns on sale: `use`: [column, limit]; `left`: what is left of each limit (inf: none)."""
+
+    room: Floats
+    cost: Floats
+    use: Floats
+    left: Floats
+
+
+@dataclass(slots=True)
+class Bin:
+    """A node to make: its column, and pods per lot."""
+
+    column: int
+    lots: Ints
+    counts: Ints
+
+
+@dataclass(slots=True)
+class Packed:
+    bins: list[Bin]
+    left: Ints
+    """Pods of each lot that found no place."""
+    relaxation: Relaxation | None = None
+    value: Floats = field(default_factory=lambda: np.zeros(0))
+
+
+class Packer:
+    """One packing under way. `spare`: seconds that may still be spent (a function, read now and then)."""
+
+    def __init__(
+        self,
+        lots: Lots,
+        shop: Shop,
+        spare: Callable[[], float],
+        seed: int = 1,
+        exact_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.exact_s = exact_s
+        self.floor = 0.0
+        self.seen: Ints = np.zeros(0, np.int64)
+        self.history: list[Bin] = []
+        self.plain = lots.request.shape[1]
+        lots, shop, self.binding = _terms_as_resources(lots, shop)
+        self.lots = lots
+        self.shop = shop
+        self.spare = spare
+        self.fair = shop.cost
+        self.rng = np.random.default_rng(seed)
+        self.fits = _fits(lots, shop)
+        self.request = lots.request
+        self.divisor = np.where(lots.request > 0, lots.request, 1e-30)
+        self.limit_left = shop.left.copy()
+        self.terms = len(lots.ceiling)
+        self.value = np.zeros(lots.count)
+        self.scale = (
+            np.maximum(shop.room.max(axis=0), 1e-9) if len(shop.room) else np.ones(lots.request.shape[1])
+        )
+        self.columns = np.zeros(0, np.int64)
+        self.price = np.zeros((0, lots.request.shape[1]))
+
+    # --- the whole ------------------------------------------------------------------------------------------------
+    def run(self) -> Packed:
+        """Pack everything that can be packed."""
+        left = self.lots.demand.copy()
+        left[~self.fits.any(axis=1)] = 0
+        bins: list[Bin] = []
+        first: Relaxation | None = None
+        for _ in range(6):
+            if not left.any():
+                break
+            now = self._relaxed(left, self.binding)
+            if first is None:
+                first = now
+                self.floor = now.bound
+                self._learn(now, left)
+            opened = self._bulk(now, left) if now.solved else []
+            bins += opened
+            if len(opened) <= 0.02 * len(bins):
+                break
+        if bins and left.any():
+            self._learn(self._relaxed(left, self.binding), left)
+        bins += self.complete(left)
+        left[~self.fits.any(axis=1)] = 0
+        bins = self.improve(bins, left)
+        bins = self._solved(bins, left)
+        unplaced = self.lots.demand.copy()
+        for one in bins:
+            unplaced[one.lots] -= one.counts
+        return Packed(bins, unplaced, first, self.value)
+
+    def _relaxed(self, left: Ints, known: Bools) -> Relaxation:
+        active = np.nonzero(left > 0)[0]
+        keyed = np.column_stack([self.request[active][:, known], self.lots.mask[active]])
+        kinds, member = np.unique(keyed, axis=0, return_inverse=True)
+        member = member.reshape(-1)
+        demand = np.bincount(member, left[active], len(kinds)).astype(np.float64)
+        row = np.zeros(len(kinds), np.int64)
+        row[member] = active
+        finite = np.isfinite(self.limit_left)
+        market = Market(
+            self.shop.room[:, known],
+            self.shop.cost,
+            self.shop.use[:, finite],
+            np.maximum(self.limit_left[finite], 0.0),
+        )
+        found = relax(Kinds(kinds[:, :-1], demand, self.fits[row]), market, extra=self.seen)
+        if not found.solved and finite.any():  # limits bind: let the rest be decided lot by lot
+            free = Market(market.room, self.shop.cost, np.zeros((len(self.shop.cost), 0)), np.zeros(0))
+            found = relax(Kinds(kinds[:, :-1], demand, self.fits[row]), free)
+            scarce = (self.shop.use[:, finite] / np.maximum(market.left, 1e-9)).sum(axis=1)
+            self.fair = self.shop.cost + scarce * 10 * self.shop.cost.max()
+        else:
+            self.fair = self.shop.cost + (self.shop.use[:, finite] @ found.toll if finite.any() else 0.0)
+        self.seen = found.chosen[found.count > 1e-9]
+        price = np.zeros((len(found.chosen), len(known)))
+        price[:, known] = found.price
+        found.price = price
+        value = np.zeros(self.lots.count)
+        value[active] = found.value[member]
+        found.value = value
+        share = left[active] / demand[member]
+        flow = np.zeros((self.lots.count, found.flow.shape[1]))
+        flow[active] = found.flow[member] * share[:, None]
+        found.flow = flow
+        return found
+
+    def _learn(self, now: Relaxation, left: Ints) -> None:
+        """Keep the relaxation's values, and pick the columns worth trying later. Where per-node terms decide how many
+        nodes there are, pods of no term would look free; half of their worth by room alone keeps them from it.
+        """
+        fresh = now.value
+        if not self.binding.all() or len(self.binding) > self.plain:
+            fair = self.fair
+            known = np.arange(len(self.binding)) < self.plain
+            fresh = 0.5 * fresh + 0.5 * self._relaxed(left, known).value
+            self.fair = fair
+        self.value = np.where(left > 0, np.maximum(fresh, 1e-9), np.maximum(self.value, 1e-9))
+        self.price = now.price
+        worth = (
+            (self.shop.room @ now.price.T).min(axis=1) if now.price.size else np.zeros(len(self.shop.cost))
+        )
+        efficiency = worth / np.maximum(self.fair, 1e-9)
+        usable: Bools = np.asarray(self.fits.any(axis=0), np.bool_)
+        size = np.log2(np.maximum((self.shop.room / self.scale).max(axis=1), 1e-9))
+        level = np.round(size * 2).astype(np.int64)
+        signature = np.unique(np.packbits(self.fits, axis=0).T, axis=0, return_inverse=True)[1].reshape(-1)
+        picked = set(now.chosen[now.count > 1e-9].tolist())
+        per_level = 3 if len(np.unique(level[usable])) * len(np.unique(signature[usable])) < 60 else 1
+        order = np.argsort(-efficiency, kind="stable")
+        taken: dict[tuple[int, int], int] = {}
+        for column in order.tolist():
+            if not usable[column]:
+                continue
+            key = (int(level[column]), int(signature[column]))
+            if taken.get(key, 0) < per_level:
+                taken[key] = taken.get(key, 0) + 1
+                picked.add(int(column))
+            if len(picked) >= 160:
+                break
+        self.columns = np.array(sorted(picked), np.int64)
+
+    # --- bulk: many nodes of one column, each holding about the relaxation's mix ------------------------------------
+    def _bulk(self, now: Relaxation, left: Ints) -> list[Bin]:
+        """Open most of the nodes the relaxation buys, deal each column its share, then fill the gaps with what is left."""
+        numbers, columns = [], []
+        least = _BULK if int((left > 0).sum()) < 120 else 1.0
+        for number in np.argsort(-now.count, kind="stable").tolist():
+            nodes = int(now.count[number] * 0.985 + 1e-6)
+            if now.count[number] < least or nodes < 1:
+                continue
+            nodes = self._affordable(int(now.chosen[number]), nodes)
+            numbers += [number] * nodes
+            columns += [int(now.chosen[number])] * nodes
+            self.limit_left -= self.shop.use[now.chosen[number]] * nodes
+        if not columns:
+            return []
+        state, of = _Nodes(self, np.array(columns, np.int64)), np.array(numbers, np.int64)
+        whole = self._whole(now.flow)
+        weight = now.price[np.unique(of)].max(axis=0)
+        weight = np.where(weight > 0, weight, 1e-3 / self.scale)
+        size = self.request @ weight
+        order = np.argsort(-size, kind="stable")
+        for lot in order.tolist():
+            if left[lot] <= 0:
+                continue
+            shares = whole[lot]
+            for number in np.nonzero(shares)[0].tolist():
+                here = np.nonzero(of == number)[0]
+                if len(here):
+                    left[lot] -= state.deal(lot, int(min(shares[number], left[lot])), weight, here)
+        for lot in order.tolist():
+            if left[lot] > 0:
+                here = np.nonzero(self.fits[lot][state.columns])[0]
+                left[lot] -= state.deal(lot, int(left[lot]), weight, here, fullest=True)
+        return self._worthwhile(state.bins(), left)
+
+    def _worthwhile(self, bins: list[Bin], left: Ints) -> list[Bin]:
+        """The bins not much worse than the others; the pods of the rest are to be packed again."""
+        waste = np.array([self.cost_left(b) for b in bins])
+        enough = max(_WASTE, float(np.quantile(waste, 0.6))) if len(waste) else 0.0
+        if len(self.binding) > self.plain and self.binding[self.plain :].any():
+            enough = max(enough, _WASTE_BY_TERMS)
+        kept = []
+        for one, share in zip(bins, waste.tolist(), strict=True):
+            if share > enough:
+                left[one.lots] += one.counts
+                self.limit_left += self.shop.use[one.column]
+            else:
+                kept.append(one)
+        return kept
+
+    def _whole(self, flow: Floats) -> Ints:
+        """The flows in whole pods, each lot's total kept and no column favoured."""
+        offset = self.rng.random((len(flow), 1))
+        total = np.floor(np.cumsum(flow, axis=1) + offset + 1e-9)
+        out: Ints = np.diff(total, axis=1, prepend=0.0).astype(np.int64)
+        return out
+
+    def _affordable(self, column: int, nodes: int) -> int:
+        use = self.shop.use[column]
+        bound = np.where(use > 0, self.limit_left / np.maximum(use, 1e-9), np.inf)
+        return int(min(nodes, np.floor(bound.min() + 1e-9))) if len(bound) else nodes
+
+    def cost_left(self, one: Bin) -> float:
+        """The share of a node's cost that what it holds is not worth."""
+        cost = self.fair[one.column]
+        return float(1.0 - (self.value[one.lots] @ one.counts) / max(cost, 1e-9))
+
+    # --- the rest: least wasteful filling first ----------------------------------------------------------------------
+    def complete(self, left: Ints, tries: int = 12) -> list[Bin]:
+        """Bins for all that is left, the least wasteful fillings first; `left` is used up."""
+        bins: list[Bin] = []
+        while left.any():
+            active = self._sample(np.nonzero(left > 0)[0], left)
+            made = self._best_fillings(active, left, tries)
+            if not made:
+                break
+            for column, counts, times in made:
+                held = counts > 0
+                bins += [Bin(column, active[held], counts[held]) for _ in range(times)]
+                self.limit_left -= self.shop.use[column] * times
+                if len(self.history) < _HISTORY:
+                    self.history.append(bins[-1])
+                left[active] -= counts * times
+        return bins
+
+    def _sample(self, active: Ints, left: Ints) -> Ints:
+        """At most so many lots to look at at once: those worth most, and some others."""
+        if len(active) <= _MOST_LOTS:
+            return active
+        worth = (
+            self.value[active] * np.sqrt(left[active]) * np.exp(0.7 * self.rng.standard_normal(len(active)))
+        )
+        return np.sort(active[np.argsort(-worth, kind="stable")[:_MOST_LOTS]])
+
+    def _best_fillings(self, active: Ints, left: Ints, tries: int) -> list[tuple[int, Ints, int]]:
+        """The least wasteful (column, pods per active lot, times), and others nearly as good that go beside it."""
+        columns = self._candidates(active)
+        if not len(columns):
+            return []
+        tries = int(np.clip(_WORK // (len(active) * len(columns)), 2, tries))
+        counts = self.fillings(active, left[active], columns, tries)  # [try, column, lot]
+        value = counts @ self.value[active]
+        score = (self.fair[columns][None, :] / np.maximum(value, 1e-12)).reshape(-1)
+        order = np.argsort(score, kind="stable")[:60]
+        best = score[order[0]]
+        rest = left[active].copy()
+        many = len(active) > 30 or int(rest.sum()) > 400
+        out: list[tuple[int, Ints, int]] = []
+        for pick in order:
+            if out and (not many or score[pick] > best * 1.01 + 0.002):
+                break
+            trial, place = divmod(int(pick), len(columns))
+            chosen = counts[trial, place].astype(np.int64)
+            held = chosen > 0
+            if not held.any() or (chosen > rest).any():
+                continue
+            times = int((rest[held] // chosen[held]).min())
+            column = self._right_size(int(columns[place]), active[held], chosen[held])
+            times = max(1, self._affordable(column, times))
+            if out and (self.shop.use[column] > self.limit_left + 1e-6).any():
+                continue
+            out.append((column, chosen, times))
+            rest -= chosen * times
+            if len(self.limit_left):
+                break
+        return out
+
+    def _candidates(self, active: Ints) -> Ints:
+        """Columns worth trying for what is left: the promising ones, and the cheapest for each lot that has none."""
+        affordable: Bools = np.asarray((self.shop.use <= self.limit_left + 1e-6).all(axis=1), np.bool_)
+        pick = self.columns[affordable[self.columns]]
+        pick = pick[self.fits[np.ix_(active, pick)].any(axis=0)] if len(pick) else pick
+        covered = (
+            self.fits[np.ix_(active, pick)].any(axis=1) if len(pick) else np.zeros(len(active), np.bool_)
+        )
+        more = []
+        for lot in active[~covered]:
+            usable = np.nonzero(self.fits[lot] & affordable)[0]
+            if len(usable):
+                more.append(int(usable[np.argmin(self.shop.cost[usable])]))
+        pick = np.unique(np.concatenate([pick, np.array(more, np.int64)])) if more else pick
+        most = max(12, _WORK // (3 * len(active)))
+        if len(pick) > most:
+            pick = np.sort(self.rng.choice(pick, most, replace=False))
+        return pick
+
+    def fillings(self, active: Ints, left: Ints, columns: Ints, tries: int) -> Ints:
+        """[try, column, lot]: greedy fillings of empty nodes in differently shuffled orders, large and apt lots first."""
+        request, room = self.request[active], self.shop.room[columns]
+        n_lot, n_col = len(active), len(columns)
+        orders = self._orders(active, columns, tries)  # [try, column, rank] -> lot
+        free = np.repeat(room[None], tries, axis=0)
+        counts = np.zeros((tries, n_col, n_lot), np.int64)
+        most = np.minimum(self.lots.most[active], left)
+        able = np.where(self.fits[np.ix_(active, columns)].T, most[None, :], 0.0)  # [column, lot]
+        t_index, c_index = np.arange(tries)[:, None], np.arange(n_col)[None, :]
+        divisor = self.divisor[active]
+        matched = np.zeros((tries, n_col, self.terms))
+        carried = np.zeros((tries, n_col, self.terms), np.bool_)
+        for rank in range(n_lot):
+            lot = orders[:, :, rank]
+            amount = np.floor(((free + _SLIVER) / divisor[lot]).min(axis=2))
+            np.minimum(amount, able[c_index, lot], out=amount)
+            if self.terms:
+                amount = self._term_cap(amount, active[lot], matched, carried)
+            np.maximum(amount, 0.0, out=amount)
+            free -= amount[:, :, None] * request[lot]
+            counts[t_index, c_index, lot] = amount
+            if self.terms:
+                some = amount > 0
+                matched += amount[:, :, None] * self.lots.matches[active[lot]]
+                carried |= some[:, :, None] & self.lots.carries[active[lot]]
+        return counts
+
+    def _term_cap(self, amount: Floats, lot: Ints, matched: Floats, carried: Bools) -> Floats:
+        ceiling = self.lots.ceiling
+        anti = ceiling == 0
+        mine, theirs = self.lots.matches[lot], self.lots.carries[lot]
+        blocked = (theirs & anti & (matched > 0)).any(axis=2) | (mine & anti & carried).any(axis=2)
+        amount = np.where(blocked, 0.0, amount)
+        if not anti.all():
+            room = np.where(mine & ~anti, ceiling - matched, _MANY).min(axis=2)
+            amount = np.minimum(amount, np.maximum(room, 0.0))
+        return amount
+
+    def _orders(self, active: Ints, columns: Ints, tries: int) -> Ints:
+        """Large lots first, and those first that a column suits; each try shaken more than the one before."""
+        request = self.request[active] / self.scale
+        room = self.shop.room[columns] / self.scale
+        share = (request[None, :, :] / np.maximum(room, 1e-12)[:, None, :]).max(axis=2)  # [column, lot]
+        worth = self.value[active][None, :] / np.maximum(share * self.fair[columns][:, None], 1e-12)
+        size = np.log(np.maximum(share, 1e-12))
+        apt = np.log(np.maximum(np.minimum(worth, 4.0), 1e-6))
+        shake = np.linspace(0.0, 1.5, tries)[:, None, None]
+        lean = np.resize(np.array([1.0, 3.0, 0.3, 6.0]), tries)[:, None, None]
+        noise = self.rng.standard_normal((tries, 1, len(active)))
+        key = size[None] + lean * apt[None] + shake * noise
+        orders: Ints = np.argsort(-key, axis=2, kind="stable")
+        return orders
+
+    def _right_size(self, column: int, lots: Ints, counts: Ints) -> int:
+        """The cheapest column that holds the same pods."""
+        load = counts @ self.request[lots]
+        able: Bools = np.logical_and(self.fits[lots].all(axis=0), (self.shop.room >= load - 1e-6).all(axis=1))
+        if len(self.limit_left):
+            able &= (self.shop.use <= np.maximum(self.limit_left, 0) + 1e-6).all(axis=1)
+        able[column] = True
+        usable = np.nonzero(able)[0]
+        return int(usable[np.argmin(self.fair[usable])])
+
+    # --- improvement ------------------------------------------------------------------------------------------------
+    def improve(self, bins: list[Bin], missing: Ints) -> list[Bin]:
+        """Empty a few wasteful nodes at a time and fill them anew, while time is left and it pays. Pods that found no
+        place are tried again each time; placing them is worth more than any saving. `missing` is kept up to date.
+        """
+        failures = 0
+        while self.spare() > 0 and failures < 60 and bins:
+            waste = np.array([max(self.cost_left(b), 0.0) * self.fair[b.column] for b in bins])
+            if not missing.any() and waste.sum() <= 1e-3 * self.fair[[b.column for b in bins]].sum():
+                break
+            some = self._victims(waste, bins)
+            kept_limits = self.limit_left.copy()
+            old = [bins[i] for i in some]
+            left = missing.copy()
+            for one in old:
+                left[one.lots] += one.counts
+                self.limit_left += self.shop.use[one.column]
+            fresh = self.complete(left, tries=6 if failures % 2 else 10)
+            before, after = self._worth(old, missing), self._worth(fresh, left)
+            if after < before - 1e-9:
+                gone = set(some)
+                bins = [b for i, b in enumerate(bins) if i not in gone] + fresh
+                missing[:] = left
+                failures = 0
+            else:
+                self.limit_left = kept_limits
+                failures += 1
+        return bins
+
+    # --- exact, where lots are few --------------------------------------------------------------------------------------
+    def _solved(self, bins: list[Bin], missing: Ints) -> list[Bin]:
+        """The best mix of patterns instead, if it is cheaper and lots are few enough to ask."""
+        lots = self.lots
+        active = np.nonzero((lots.demand > 0) & self.fits.any(axis=1))[0]
+        if self.terms or missing.any() or not len(active) or len(active) > _MOST_EXACT:
+            return bins
+        cost = self._worth(bins, missing)
+        floor = self.floor
+        seconds = self.exact_s()
+        if seconds <= 0.02 or (cost <= floor * 1.004 and cost < 40 * self.shop.cost[self.columns].max()):
+            return bins
+        finite = np.isfinite(self.shop.left)
+        model = Model(
+            self.request[active], np.arange(len(active)), lots.demand[active].astype(np.float64),
+            lots.most[active], lots.allowed[lots.mask[active]], self.shop.room, self.shop.cost,
+            np.full(len(self.shop.cost), np.inf), self.shop.use[:, finite], np.maximum(self.shop.left[finite], 0.0),
+        )  # fmt: skip
+        solver = PatternSolver(model, self.exact_s, self._seeds(bins, active))
+        answer = solver.solve(cost, integer_s=seconds * 0.7)
+        if not answer.nodes or answer.cost >= cost - 1e-9:
+            return bins
+        return self._trimmed(answer.nodes, active)
+
+    def _seeds(self, bins: list[Bin], active: Ints) -> list[tuple[int, Ints]]:
+        """Patterns seen so far, and random fillings of the promising columns."""
+        place = {int(lot): i for i, lot in enumerate(active)}
+        seen: dict[tuple[int, bytes], tuple[int, Ints]] = {}
+        for one in [*bins, *self.history]:
+            counts = np.zeros(len(active), np.int64)
+            counts[[place[int(lot)] for lot in one.lots]] = one.counts
+            seen[(one.column, counts.tobytes())] = (one.column, counts)
+        columns = self._candidates(active)
+        if len(columns):
+            found = self.fillings(active, self.lots.demand[active], columns, 8)
+            for i, column in enumerate(columns.tolist()):
+                for counts in found[:, i]:
+                    seen[(column, counts.tobytes())] = (column, counts)
+        return list(seen.values())
+
+    def _trimmed(self, nodes: list[tuple[int, Ints, int]], active: Ints) -> list[Bin]:
+        """The chosen patterns as bins, without the pods they hold beyond the demand, each the right size."""
+        left = self.lots.demand[active].copy()
+        spread = [(column, counts) for column, counts, times in nodes for _ in range(times)]
+        self.limit_left = self.shop.left.copy()
+        bins = []
+        for column, counts in sorted(spread, key=lambda n: -self.shop.cost[n[0]]):
+            taken = np.minimum(counts, left)
+            left -= taken
+            held = taken > 0
+            if held.any():
+                best = self._right_size(column, active[held], taken[held])
+                self.limit_left -= self.shop.use[best]
+                bins.append(Bin(best, active[held], taken[held]))
+        return bins
+
+    def _worth(self, bins: list[Bin], missing: Ints) -> float:
+        """Cost of bins, and a dear price for every pod missing."""
+        penalty = 10.0 * float((self.value + self.shop.cost.max()) @ missing) if missing.any() else 0.0
+        return float(self.shop.cost[[b.column for b in bins]].sum()) + penalty
+
+    def _victims(self, waste: Floats, bins: list[Bin]) -> list[int]:
+        many = int(self.rng.integers(1, 5))
+        chance = waste + 0.02 * waste.mean() + 1e-12
+        many = min(many, len(bins))
+        return [int(i) for i in self.rng.choice(len(bins), many, replace=False, p=chance / chance.sum())]
+
+
+class _Nodes:
+    """Equal or mixed nodes being filled together."""
+
+    def __init__(self, packer: Packer, columns: Ints) -> None:
+        self.packer = packer
+        self.columns = columns
+        self.free = packer.shop.room[columns].copy()
+        self.matched = np.zeros((len(columns), packer.terms), np.int64)
+        self.carried: Bools = np.zeros((len(columns), packer.terms), np.bool_)
+        self.placed: list[tuple[int, Ints, Ints]] = []
+        self.held: dict[int, Ints] = {}
+
+    def deal(self, lot: int, wanted: int, weight: Floats, here: Ints, *, fullest: bool = False) -> int:
+        """Place up to `wanted` pods on the nodes `here`; returns how many were. Emptiest nodes first and evenly, or
+        the fullest that fit.
+        """
+        packer = self.packer
+        free = self.free[here]
+        room = np.floor(((free + _SLIVER) / packer.divisor[lot]).min(axis=1))
+        room = np.minimum(room, packer.lots.most[lot] - self._held(lot, here))
+        if packer.terms:
+            room = self._capped(lot, room, here)
+        room = np.maximum(room, 0).astype(np.int64)
+        able = np.nonzero(room)[0]
+        total = int(room[able].sum())
+        if total <= 0:
+            return 0
+        wanted = min(wanted, total)
+        slack = free[able] @ weight
+        if fullest:
+            order = able[np.argsort(slack, kind="stable")]
+            ahead = np.cumsum(room[order]) - room[order]
+            given = np.zeros(len(room), np.int64)
+            given[order] = np.clip(wanted - ahead, 0, room[order])
+        else:
+            given = np.zeros(len(room), np.int64)
+            given[able] = _evenly(room[able], wanted, slack)
+        used = np.nonzero(given)[0]
+        where, amounts = here[used], given[used]
+        self.free[where] -= amounts[:, None] * packer.request[lot]
+        if packer.terms:
+            self.matched[where] += amounts[:, None] * packer.lots.matches[lot]
+            self.carried[where] |= packer.lots.carries[lot]
+        if packer.lots.most[lot] < _MANY:
+            self.held.setdefault(lot, np.zeros(len(self.columns), np.int64))[where] += amounts
+        self.placed.append((lot, where, amounts))
+        return wanted
+
+    def _held(self, lot: int, here: Ints) -> Ints | int:
+        held = self.held.get(lot)
+        return 0 if held is None else held[here]
+
+    def _capped(self, lot: int, room: Floats, here: Ints) -> Floats:
+        lots = self.packer.lots
+        anti = lots.ceiling == 0
+        carries, matches = lots.carries[lot], lots.matches[lot]
+        matched, carried = self.matched[here], self.carried[here]
+        blocked = (matched[:, carries & anti] > 0).any(axis=1) | carried[:, matches & anti].any(axis=1)
+        room = np.where(blocked, 0.0, room)
+        spread = matches & ~anti
+        if spread.any():
+            room = np.minimum(room, (lots.ceiling[spread] - matched[:, spread]).min(axis=1))
+        return room
+
+    def bins(self) -> list[Bin]:
+        lots: list[list[int]] = [[] for _ in self.columns]
+        counts: list[list[int]] = [[] for _ in self.columns]
+        for lot, where, amounts in self.placed:
+            for node, amount in zip(where.tolist(), amounts.tolist(), strict=True):
+                lots[node].append(lot)
+                counts[node].append(amount)
+        out = []
+        for column, mine, many in zip(self.columns.tolist(), lots, counts, strict=True):
+            if mine:
+                number, place = np.unique(np.array(mine, np.int64), return_inverse=True)
+                out.append(
+                    Bin(column, number, np.bincount(place.reshape(-1), many, len(number)).astype(np.int64))
+                )
+        return out
+
+
+def _evenly(room: Ints, wanted: int, slack: Floats) -> Ints:
+    """Split `wanted` over nodes as evenly as their room allows, the remainder to those with most slack."""
+    given = np.zeros(len(room), np.int64)
+    left = wanted
+    while left > 0:
+        able = np.nonzero(room > given)[0]
+        base = left // len(able)
+        if base == 0:
+            pick = able[np.argpartition(-slack[able], left - 1)[:left]]
+            given[pick] += 1
+            break
+        add = np.minimum(room[able] - given[able], base)
+        given[able] += add
+        left -= int(add.sum())
+    return given
+
+
+def _terms_as_resources(lots: Lots, shop: Shop) -> tuple[Lots, Shop, Bools]:
+    """The per-node terms with most pods become resources: of a spread there is as much as its skew, of an
+    anti-affinity whose carriers are its matches there is one. Also: which resources the relaxation should know.
+    """
+    n_res = lots.request.shape[1]
+    pods = lots.demand @ lots.matches if len(lots.ceiling) else np.zeros(0)
+    amount = np.maximum(lots.ceiling, 1)
+    symmetric = (lots.carries == lots.matches).all(axis=0)
+    able = np.nonzero((lots.ceiling > 0) | symmetric)[0]
+    pick = able[np.argsort(-pods[able] / amount[able], kind="stable")[:_MOST_TERMS]]
+    if not len(pick):
+        return lots, shop, np.ones(n_res, np.bool_)
+    rest = np.setdiff1d(np.arange(len(lots.ceiling)), pick)
+    need = pods[pick] / amount[pick]
+    binding = np.concatenate([np.ones(n_res, np.bool_), need >= 0.2 * need.max()])
+    room = np.repeat(amount[pick][None].astype(np.float64), len(shop.cost), axis=0)
+    request = np.concatenate([lots.request, lots.matches[:, pick].astype(np.float64)], axis=1)
+    return (
+        Lots(
+            request, lots.demand, lots.mask, lots.allowed, lots.most,
+            lots.carries[:, rest], lots.matches[:, rest], lots.ceiling[rest],
+        ),
+        Shop(np.concatenate([shop.room, room], axis=1), shop.cost, shop.use, shop.left),
+        binding,
+    )  # fmt: skip
+
+
+def _fits(lots: Lots, shop: Shop) -> Bools:
+    """[lot, column]: the lot may use the column and one pod of it fits."""
+    if not lots.count or not len(shop.cost):
+        return np.zeros((lots.count, len(shop.cost)), np.bool_)
+    keyed = np.column_stack([lots.request, lots.mask])
+    rows, member = np.unique(keyed, axis=0, return_inverse=True)
+    unique = np.zeros((len(rows), len(shop.cost)), np.bool_)
+    for i, row in enumerate(rows):
+        unique[i] = lots.allowed[int(row[-1])] & (shop.room >= row[:-1]).all(axis=1)
+    out: Bools = unique[member.reshape(-1)]
+    return out

@@ -1,0 +1,381 @@
+"""Exact answers where lots are few: every way to fill a column is listed, and the best mix of fillings is solved for.
+
+A pattern is one column with so many pods of each lot on it, as full as it gets. Columns with too many patterns stay in
+the program as plain room that may be bought in fractions, a lot's share of a node never above its demand; that only
+lowers the bound. The linear program over all patterns gives the bound; the integer program over those that could still
+be part of a better plan gives the plan, and raises the bound with it. Neighbours: `packing` uses the plan, `bounding`
+the bound.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import highspy
+import numpy as np
+
+from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.provisioning.linear import quiet_solver
+
+_INF = highspy.kHighsInf
+_MOST_PER_COLUMN = 12_000
+_MOST_PATTERNS = 250_000
+_MOST_COLUMNS = 90
+_MOST_INTEGER = 1_500
+
+
+@dataclass(slots=True)
+class Spread:
+    """Counts per domain may differ by `skew` at most: `lots_of` per eligible domain, `standing` counts beside them.
+    `floor_zero`: fewer domains than demanded, so that the least count is taken as zero.
+    """
+
+    skew: int
+    lots_of: list[list[int]]
+    standing: list[int]
+    floor_zero: bool = False
+
+
+@dataclass(slots=True)
+class Model:
+    """Lots with their demand by group (a kind split over domains has one lot per domain), and columns.
+
+    `cap`: most pods of a lot on one node; `times`: how often a column may be used; `use`, `left`: pool limits.
+    """
+
+    request: Floats
+    group: Ints
+    demand: Floats
+    cap: Floats
+    allowed: Bools
+    room: Floats
+    cost: Floats
+    times: Floats
+    use: Floats
+    left: Floats
+    spreads: list[Spread] = field(default_factory=list)
+
+    @property
+    def lots(self) -> int:
+        return len(self.group)
+
+
+@dataclass(slots=True)
+class Answer:
+    """`bound` holds for every integer solution. `nodes`: (column, pods per lot, how many) of the plan, if one came."""
+
+    bound: float
+    cost: float = np.inf
+    nodes: list[tuple[int, Ints, int]] = field(default_factory=list)
+
+
+class PatternSolver:
+    """One model being solved. `spare`: seconds left."""
+
+    def __init__(
+        self, model: Model, spare: Callable[[], float], seeds: list[tuple[int, Ints]] | None = None
+    ) -> None:
+        """`seeds`: (column, pods per lot) known to be good, for columns with too many patterns to list."""
+        self.model, self.spare = model, spare
+        self.most = np.minimum(model.cap, model.demand[model.group])
+        self.fits = model.allowed & (model.room[None] >= model.request[:, None]).all(axis=2)
+        self.columns = self._undominated()
+        self.column: Ints = np.zeros(0, np.int64)
+        self.counts: Ints = np.zeros((0, model.lots), np.int64)
+        self.broad: list[int] = []
+        self._list_patterns()
+        self.listed = len(self.column)
+        if seeds:
+            self.column = np.concatenate([self.column, np.array([c for c, _ in seeds], np.int64)])
+            self.counts = np.concatenate([self.counts, np.array([p for _, p in seeds], np.int64)])
+
+    # --- patterns -----------------------------------------------------------------------------------------------------
+    def _undominated(self) -> Ints:
+        """Columns that no other column beats: at least the room that could be used, no dearer, for all the same lots."""
+        model = self.model
+        useful = np.nonzero(self.fits.any(axis=0))[0]
+        total = (self.most[:, None] * model.request).sum(axis=0)
+        room = np.minimum(model.room[useful], total)
+        order = np.lexsort((-room.sum(axis=1), model.cost[useful]))
+        kept: list[int] = []
+        for i in order.tolist():
+            column = int(useful[i])
+            if np.isfinite(model.times[column]):
+                kept.append(i)
+                continue
+            rivals = [k for k in kept if not np.isfinite(model.times[useful[k]])]
+            beaten = False
+            if rivals:
+                others = useful[rivals]
+                beaten = bool(
+                    (
+                        (room[rivals] >= room[i] - 1e-9).all(axis=1)
+                        & (self.fits[:, others] >= self.fits[:, [column]]).all(axis=0)
+                        & (model.use[others] <= model.use[column] + 1e-9).all(axis=1)
+                    ).any()
+                )
+            if not beaten:
+                kept.append(i)
+        return useful[kept]
+
+    def _list_patterns(self) -> None:
+        """Smallest columns first, as long as there are not too many patterns in all."""
+        model = self.model
+        size = (model.room[self.columns] / np.maximum(model.room.max(axis=0), 1e-9)).max(axis=1)
+        columns, counts, total = [], [], 0
+        for column in self.columns[np.argsort(size, kind="stable")].tolist():
+            found = None
+            if total < _MOST_PATTERNS and self.spare() > 0:
+                found = self._fillings(column)
+            if found is None:
+                self.broad.append(column)
+                continue
+            total += len(found)
+            columns.append(np.full(len(found), column, np.int64))
+            counts.append(found)
+        if counts:
+            self.column = np.concatenate(columns)
+            self.counts = np.concatenate(counts)
+
+    def _fillings(self, column: int) -> Ints | None:
+        """Every maximal filling of one node of the column; None if there are too many."""
+        model = self.model
+        lots = np.nonzero(self.fits[:, column])[0]
+        share = (model.request[lots] / np.maximum(model.room[column], 1e-9)).max(axis=1)
+        lots = lots[np.argsort(-share, kind="stable")]
+        free = model.room[column][None].copy()
+        counts = np.zeros((1, model.lots), np.int64)
+        for rank, lot in enumerate(lots.tolist()):
+            needed = model.request[lot] > 0
+            fit = np.floor((free[:, needed] / model.request[lot][needed]).min(axis=1) + 1e-9)
+            fit = np.minimum(fit, self.most[lot]).astype(np.int64)
+            if rank == len(lots) - 1:
+                counts[:, lot] = fit
+                free = free - fit[:, None] * model.request[lot]
+                break
+            if int(fit.sum()) + len(fit) > _MOST_PER_COLUMN * 4:
+                return None
+            again = np.repeat(np.arange(len(fit)), fit + 1)
+            amount = np.arange(len(again)) - np.repeat(np.cumsum(fit + 1) - fit - 1, fit + 1)
+            counts, free = counts[again], free[again] - amount[:, None] * model.request[lot]
+            counts[:, lot] = amount
+        full = np.ones(len(counts), np.bool_)
+        for lot in lots.tolist():
+            room = (free >= model.request[lot] - 1e-9).all(axis=1) & (counts[:, lot] < self.most[lot])
+            full &= ~room
+        counts = counts[full]
+        return counts if len(counts) <= _MOST_PER_COLUMN else None
+
+    # --- programs -----------------------------------------------------------------------------------------------------
+    def solve(self, upper: float, *, integer_s: float, good_enough: float = 0.002) -> Answer:
+        """The bound and, if the time allows, the best plan. `upper`: cost of the best plan known."""
+        model = self.model
+        if not self.fits.any(axis=1).all() and not model.spreads:
+            return Answer(0.0)
+        active = self._first_patterns()
+        bound, duals = -np.inf, (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))
+        for _ in range(60):
+            solved = self._program(active, None)
+            if solved is None:
+                return Answer(0.0)
+            value, duals = solved[0], solved[1]
+            worth = self._reduced(duals)
+            worst = np.nonzero(worth < -1e-7 * max(1.0, value))[0]
+            worst = np.setdiff1d(worst, active)
+            if not len(worst):
+                bound = value
+                break
+            ahead = worst[np.argsort(worth[worst], kind="stable")[:60]]
+            active = np.union1d(active, ahead)
+            if self.spare() <= 0:
+                break
+        if not np.isfinite(bound):  # not priced out: charge what the worst pattern still lacks
+            return Answer(0.0)
+        bound *= 1 - 1e-7
+        if upper <= bound * (1 + good_enough) or integer_s <= 0 or self.spare() <= 0:
+            return Answer(bound)
+        return self._integer(bound, duals, upper, min(integer_s, self.spare()))
+
+    def _first_patterns(self) -> Ints:
+        """Per lot the pattern with least cost per pod, to begin with."""
+        chosen: set[int] = set()
+        cost = self.model.cost[self.column]
+        for lot in range(self.model.lots):
+            many = self.counts[:, lot]
+            if len(many) and many.max() > 0:
+                chosen.add(int(np.argmin(np.where(many > 0, (cost + 1e-9) / np.maximum(many, 1), np.inf))))
+        return np.array(sorted(chosen), np.int64)
+
+    def _reduced(self, duals: tuple[Floats, Floats, Floats]) -> Floats:
+        value, scarcity, toll = duals
+        model = self.model
+        price = model.cost + scarcity + (model.use @ toll if len(toll) else 0.0)
+        out: Floats = price[self.column] - self.counts @ value
+        return out
+
+    def _integer(
+        self, bound: float, duals: tuple[Floats, Floats, Floats], upper: float, seconds: float
+    ) -> Answer:
+        """Patterns dearer than the gap can't be part of a better plan; over the others the program is exact."""
+        worth = self._reduced(duals)
+        able = np.nonzero(worth <= upper - bound + 1e-9)[0]
+        complete = len(able) <= _MOST_INTEGER and not self.broad
+        if len(able) > _MOST_INTEGER:
+            able = able[np.argsort(worth[able], kind="stable")[:_MOST_INTEGER]]
+        kept, self.broad = self.broad, []  # a plan is made of patterns only
+        solved = self._program(able, seconds)
+        self.broad = kept
+        if solved is None:
+            return Answer(bound)
+        value, _, nodes, low = solved
+        if complete:
+            bound = max(bound, min(low * (1 - 1e-9), upper))
+        return Answer(bound, value if nodes else np.inf, nodes)
+
+    def _program(
+        self, active: Ints, seconds: float | None
+    ) -> tuple[float, tuple[Floats, Floats, Floats], list[tuple[int, Ints, int]], float] | None:
+        """Solve over the active patterns; `seconds` set: in integers. (value, duals, nodes, dual bound)."""
+        built = _Built(self.model, self.column[active], self.counts[active], self.broad, self.most, self.fits)
+        return built.solve(seconds)
+
+
+class _Built:
+    """The program over some patterns, as the solver takes it. Rows: lots, groups, times, limits, spreads, broad room."""
+
+    def __init__(
+        self, model: Model, column: Ints, counts: Ints, broad: list[int], most: Floats, fits: Bools
+    ) -> None:
+        self.model, self.column, self.counts, self.broad = model, column, counts, broad
+        self.cost: list[float] = []
+        self.lower: list[float] = []
+        self.upper: list[float] = []
+        self.entries: list[tuple[list[int], list[float]]] = []
+        self.row_lower: list[float] = [0.0] * model.lots
+        self.row_upper: list[float] = [_INF] * model.lots
+        self.finite = [int(c) for c in np.nonzero(np.isfinite(model.times))[0]]
+        self.group_row = self._rows(model.demand.tolist(), [_INF] * len(model.demand))
+        times = [float(model.times[c]) for c in self.finite]
+        self.times_row = self._rows([-_INF] * len(times), times)
+        self.limit_row = self._rows([-_INF] * len(model.left), model.left.tolist())
+        self.time_of = {c: self.times_row + i for i, c in enumerate(self.finite)}
+        for c, pods in zip(column.tolist(), counts, strict=True):
+            held = np.nonzero(pods)[0]
+            self._add(model.cost[c], self._node_rows(c, held.tolist(), pods[held].tolist()))
+        self.first_delivered = len(self.cost)
+        self._delivered()
+        dear = 100.0 * float(model.cost.max() + 1.0)
+        for i in range(len(model.demand)):  # pods left out, so that few patterns are enough to begin with
+            self._add(dear, ([self.group_row + i], [1.0]))
+        self.first_broad = len(self.cost)
+        for c in broad:
+            self._broad(c, most, fits)
+
+    def _rows(self, lower: list[float], upper: list[float]) -> int:
+        first = len(self.row_lower)
+        self.row_lower += lower
+        self.row_upper += upper
+        return first
+
+    def _add(self, cost: float, entries: tuple[list[int], list[float]], upper: float = _INF) -> int:
+        self.cost.append(float(cost))
+        self.lower.append(0.0)
+        self.upper.append(upper)
+        self.entries.append(entries)
+        return len(self.cost) - 1
+
+    def _node_rows(self, column: int, rows: list[int], values: list[float]) -> tuple[list[int], list[float]]:
+        """A node's entries: what it gives, its use of limits and of the times it exists."""
+        rows, values = list(rows), [float(v) for v in values]
+        if column in self.time_of:
+            rows.append(self.time_of[column])
+            values.append(1.0)
+        for limit in np.nonzero(self.model.use[column])[0].tolist():
+            rows.append(self.limit_row + limit)
+            values.append(float(self.model.use[column, limit]))
+        return rows, values
+
+    def _delivered(self) -> None:
+        """One variable per lot: pods of it that get a place; groups ask for them, spreads balance them."""
+        model = self.model
+        rows: list[list[int]] = [[lot, self.group_row + int(model.group[lot])] for lot in range(model.lots)]
+        values: list[list[float]] = [[-1.0, 1.0] for _ in range(model.lots)]
+        floors: list[tuple[list[int], list[float], float]] = []
+        for spread in model.spreads:
+            at: list[int] = []
+            at_values: list[float] = []
+            for lots, standing in zip(spread.lots_of, spread.standing, strict=True):
+                over = self._rows([-_INF], [float(spread.skew - standing)])
+                under = self._rows([-float(standing)], [_INF])
+                for lot in lots:
+                    rows[lot] += [over, under]
+                    values[lot] += [1.0, 1.0]
+                at += [over, under]
+                at_values += [-1.0, -1.0]
+            floors.append((at, at_values, 0.0 if spread.floor_zero else _INF))
+        for mine, their in zip(rows, values, strict=True):
+            self._add(0.0, (mine, their))
+        for at, at_values, most in floors:
+            self._add(0.0, (at, at_values), most)
+
+    def _broad(self, column: int, most: Floats, fits: Bools) -> None:
+        """A column without listed patterns: room for its lots, bought in fractions."""
+        model = self.model
+        lots = np.nonzero(fits[:, column])[0].tolist()
+        needed = np.nonzero((model.request[lots] > 0).any(axis=0))[0].tolist()
+        room = self._rows([0.0] * len(needed), [_INF] * len(needed))
+        caps = self._rows([0.0] * len(lots), [_INF] * len(lots))
+        rows = [room + i for i in range(len(needed))] + [caps + i for i in range(len(lots))]
+        values = [float(model.room[column, r]) for r in needed] + [float(most[lot]) for lot in lots]
+        self._add(model.cost[column], self._node_rows(column, rows, values))
+        for i, lot in enumerate(lots):
+            own = [lot, caps + i] + [room + j for j, r in enumerate(needed) if model.request[lot, r] > 0]
+            amounts = [1.0, -1.0] + [
+                -float(model.request[lot, r]) for r in needed if model.request[lot, r] > 0
+            ]
+            self._add(0.0, (own, amounts))
+
+    def solve(
+        self, seconds: float | None
+    ) -> tuple[float, tuple[Floats, Floats, Floats], list[tuple[int, Ints, int]], float] | None:
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = len(self.cost), len(self.row_lower)
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = self.cost, self.lower, self.upper
+        lp.row_lower_, lp.row_upper_ = self.row_lower, self.row_upper
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+        lengths = np.array([len(rows) for rows, _ in self.entries], np.int64)
+        lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        lp.a_matrix_.index_ = np.array([r for rows, _ in self.entries for r in rows], np.int32)
+        lp.a_matrix_.value_ = np.array([v for _, values in self.entries for v in values], np.float64)
+        solver = quiet_solver()
+        if seconds is not None:
+            whole, part = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
+            lp.integrality_ = [whole] * len(self.column) + [part] * (len(self.cost) - len(self.column))
+            solver.setOptionValue("time_limit", max(seconds, 0.05))
+            solver.setOptionValue("mip_rel_gap", 1e-4)
+        solver.passModel(lp)
+        solver.run()
+        status = solver.getModelStatus()
+        good = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
+        if status not in good or (seconds is None and status != good[0]):
+            return None
+        solution, info = solver.getSolution(), solver.getInfo()
+        model = self.model
+        zero = (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))
+        if seconds is not None:
+            nodes = self._nodes(np.array(solution.col_value)) if solution.value_valid else []
+            return float(info.objective_function_value), zero, nodes, float(info.mip_dual_bound)
+        dual = np.array(solution.row_dual)
+        value = np.maximum(dual[: model.lots], 0.0)
+        scarcity = np.zeros(len(model.cost))
+        for column, row in self.time_of.items():
+            scarcity[column] = max(-dual[row], 0.0)
+        toll = np.maximum(-dual[self.limit_row : self.limit_row + len(model.left)], 0.0)
+        objective = float(info.objective_function_value)
+        return objective, (value, scarcity, toll), [], objective
+
+    def _nodes(self, primal: Floats) -> list[tuple[int, Ints, int]]:
+        """The chosen patterns; none if some broad column was bought, which is no plan."""
+        if (primal[self.first_broad :] > 1e-6).any():
+            return []
+        chosen = np.nonzero(primal[: len(self.column)] > 0.5)[0]
+        return [(int(self.column[i]), self.counts[i], round(float(primal[i]))) for i in chosen]

@@ -1,0 +1,235 @@
+"""The planner: a problem and options in, a plan out. The allocator, the dry run and every what-if call `plan`.
+
+Pods become classes, pools become columns, nodes become hosts; attempts with different preferences honoured are made
+and the best is written down with its proof and the reasons for what was left out. Pure: the clock comes in as an
+argument, and the same problem gives the same plan as long as time suffices. docs/planner.md explains how it works.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nodeyard.api.pool import Pool
+from nodeyard.api.selectors import TopologySpreadConstraint
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.attempt import Attempt, Draft, Honour, Setting
+from nodeyard.provisioning.bounding import Bound, bound_of
+from nodeyard.provisioning.choices import Choice, Chooser
+from nodeyard.provisioning.classes import classes_of, rule_of
+from nodeyard.provisioning.columns import Columns
+from nodeyard.provisioning.explaining import Explainer, Skipped
+from nodeyard.provisioning.field import Rules
+from nodeyard.provisioning.hosts import Hosts, daemons_to_come, hosts_of, settle_claims
+from nodeyard.provisioning.launching import Writer, dearest, names
+from nodeyard.provisioning.mending import Mender
+from nodeyard.provisioning.model import (
+    Cost,
+    Options,
+    Plan,
+    PreferencePolicy,
+    Problem,
+    Reason,
+    Unschedulable,
+)
+from nodeyard.provisioning.preferring import programmes, unkept
+
+_IMPROVE_SHARE = 0.06
+_IMPROVE_MOST_S = 0.6
+_EXACT_SHARE = 0.15
+_EXACT_MOST_S = 1.5
+_MANY_PODS = 5_000
+_BOUND_SHARE = 0.15
+_BOUND_MOST_S = 1.5
+
+
+def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan:
+    """The cheapest plan found for the problem's pods. `clock`: seconds, monotonic."""
+    started = clock()
+    setting, skipped = compile_problem(problem, options)
+    draft, complete = _best_draft(setting, clock, started)
+    choices = _choices(setting, draft, lambda: started + options.deadline_s * 0.95 - clock())
+    planned_s = clock() - started
+    bound: Bound | None = None
+    if options.bound:
+        placed = [(c, c.demand - draft.left.get(c.number, 0)) for c in setting.classes.classes]
+        begin = clock()
+        seconds = min(_BOUND_MOST_S, options.deadline_s * _BOUND_SHARE)
+        objective = sum(float(setting.columns.cost[c.columns[0]]) for c in choices)
+        bound = bound_of(setting, draft.state, placed, objective, lambda: seconds - (clock() - begin))
+    bound_s = clock() - started - planned_s
+    return _written(setting, draft, choices, skipped, bound, complete, (planned_s, bound_s))
+
+
+# --- compiling ----------------------------------------------------------------------------------------------------------
+def compile_problem(problem: Problem, options: Options) -> tuple[Setting, list[Skipped]]:
+    """Everything that attempts share: classes, columns, hosts, and which rules admit what."""
+    pools, skipped = _usable_pools(problem)
+    raw = hosts_of(problem)
+    soft = options.preference_policy is not PreferencePolicy.IGNORE
+    spread = tuple(c for c in options.default_spread if isinstance(c, TopologySpreadConstraint))
+    standing = {p.shape for h in raw for p in h.pods}
+    classes = classes_of(
+        problem, standing, spread, soft=soft, by_workload=options.max_share_per_node is not None
+    )
+    columns = Columns(pools, classes.resources, classes.mentioned, options.node_charge_usd_per_hour)
+    settle_claims(problem, raw, columns)
+    columns.take_off([(d, rule_of(d.shape)) for d in problem.snapshot.daemon_sets.values()])
+    hosts = Hosts(raw, classes.resources)
+    shapes = [problem.snapshot.shapes[i] for i in hosts.shapes]
+    requests = np.array([[s.requests.get(r, 0) for r in classes.resources] for s in shapes], np.float64)
+    hosts.use(requests.reshape(len(shapes), len(classes.resources)))
+    daemons_to_come(problem, hosts, classes.resources)
+    return Setting(problem, options, classes, columns, hosts, Rules(columns, hosts)), skipped
+
+
+def _usable_pools(problem: Problem) -> tuple[list[tuple[Pool, Catalogue]], list[Skipped]]:
+    """Pools by falling weight, and those left out with the reason."""
+    usable: list[tuple[Pool, Catalogue]] = []
+    skipped: list[Skipped] = []
+    pools = sorted(problem.snapshot.pools.values(), key=lambda p: p.key, reverse=True)
+    for pool in sorted(pools, key=lambda p: -p.weight):
+        catalogue = problem.catalogue_of(pool.node_class.key)
+        if pool.problems:
+            skipped.append(Skipped(pool, Reason.POOL_NOT_READY, f"pool {pool.key}: {pool.problems[0]}"))
+        elif pool.deleting:
+            skipped.append(Skipped(pool, Reason.POOL_NOT_READY, f"pool {pool.key} is being deleted"))
+        elif pool.replicas is not None:
+            skipped.append(
+                Skipped(pool, Reason.POOL_NOT_READY, f"pool {pool.key} has a fixed number of nodes")
+            )
+        elif catalogue is None:
+            message = f"node class {pool.node_class.key!r} of pool {pool.key} is not ready"
+            skipped.append(Skipped(pool, Reason.POOL_NOT_READY, message))
+        else:
+            usable.append((pool, catalogue))
+    return usable, skipped
+
+
+# --- attempts -----------------------------------------------------------------------------------------------------------
+def _best_draft(setting: Setting, clock: Callable[[], float], started: float) -> tuple[Draft, bool]:
+    deadline = started + setting.options.deadline_s * 0.9
+
+    def total() -> float:
+        return deadline - clock()
+
+    most = min(_IMPROVE_MOST_S, setting.options.deadline_s * _IMPROVE_SHARE)
+    if len(setting.problem.pods) > _MANY_PODS:  # what improving gains is spread thin there
+        most *= 0.5
+    exact = min(_EXACT_MOST_S, setting.options.deadline_s * _EXACT_SHARE)
+
+    def attempt(stages: Sequence[Honour], share: float) -> Draft:
+        begin = clock()
+
+        def spare(seconds: float) -> Callable[[], float]:
+            return lambda: min(seconds * share - (clock() - begin), total())
+
+        return Attempt(setting, stages, spare(most), total, spare(most + exact)).run()
+
+    ways = programmes(setting)
+    if len(ways) == 1:
+        return attempt(ways[0], 1.0), total() > 0
+    best: tuple[int, float] | None = None
+    chosen = ways[0]
+    for way in ways:
+        draft = attempt(way, 0.0)
+        worth = (draft.unplaced, draft.cost + unkept(setting, draft))
+        if best is None or worth < best:
+            best, chosen = worth, way
+        if total() < setting.options.deadline_s * 0.5:
+            break
+    return attempt(chosen, 1.0), total() > 0
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------
+def _choices(setting: Setting, draft: Draft, spare: Callable[[], float]) -> list[Choice]:
+    _use_freed_limits(setting, draft, spare)
+    chooser = Chooser(setting, draft)
+    out: list[Choice] = []
+    for node in range(setting.hosts.count, draft.state.count):
+        contents = draft.state.contents[node]
+        if not contents:
+            continue
+        choice = chooser.of(node)
+        if choice.relaxed and _strict(setting, choice):
+            for number, many in contents.items():
+                draft.left[number] = draft.left.get(number, 0) + many
+            contents.clear()
+            continue
+        out.append(choice)
+    return out
+
+
+def _use_freed_limits(setting: Setting, draft: Draft, spare: Callable[[], float]) -> None:
+    """Nodes of the right size may leave room under the limits for pods that had none."""
+    if not draft.limits.any or not draft.left:
+        return
+    chooser = Chooser(setting, draft)
+    for node in range(setting.hosts.count, draft.state.count):
+        if draft.state.contents[node]:
+            chooser.of(node)
+    mender = Mender(draft.state, draft.limits, spare, new_nodes=setting.problem.allow_new_nodes)
+    for number in sorted(draft.left, key=lambda n: (-setting.classes.classes[n].priority, n)):
+        one = setting.classes.classes[number]
+        draft.left[number] = mender.place(one, one.carried, draft.left[number])
+    for number in [n for n, many in draft.left.items() if not many]:
+        del draft.left[number]
+
+
+def _strict(setting: Setting, choice: Choice) -> bool:
+    """Too few values for the pool's minValues are a refusal, not something to note and go on."""
+    policies = (
+        setting.columns.pool_of(int(choice.columns[0])).min_values_policy,
+        setting.options.min_values_policy,
+    )
+    return "BestEffort" not in policies
+
+
+def _written(
+    setting: Setting, draft: Draft, choices: list[Choice], skipped: list[Skipped], bound: Bound | None,
+    complete: bool, seconds: tuple[float, float],
+) -> Plan:  # fmt: skip
+    writer = Writer(setting, draft)
+    existing = writer.existing()
+    columns = setting.columns
+    order = sorted(
+        choices,
+        key=lambda c: (columns.pool_of(int(c.columns[0])).key, -float(columns.price[c.columns[0]]), c.node),
+    )
+    labels = names([columns.pool_of(int(c.columns[0])).key for c in order])
+    nodes = tuple(writer.node(c, name) for c, name in zip(order, labels, strict=True))
+    rent = float(sum(n.price_per_hour for n in nodes))
+    charge = float(sum(n.node_charge_per_hour for n in nodes))
+    objective = rent + charge
+    low = None if bound is None else min(bound.value, objective)
+    cost = Cost(
+        price_per_hour=rent,
+        node_charge_per_hour=charge,
+        objective_per_hour=objective,
+        preferences_per_hour=unkept(setting, draft),
+        dearest_per_hour=dearest(order, columns.price),
+        lower_bound=low,
+        gap=_gap(objective, low),
+        bound_ignores=bound.ignores if bound else (),
+    )
+    return Plan(
+        nodes, existing, _left_out(setting, draft, writer, skipped, complete), cost, complete, *seconds
+    )
+
+
+def _gap(objective: float, low: float | None) -> float | None:
+    if low is None:
+        return None
+    if low <= 0:
+        return 0.0 if objective <= 0 else None
+    return objective / low - 1.0
+
+
+def _left_out(
+    setting: Setting, draft: Draft, writer: Writer, skipped: Sequence[Skipped], complete: bool
+) -> tuple[Unschedulable, ...]:
+    out = [Unschedulable(key, reason, message) for key, reason, message in setting.classes.refused]
+    explainer = Explainer(setting, draft, skipped, not complete)
+    for number in sorted(draft.left):
+        reason, message, details = explainer.of(setting.classes.classes[number])
+        out += [Unschedulable(pod, reason, message, details) for pod in writer.left_over(number)]
+    return tuple(out)

@@ -1,0 +1,258 @@
+"""The catalogue between pricing and its subscribers: codecs, and the feed that follows a pricing replica.
+
+A stream begins with everything and goes on with the offerings that changed. `CatalogFeed` keeps the market of the
+last message, goes to another address when a replica is lost, and keeps serving what it knew meanwhile. Refusals that
+its owner reports count here at once, before pricing has sent them back. Neighbours: `cloudprovider.market` (what
+travels), `cloudprovider.resolve` (a node class's view), services/pricing (the other end).
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import grpc
+import grpc.aio
+import msgspec
+
+from nodeyard.api.labels import ON_DEMAND, RESERVED, SPOT
+from nodeyard.api.nodeclass import NodeClass
+from nodeyard.cloudprovider import market as sources
+from nodeyard.cloudprovider.description import TypeDescription
+from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
+from nodeyard.cloudprovider.resolve import Resolver
+from nodeyard.rpc.calls import CHANNEL_OPTIONS, Replicas, ServiceError
+from nodeyard.rpc.v1 import catalog_pb2 as pb
+from nodeyard.rpc.v1 import catalog_pb2_grpc as pb_grpc
+
+_CAPACITY_TYPE: Final = {
+    ON_DEMAND: pb.CAPACITY_TYPE_ON_DEMAND,
+    SPOT: pb.CAPACITY_TYPE_SPOT,
+    RESERVED: pb.CAPACITY_TYPE_RESERVED,
+}
+_CAPACITY_NAME: Final = {number: name for name, number in _CAPACITY_TYPE.items()}
+_SOURCE: Final = {
+    sources.UNPRICED: pb.PRICE_SOURCE_UNSPECIFIED,
+    sources.PRICING_API: pb.PRICE_SOURCE_PRICING_API,
+    sources.SPOT_HISTORY: pb.PRICE_SOURCE_SPOT_HISTORY,
+    sources.FEED: pb.PRICE_SOURCE_FEED,
+    sources.LAST_KNOWN: pb.PRICE_SOURCE_LAST_KNOWN,
+    sources.ESTIMATE: pb.PRICE_SOURCE_ESTIMATE,
+}
+_SOURCE_NAME: Final = {number: name for name, number in _SOURCE.items()}
+_KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_REPORT_TIMEOUT_S: Final = 5.0
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 5.0
+
+
+class OutOfStep(Exception):
+    """A message that does not fit what was received before; the stream is begun again."""
+
+
+def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
+    """What turns a subscriber that has `older` into one that has `market`; everything for one that has nothing."""
+    changed = market.changed_since(older) if older is not None else None
+    message = pb.WatchCatalogResponse(
+        revision=market.revision,
+        exhausted_subnets=sorted(market.exhausted_subnets),
+        asked=[
+            pb.Asked(source=_SOURCE[s], at=at) for s, at in sorted(market.asked_at.items()) if s in _SOURCE
+        ],
+    )
+    if changed is None:
+        table = market.table
+        message.types_json, message.region = table.json, table.region
+        message.zones.extend(zone.name for zone in table.zones)
+        message.zone_ids.extend(zone.id for zone in table.zones)
+        changed = list(range(len(market.rows)))
+    message.offerings.CopyFrom(_columns(market, changed))
+    return message
+
+
+def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Market:
+    """The market after a message. Raises OutOfStep for changes to something that was never received."""
+    asked_at = {_SOURCE_NAME.get(asked.source, ""): asked.at for asked in message.asked}
+    if not message.types_json:
+        if older is None:
+            raise OutOfStep("changed offerings arrived before the first whole catalogue")
+        changes = _rows(message.offerings, older.table)
+        return older.with_rows(changes, message.exhausted_subnets, asked_at)
+    types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
+    zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
+    table = TypeTable(message.region, zones, types)
+    rows = _rows(message.offerings, table)
+    if len(rows) != len(table.rows):
+        raise OutOfStep(f"{len(rows)} offerings arrived for a table of {len(table.rows)}")
+    return Market(table, [rows[i] for i in range(len(rows))], message.exhausted_subnets, asked_at)
+
+
+def _columns(market: Market, indices: Iterable[int]) -> pb.Offerings:
+    keys = [market.table.rows[i] for i in indices]
+    rows = [market.rows[i] for i in indices]
+    return pb.Offerings(
+        type=[key[0] for key in keys],
+        zone=[key[1] for key in keys],
+        capacity_type=[_CAPACITY_TYPE[key[2]] for key in keys],
+        price=[row.price for row in rows],
+        available=[row.available for row in rows],
+        source=[_SOURCE.get(row.source, pb.PRICE_SOURCE_UNSPECIFIED) for row in rows],
+        priced_at=[row.priced_at for row in rows],
+    )
+
+
+def _rows(columns: pb.Offerings, table: TypeTable) -> dict[int, Row]:
+    out: dict[int, Row] = {}
+    for type_index, zone_index, capacity_type, price, available, source, priced_at in zip(
+        columns.type, columns.zone, columns.capacity_type, columns.price, columns.available, columns.source,
+        columns.priced_at, strict=True,
+    ):  # fmt: skip
+        key = (type_index, zone_index, _CAPACITY_NAME.get(capacity_type, ""))
+        index = table.index.get(key)
+        if index is None:
+            raise OutOfStep(f"no offering {key} in the table")
+        out[index] = Row(price, available, _SOURCE_NAME.get(source, ""), priced_at)
+    return out
+
+
+def refusals_to(refusals: Iterable[Refusal]) -> pb.ReportRefusalRequest:
+    """Refusals as a message."""
+    return pb.ReportRefusalRequest(
+        refusals=[
+            pb.Refusal(
+                instance_type=r.instance_type,
+                zone=r.zone,
+                capacity_type=r.capacity_type,
+                code=r.code,
+                subnet=r.subnet,
+            )
+            for r in refusals
+        ]
+    )
+
+
+def refusals_from(request: pb.ReportRefusalRequest) -> list[Refusal]:
+    """A message's refusals. Raises ValueError for one that names nothing, since it would shut everything."""
+    out = [Refusal(r.instance_type, r.zone, r.capacity_type, r.code, r.subnet) for r in request.refusals]
+    for refusal in out:
+        if not any(refusal.key):
+            raise ValueError("a refusal names neither type, zone, capacity type nor subnet")
+    return out
+
+
+class CatalogFeed:
+    """Follows pricing. `run` for ever in a task of its own; everything else may be called at any time.
+
+    `addresses` are tried in order. `subscriber` is a name for the server's log.
+    """
+
+    def __init__(self, addresses: Sequence[str], subscriber: str) -> None:
+        if not addresses:
+            raise ValueError("the catalogue's feed needs an address")
+        self._addresses = tuple(addresses)
+        self._subscriber = subscriber
+        self._market: Market | None = None
+        self._resolver = Resolver()
+        self._changed = asyncio.Condition()
+        self._own = RefusalMemory()
+        self._resolving = threading.Lock()
+        self._replicas = Replicas("pricing", addresses, pb_grpc.PricingStub)
+        self.problem = "not connected yet"
+        """Why the last stream ended; empty while one is open."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a catalogue at all; it stays while pricing is away."""
+        return self._market is not None
+
+    @property
+    def revision(self) -> str:
+        """Of the market last received; empty before the first."""
+        return self._market.revision if self._market is not None else ""
+
+    @property
+    def market(self) -> Market | None:
+        """What was last received."""
+        return self._market
+
+    def catalogue_for(self, node_class: NodeClass) -> Catalogue:
+        """What the class can buy now; empty before the first message. The same content is the same object.
+
+        Safe in any thread; the first call for a class's settings takes some 150 ms, later ones a few.
+        """
+        market = self._market
+        if market is None:
+            return Catalogue(())
+        now = time.time()
+        with self._resolving:
+            self._own.forget(now)
+            return self._resolver.resolve(market, node_class, now=now, shut=self._own.shut())
+
+    async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
+        """The revision, as soon as it is not `after_revision`, or after `timeout_s` whatever it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self.revision != after_revision)
+        return self.revision
+
+    async def report_refusals(self, refusals: Sequence[Refusal]) -> bool:
+        """Tells pricing what the cloud just refused. Counts here at once, even when no replica could be told (False)."""
+        if not refusals:
+            return True
+        with self._resolving:
+            self._own.remember(refusals, time.time() + REFUSAL_TTL_S)
+        try:
+            await self._replicas.call("ReportRefusal", refusals_to(refusals), _REPORT_TIMEOUT_S)
+        except ServiceError as error:
+            self.problem = error.message
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Follows one replica after another until cancelled."""
+        failures = 0
+        try:
+            while True:
+                for address in self._addresses:
+                    heard = await self._follow(address)
+                    failures = 0 if heard else failures + 1
+                    wait_s = min(_RETRY_MOST_S, _RETRY_FIRST_S * 2.0 ** min(failures, 10))
+                    await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+        finally:
+            await self._replicas.close()
+
+    async def _follow(self, address: str) -> bool:
+        """Reads one stream to its end; whether anything came."""
+        heard = False
+        received: Market | None = None
+        async with grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *_KEEPALIVE)) as channel:
+            stream = pb_grpc.PricingStub(channel).Watch(pb.WatchCatalogRequest(subscriber=self._subscriber))
+            try:
+                async for message in stream:
+                    received = await self._take(message, received)
+                    heard, self.problem = True, ""
+                self.problem = f"{address} ended the stream"
+            except grpc.aio.AioRpcError as error:
+                self.problem = f"{address}: {error.code().name}: {error.details()}"
+            except (OutOfStep, msgspec.MsgspecError, ValueError) as error:
+                self.problem = f"{address} sent what can't be understood: {error}"
+        return heard
+
+    async def _take(self, message: pb.WatchCatalogResponse, received: Market | None) -> Market:
+        """Applies a message to what this stream sent before."""
+        if message.types_json:
+            market = await asyncio.to_thread(market_from, message, None)
+        else:
+            market = market_from(message, received)
+        async with self._changed:
+            self._market = market
+            self._changed.notify_all()
+        return market

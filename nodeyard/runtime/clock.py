@@ -1,0 +1,37 @@
+"""Time as a port, so that whatever waits can be tested without waiting.
+
+Loops take a `Clock`; `SystemClock` is the real one. Pure rooms take plain numbers or `Callable[[], float]` instead.
+"""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time, a monotonic time, and a sleep that agrees with them."""
+
+    def now(self) -> float:
+        """Seconds since the epoch (UTC)."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start; never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after `seconds`; zero or less only lets others run."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))

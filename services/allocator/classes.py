@@ -1,0 +1,229 @@
+"""Node classes kept resolved, their status written, their launch templates and catalogues made ahead of need.
+
+Every replica resolves for itself, so that each can launch; the status is written by whoever sees that it differs.
+Refuses to launch by a class that is not ready, with the reason. Neighbours: `adapters/ec2/node_class` (what the
+account has), `launcher` (who asks).
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from nodeyard.adapters.ec2.user_data import Boot, UserDataError, kubelet_labels
+from nodeyard.adapters.kubernetes.errors import KubernetesError
+from nodeyard.adapters.kubernetes.pool_status import CLASS_FINALIZER
+from nodeyard.api import labels as keys
+from nodeyard.api.node import NodeClaim
+from nodeyard.api.nodeclass import Image, NodeClass
+from nodeyard.api.pool import Pool
+from nodeyard.cloudprovider.errors import CloudError
+from nodeyard.provisioning.claims import claim_of, requirements_allow
+from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in
+from nodeyard.provisioning.lifecycle import UNREGISTERED
+from nodeyard.provisioning.model import PlannedNode
+from nodeyard.runtime.clock import Clock
+from nodeyard.state.cluster import Snapshot
+from services.allocator.ports import ClassResolver, Cluster, Offers, Statuses, Templates
+from services.allocator.reporting import log
+
+_PERIOD_S: Final = 10.0
+_FULL_S: Final = 180.0
+"""How long a subnet without free addresses is left alone."""
+
+
+class Classes:
+    """The node classes as this replica can launch them. `run` keeps them current."""
+
+    RESOLVING: Final = "Resolving"
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        offers: Offers,
+        resolver: ClassResolver,
+        templates: Templates,
+        statuses: Statuses,
+        clock: Clock,
+        boot: Boot,
+    ) -> None:
+        """`boot`: what all nodes of the cluster share; labels, taints and kubelet settings are filled in per launch."""
+        self._cluster = cluster
+        self._offers = offers
+        self._resolver = resolver
+        self._templates = templates
+        self._statuses = statuses
+        self._clock = clock
+        self._boot = boot
+        self._found: dict[str, NodeClass] = {}
+        self._wanted: dict[str, NodeClass] = {}
+        self._full: dict[str, float] = {}
+        self._wake = asyncio.Event()
+
+    # --- asked by others ----------------------------------------------------------------------------------------------
+    def find(self, key: str) -> NodeClass | NotReady:
+        """The class, resolved; or why it can't be launched by now."""
+        found = self._found.get(key)
+        if found is None:
+            if key in self._cluster.snapshot().node_classes:
+                return NotReady(self.RESOLVING, f"node class {key} is being looked up in the account")
+            return NotReady("NodeClassNotFound", f"node class {key} does not exist")
+        return missing_in(found) or found
+
+    def ready(self) -> dict[str, NodeClass]:
+        """The classes that can be launched by now, by key."""
+        return {key: found for key, found in self._found.items() if missing_in(found) is None}
+
+    @property
+    def settled(self) -> bool:
+        """Whether every class was looked up, so that pods are not refused only because we have just started."""
+        return self._cluster.snapshot().node_classes.keys() <= self._found.keys()
+
+    def boot(self, claim: NodeClaim, node_class: NodeClass, capacity_type: str) -> Boot:
+        """What the claim's instance is told at boot."""
+        return msgspec.structs.replace(
+            self._boot,
+            labels=kubelet_labels(boot_labels(claim, capacity_type)),
+            taints=(*claim.taints, *claim.startup_taints, UNREGISTERED),
+            kubelet=node_class.kubelet,
+            instance_store_raid0=node_class.instance_store_policy == "RAID0",
+        )
+
+    def full_subnets(self) -> frozenset[str]:
+        """Subnets that just had no free address."""
+        now = self._clock.monotonic()
+        self._full = {subnet: until for subnet, until in self._full.items() if until > now}
+        return frozenset(self._full)
+
+    def subnet_full(self, subnet: str) -> None:
+        self._full[subnet] = self._clock.monotonic() + _FULL_S
+
+    def forget(self, key: str) -> None:
+        """Something that the class named turned out to be gone: look again at once."""
+        self._resolver.forget(key)
+        self._wake.set()
+
+    # --- kept current -------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Resolves for ever: at once when a class changes, and every ten seconds as far as memories ran out."""
+        watching = asyncio.create_task(self._watch(), name="classes-watch")
+        try:
+            while True:
+                self._wake.clear()  # before looking, so that what changes meanwhile is looked at again
+                if self._cluster.synced:
+                    await self.refresh()
+                try:
+                    async with asyncio.timeout(_PERIOD_S if self._cluster.synced else 0.2):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Wakes the loop when a class's spec, a pool or the catalogue changed."""
+        seen: object = None
+        revision = -1
+        while True:
+            revision = await self._cluster.wait_changed(revision, 1.0)
+            if self._cluster.synced and (now := self._inputs()) != seen:
+                seen = now
+                self._wake.set()
+            await self._clock.sleep(0.05)
+
+    def _inputs(self) -> object:
+        snapshot = self._cluster.snapshot()
+        return (
+            {key: (c.uid, c.generation, c.deleting) for key, c in snapshot.node_classes.items()},
+            {key: (p.uid, p.generation, p.deleting) for key, p in snapshot.pools.items()},
+            self._offers.revision,
+        )
+
+    async def refresh(self) -> None:
+        """One pass over all classes."""
+        snapshot = self._cluster.snapshot()
+        for key in set(self._found) - set(snapshot.node_classes):
+            del self._found[key]
+        for key, wanted in snapshot.node_classes.items():
+            try:
+                await self._refresh_one(key, wanted, snapshot)
+            except (CloudError, KubernetesError, UserDataError) as error:
+                log.warning("node class can't be kept current", node_class=key, error=str(error))
+
+    async def _refresh_one(self, key: str, wanted: NodeClass, snapshot: Snapshot) -> None:
+        if wanted.deleting:
+            self._found[key] = wanted
+            await self._release(wanted, snapshot)
+            return
+        before = self._wanted.get(key)
+        if before is not None and before.generation != wanted.generation:
+            self._resolver.forget(key)
+        self._wanted[key] = wanted
+        found = await self._resolver.resolve(wanted)
+        self._found[key] = found
+        if wanted.key == key and "/" not in key and CLASS_FINALIZER not in wanted.finalizers:
+            await self._statuses.hold_class(wanted)
+        if missing_in(found) is None:
+            await asyncio.to_thread(self._offers.catalogue_for, found)
+            await self._templates_ahead(found, snapshot)
+        if _status_of(found) != _status_of(wanted):
+            await self._statuses.write_class(found)
+
+    async def _templates_ahead(self, found: NodeClass, snapshot: Snapshot) -> None:
+        """The templates that the class's pools will most likely need."""
+        for pool in snapshot.pools.values():
+            if pool.node_class.key == found.key and not pool.deleting and not pool.problems:
+                claim = _sample(pool)
+                for capacity_type in _capacity_types(pool):
+                    for image in found.images:
+                        if _serves(image, pool):
+                            await self._templates.ensure(found, image, self.boot(claim, found, capacity_type))
+
+    async def _release(self, node_class: NodeClass, snapshot: Snapshot) -> None:
+        """A deleted class goes once no claim needs it any more, and its templates with it."""
+        if CLASS_FINALIZER not in node_class.finalizers:
+            return
+        users = sorted(c.name for c in snapshot.claims.values() if c.node_class.key == node_class.key)
+        if users:
+            log.info(
+                "node class waits for its claims",
+                node_class=node_class.key,
+                claims=len(users),
+                first=users[0],
+            )
+            return
+        await self._templates.delete_of(node_class.key)
+        await self._resolver.delete_profile(node_class)
+        await self._statuses.release_class(node_class)
+
+
+def _sample(pool: Pool) -> NodeClaim:
+    """A claim like those that the pool's plans bring, as far as launch templates go."""
+    node = PlannedNode(
+        name="", pool=pool.key, instance_type="", zone="", capacity_type="", price_per_hour=0.0, pods=()
+    )
+    return claim_of(node, pool, name="", plan_id="", group="", epoch=None)
+
+
+def _capacity_types(pool: Pool) -> Iterable[str]:
+    allowed = [r for r in pool.requirements if r.key == keys.CAPACITY_TYPE]
+    return [c for c in (keys.SPOT, keys.ON_DEMAND) if requirements_allow(allowed, {keys.CAPACITY_TYPE: (c,)})]
+
+
+def _serves(image: Image, pool: Pool) -> bool:
+    """Whether the pool allows the image's architecture."""
+    arches = [value for r in image.requirements if r.key == keys.ARCH for value in r.values]
+    allowed = [r for r in pool.requirements if r.key == keys.ARCH]
+    return not arches or requirements_allow(allowed, {keys.ARCH: arches})
+
+
+def _status_of(node_class: NodeClass) -> object:
+    return (
+        frozenset(node_class.subnets),
+        frozenset(node_class.security_groups),
+        node_class.images,
+        node_class.resolved_profile,
+        tuple(sorted((c.type, c.status, c.reason, c.message) for c in node_class.conditions)),
+    )

@@ -1,0 +1,323 @@
+"""From a claim to an instance: the launch record, CreateFleet, and what its answer means for the claim.
+
+Refuses to launch what is fenced (an older planner's claim written after a newer planner began) and what its node
+class can't make. A refusal of capacity ends the claim at once, so that its pods are planned again without those
+offerings; any other error leaves it with a condition and is tried again later, with the same client token where the
+outcome is unknown. Before a claim is ended, what may have been launched for it is looked up, so that nothing leaks.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from nodeyard.adapters.ec2.user_data import UserDataError
+from nodeyard.api import labels as keys
+from nodeyard.api.node import LAUNCHED, Condition, NodeClaim
+from nodeyard.cloudprovider.errors import CloudError, IdempotencyMismatch, NotFound
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.provisioning.claims import (
+    DISRUPTION_GROUP,
+    LAUNCH_RECORD,
+    LaunchRecord,
+    TemplateChoice,
+    encode_record,
+    fence_lease,
+    fenced,
+    launch_record_of,
+    planner_of,
+)
+from nodeyard.provisioning.launches import (
+    ORDER,
+    Launched,
+    NothingToLaunch,
+    NotReady,
+    Refused,
+    choose,
+    resolved_labels,
+)
+from nodeyard.provisioning.lifecycle import with_condition
+from nodeyard.runtime.clock import Clock
+from nodeyard.state.cluster import Change, Kind
+from services.allocator.classes import Classes
+from services.allocator.metrics import AllocatorMetrics
+from services.allocator.ports import Claims, Cluster, Epochs, Fleet, Leader, Offers, Templates
+from services.allocator.reporting import Reporter, log
+
+_ATTEMPTS: Final = 3
+"""Launch records made anew within one step: after a lost template or a mismatched token."""
+
+
+class Launcher:
+    """Launches, gives up and finalizes claims. Callers hold the claim's lease. Raises KubernetesError, CloudError,
+    StoreUnavailableError; the claim then carries a condition and is tried again.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        offers: Offers,
+        claims: Claims,
+        fleet: Fleet,
+        templates: Templates,
+        classes: Classes,
+        epochs: Epochs,
+        leader: Leader,
+        report: Reporter,
+        measures: AllocatorMetrics,
+        clock: Clock,
+        tags: dict[str, str],
+    ) -> None:
+        self._cluster = cluster
+        self._offers = offers
+        self._claims = claims
+        self._fleet = fleet
+        self._templates = templates
+        self._classes = classes
+        self._epochs = epochs
+        self._leader = leader
+        self._report = report
+        self._measures = measures
+        self._clock = clock
+        self._tags = tags
+        self._calling: Callable[[NodeClaim], None] = lambda claim: None
+
+    def on_call(self, tell: Callable[[NodeClaim], None]) -> None:
+        """`tell` is called right before each CreateFleet."""
+        self._calling = tell
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+    async def prepare(self, claim: NodeClaim, attempt: int = 0) -> LaunchRecord | NotReady | NothingToLaunch:
+        """The launch record for a claim, created already or not. Raises CloudError, UserDataError."""
+        found = self._classes.find(claim.node_class.key)
+        if isinstance(found, NotReady):
+            return found
+        catalogue = self._offers.catalogue_for(found)
+        pool = self._cluster.snapshot().pools.get(claim.pool)
+        order = pool.capacity_type_order if pool is not None else ORDER
+        chosen = choose(claim, found, catalogue, order=order, full_subnets=self._classes.full_subnets())
+        if isinstance(chosen, NotReady | NothingToLaunch):
+            return chosen
+        choices = []
+        for image, overrides in chosen.groups:
+            template = await self._templates.ensure(
+                found, image, self._classes.boot(claim, found, chosen.capacity_type)
+            )
+            choices.append(TemplateChoice(template, image.id, overrides))
+        tags = {**found.tags, **self._tags, keys.NODEPOOL_TAG: claim.pool}
+        return LaunchRecord(chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices)
+
+    async def is_fenced(self, claim: NodeClaim) -> bool:
+        """Whether a newer planner had begun when the claim was written. Raises StoreUnavailableError."""
+        planner = planner_of(claim)
+        if planner is None:
+            return False
+        group, written_in = planner
+        if group != DISRUPTION_GROUP and written_in == self._leader.epoch:
+            return False
+        epoch, began_at = await self._epochs.began(fence_lease(group))
+        return fenced(claim, epoch, began_at)
+
+    # --- launching ----------------------------------------------------------------------------------------------------
+    async def launch(self, claim: NodeClaim) -> None:
+        """One try at launching the claim, which exists and has no instance yet."""
+        if await self.is_fenced(claim):
+            await self.end(claim, "Fenced", "a newer planner had begun when this claim was written")
+            return
+        if keys.TERMINATION_FINALIZER not in claim.finalizers:
+            with_finalizer = await self._claims.add_finalizer(claim)
+            if with_finalizer is None:
+                return
+            claim = self._shown(with_finalizer)
+        try:
+            await self._launch(claim)
+        except (CloudError, UserDataError) as error:
+            await self._unknown(claim, type(error).__name__, str(error))
+            raise
+
+    async def _launch(self, claim: NodeClaim) -> None:
+        made_anew = False
+        for _ in range(_ATTEMPTS):
+            recorded = await self._recorded(claim, made_anew)
+            if recorded is None:
+                return
+            claim, record = recorded
+            self._calling(claim)
+            try:
+                answer = await self._fleet.launch(claim.name, claim.uid, record)
+            except IdempotencyMismatch:
+                found = await self._fleet.find(claim.uid)
+                if found is not None:
+                    await self._launched(claim, found, record)
+                    return
+                made_anew = True
+            except NotFound:
+                self._templates.forget([choice.template for choice in record.choices])
+                self._classes.forget(claim.node_class.key)
+                made_anew = True
+            else:
+                await self._answered(claim, record, answer)
+                return
+        await self._unknown(claim, "LaunchFailed", "launch templates or tokens were refused repeatedly")
+
+    async def _recorded(self, claim: NodeClaim, anew: bool) -> tuple[NodeClaim, LaunchRecord] | None:
+        """The claim and the launch record that stands on it: the one there, or a new one, the first writer's winning.
+        None where the claim has been dealt with instead.
+        """
+        old = launch_record_of(claim)
+        if old is not None and not anew:
+            return claim, old
+        prepared = await self.prepare(claim, old.attempt + 1 if old is not None else 0)
+        if isinstance(prepared, NotReady):
+            if prepared.reason == Classes.RESOLVING:
+                await self._unknown(claim, prepared.reason, prepared.message)
+            else:
+                await self.end(claim, "NodeClassNotReady", prepared.message)
+            return None
+        if isinstance(prepared, NothingToLaunch):
+            await self._offers.report_refusals(prepared.refusals)
+            await self.end(claim, "InsufficientCapacity", prepared.message)
+            return None
+        annotations = {LAUNCH_RECORD: encode_record(prepared)}
+        written = await self._claims.annotate(claim, annotations, unless="" if anew else LAUNCH_RECORD)
+        if written is None:
+            return None
+        record = launch_record_of(written)
+        return None if record is None else (self._shown(written), record)
+
+    async def _answered(self, claim: NodeClaim, record: LaunchRecord, answer: Launched | Refused) -> None:
+        await self._tell_refusals(answer.refusals)
+        if isinstance(answer, Launched):
+            await self._launched(claim, answer, record)
+        else:
+            self._report.claim(claim, "InsufficientCapacityError", answer.message, warning=True)
+            await self.end(claim, "InsufficientCapacity", answer.message, looked_up=True)
+
+    async def _tell_refusals(self, refusals: tuple[Refusal, ...]) -> None:
+        if not refusals:
+            return
+        for refusal in refusals:
+            self._measures.insufficient.labels(refusal.capacity_type, refusal.zone).inc()
+            if refusal.subnet:
+                self._classes.subnet_full(refusal.subnet)
+        if not await self._offers.report_refusals(refusals):
+            log.warning("refusals are remembered here only", count=len(refusals))
+
+    async def _launched(self, claim: NodeClaim, made: Launched, record: LaunchRecord | None) -> None:
+        """Writes what was launched: labels first, so that whoever sees the provider id sees them too."""
+        found = self._classes.find(claim.node_class.key)
+        catalogue = Catalogue(()) if isinstance(found, NotReady) else self._offers.catalogue_for(found)
+        kind = catalogue.by_name.get(made.instance_type)
+        labels = resolved_labels(made, kind, self._fleet.region)
+        missing: dict[str, str | None] = {k: v for k, v in labels.items() if k not in claim.labels}
+        labelled = await self._claims.annotate(claim, labels=missing)
+        if labelled is None:
+            log.warning("claim vanished after its launch", claim=claim.name, instance=made.instance_id)
+            return
+
+        def change(now: NodeClaim) -> NodeClaim:
+            filled = msgspec.structs.replace(
+                now,
+                provider_id=made.provider_id,
+                image_id=made.image_id,
+                capacity=kind.capacity if kind is not None else now.capacity,
+                allocatable=kind.allocatable if kind is not None else now.allocatable,
+            )
+            condition = Condition(LAUNCHED, "True", LAUNCHED)
+            return msgspec.structs.replace(
+                filled, conditions=with_condition(filled, condition, self._clock.now())
+            )
+
+        written = await self._claims.patch_status(labelled, change)
+        if written is None:
+            log.warning("claim vanished after its launch", claim=claim.name, instance=made.instance_id)
+            return
+        self._shown(written)
+        await self._tell_launched(written, made, record)
+
+    async def _tell_launched(self, claim: NodeClaim, made: Launched, record: LaunchRecord | None) -> None:
+        price = record.prices.get(f"{made.instance_type}/{made.zone}", 0.0) if record is not None else 0.0
+        self._measures.launched.labels(claim.pool, made.capacity_type, made.instance_type).inc()
+        facts: dict[str, str | int | float | bool] = {
+            "instance": made.instance_id, "instanceType": made.instance_type, "zone": made.zone,
+            "capacityType": made.capacity_type, "pricePerHour": price, "pool": claim.pool,
+        }  # fmt: skip
+        log.info("launched an instance", claim=claim.name, **facts)
+        text = f"{made.capacity_type} {made.instance_type} in {made.zone}"
+        await self._report.decided("launched", f"nodeclaim/{claim.name}", "Launched", text, facts)
+
+    async def _unknown(self, claim: NodeClaim, reason: str, message: str) -> None:
+        condition = Condition(LAUNCHED, "Unknown", reason, message)
+        written = await self._claims.set_conditions(claim, [condition], self._clock.now())
+        if written is not None:
+            self._shown(written)
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+    async def give_up(self, claim: NodeClaim) -> None:
+        """The launch took too long: what may have been made is adopted, else the claim ends."""
+        launched = claim.condition(LAUNCHED)
+        said = (
+            f"{launched.reason}: {launched.message}"
+            if launched is not None and launched.message
+            else "no answer"
+        )
+        if not await self._adopted(claim):
+            await self.end(claim, "LaunchTimeout", f"not launched in time; last: {said}", looked_up=True)
+
+    async def _adopted(self, claim: NodeClaim) -> bool:
+        """Whether an instance was found for the claim; it is then written as launched."""
+        record = launch_record_of(claim)
+        if record is None:
+            return False
+        made = await self._fleet.find(claim.uid)
+        if made is None:
+            return False
+        log.warning(
+            "found the instance of a launch without answer", claim=claim.name, instance=made.instance_id
+        )
+        await self._launched(claim, made, record)
+        return True
+
+    async def end(self, claim: NodeClaim, reason: str, message: str, *, looked_up: bool = False) -> None:
+        """Deletes a claim that has no instance. `looked_up`: it is certain that it has none."""
+        if not looked_up and await self._adopted(claim):
+            return
+        log.info(
+            "claim ends without a node", claim=claim.name, pool=claim.pool, reason=reason, message=message
+        )
+        self._measures.given_up.labels(claim.pool, reason).inc()
+        await self._report.decided(
+            "refused", f"nodeclaim/{claim.name}", reason, message, {"pool": claim.pool}
+        )
+        if await self._claims.delete(claim.name, claim.uid):
+            self._shown(msgspec.structs.replace(claim, deleted_at=self._clock.now()))
+        await self._let_go(claim)
+
+    async def unregistered(self, claim: NodeClaim) -> None:
+        """Its node never joined: the claim is deleted, and the reallocator ends the instance."""
+        message = "no node with its provider id joined in time"
+        log.warning("node never joined", claim=claim.name, pool=claim.pool, provider_id=claim.provider_id)
+        self._measures.given_up.labels(claim.pool, "RegistrationTimeout").inc()
+        self._report.claim(claim, "RegistrationTimeout", message, warning=True)
+        await self._report.decided(
+            "refused", f"nodeclaim/{claim.name}", "RegistrationTimeout", message, {"pool": claim.pool}
+        )
+        if await self._claims.delete(claim.name, claim.uid):
+            self._shown(msgspec.structs.replace(claim, deleted_at=self._clock.now()))
+
+    async def finalize(self, claim: NodeClaim) -> None:
+        """Lets a deleted claim go that was never launched; one with an instance after all becomes launched, and the
+        reallocator ends both.
+        """
+        if not await self._adopted(claim):
+            await self._let_go(claim)
+
+    async def _let_go(self, claim: NodeClaim) -> None:
+        await self._claims.remove_finalizer(claim)
+        self._cluster.overlay(Change(Kind.NODE_CLAIM, claim.name, None))
+
+    def _shown(self, claim: NodeClaim) -> NodeClaim:
+        self._cluster.overlay(Change(Kind.NODE_CLAIM, claim.name, claim, claim.resource_version))
+        return claim

@@ -1,0 +1,218 @@
+"""From a node that joined to one that is Initialized, and its pods onto it on the way.
+
+Registers under the claim's lease: planned pods are nominated before the write that lets the kube-scheduler in, or
+(mode `bind`) the node is held back by a taint of ours until its pods are bound or the hold's deadline has passed; any
+replica lifts a hold. Refuses to choose between two nodes with one provider id. What landed elsewhere is planned again
+by the controller.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import INITIALIZED, REGISTERED, Condition, Node, NodeClaim
+from nodeyard.api.pod import PodKey, PodRecord
+from nodeyard.api.reading import render_time
+from nodeyard.provisioning.landing import Planner, accepted, landing, waiting_pods
+from nodeyard.provisioning.lifecycle import HOLD_S, not_initialized, starting_taint, with_condition
+from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.leadership import StoreUnavailableError
+from nodeyard.state.cluster import Change, Kind, Snapshot
+from services.allocator.metrics import AllocatorMetrics
+from services.allocator.ports import Claims, Cluster, Nodes, Nominated, Pods
+from services.allocator.reporting import Reporter, log
+
+_MOST_LEAD_S: Final = 0.25
+"""The kube-scheduler watches pods and nodes apart. It gets as long to see nominations as writing them took, at most
+this, before the node opens, so that it does not fill the node with others first."""
+NOMINATION_S: Final = 20.0
+"""How long the reallocator leaves alone a node that pods were planned onto."""
+
+
+class Registrar:
+    """Registers, settles and initializes nodes. Callers hold the claim's lease. Raises KubernetesError."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        claims: Claims,
+        nodes: Nodes,
+        pods: Pods,
+        nominated: Nominated,
+        report: Reporter,
+        measures: AllocatorMetrics,
+        clock: Clock,
+        mode: str,
+        planner: Planner,
+        nomination_s: float = NOMINATION_S,
+    ) -> None:
+        self._nomination_s = nomination_s
+        self._cluster = cluster
+        self._claims = claims
+        self._nodes = nodes
+        self._pods = pods
+        self._nominated = nominated
+        self._report = report
+        self._measures = measures
+        self._clock = clock
+        self._mode = mode
+        self._planner = planner
+
+    # --- registration -------------------------------------------------------------------------------------------------
+    async def register(self, claim: NodeClaim, node: Node) -> None:
+        """Makes the node the claim's and lets its pods in."""
+        snapshot = self._cluster.snapshot()
+        twins = sorted(n.name for n in snapshot.nodes.values() if n.provider_id == claim.provider_id)
+        if len(twins) > 1:
+            message = f"{len(twins)} nodes have provider id {claim.provider_id}: {', '.join(twins[:5])}"
+            await self._condition(claim, Condition(REGISTERED, "False", "MultipleNodesFound", message))
+            return
+        pods = landing(snapshot, claim, self._mode)
+        hold_until = render_time(self._clock.now() + HOLD_S) or "" if pods.bind else ""
+        unregistered = any(t.key == keys.TAINT_UNREGISTERED for t in node.taints)
+        began = self._clock.monotonic()
+        await self._nominate(pods.nominate, node.name)
+        await self._clock.sleep(min(_MOST_LEAD_S, self._clock.monotonic() - began))
+        written = await self._nodes.register(node, claim, hold_until=hold_until)
+        if written is None:
+            return
+        self._shown(written)
+        registered = await self._registered(claim, written)
+        await self._tell_registered(claim, written, unregistered, len(pods.nominate), len(pods.bind))
+        if registered is not None and not_initialized(written, registered) is None:
+            await self.initialize(registered, written)
+
+    async def _registered(self, claim: NodeClaim, node: Node) -> NodeClaim | None:
+        def change(now: NodeClaim) -> NodeClaim:
+            named = msgspec.structs.replace(now, node_name=node.name)
+            done = with_condition(named, Condition(REGISTERED, "True", REGISTERED), self._clock.now())
+            return msgspec.structs.replace(named, conditions=done)
+
+        written = await self._claims.patch_status(claim, change)
+        if written is not None:
+            self._cluster.overlay(Change(Kind.NODE_CLAIM, written.name, written, written.resource_version))
+        return written
+
+    async def _tell_registered(
+        self, claim: NodeClaim, node: Node, unregistered: bool, nominated: int, held: int
+    ) -> None:
+        self._measures.registered.labels(claim.pool).inc()
+        self._measures.nodes_created.labels(claim.pool).inc()
+        if claim.created_at:
+            took_s = self._clock.now() - claim.created_at
+            self._measures.claim_to_registered.labels(claim.pool).observe(max(0.0, took_s))
+        log.info("registered a node", claim=claim.name, node=node.name, nominated=nominated, held_for=held)
+        if not unregistered:
+            message = f"node joined without the taint {keys.TAINT_UNREGISTERED}:NoExecute; pods may have run too early"
+            self._report.claim(claim, "UnregisteredTaintMissing", message, warning=True)
+            log.warning("node joined without the unregistered taint", claim=claim.name, node=node.name)
+        facts: dict[str, str | int | float | bool] = {
+            "claim": claim.name, "pool": claim.pool, "nominatedPods": nominated, "heldForPods": held,
+        }  # fmt: skip
+        await self._report.decided("registered", f"node/{node.name}", "Registered", "", facts)
+        try:
+            await self._nominated.nominate([node.name], self._nomination_s)
+        except StoreUnavailableError:
+            log.debug("node is not nominated while Redis is away", node=node.name)
+
+    async def _nominate(self, pods: Sequence[PodRecord], node: str) -> None:
+        if not pods:
+            return
+        failed = await self._pods.nominate(pods, node)
+        self._measures.placed.labels("nominate").inc(len(pods) - len(failed))
+        if failed:
+            first = next(iter(failed.items()))
+            log.warning(
+                "pods could not be nominated", node=node, count=len(failed), pod=first[0], error=first[1]
+            )
+
+    # --- holding ------------------------------------------------------------------------------------------------------
+    async def settle(self, claim: NodeClaim, node: Node) -> None:
+        """Binds the pods of a held node once it can take them, and lifts the hold then or at its deadline."""
+        snapshot = self._cluster.snapshot()
+        waiting = waiting_pods(snapshot, claim)
+        if self.hold_expired(node):
+            await self._nominate(waiting, node.name)
+            await self._lift(node, "deadline")
+            return
+        bind = list(landing(snapshot, claim, "bind").bind)
+        failed = await self._bind(snapshot, node, bind) if bind else {}
+        await self._nominate([pod for pod in bind if pod.key in failed], node.name)
+        await self._lift(node, "settled")
+
+    async def _bind(self, snapshot: Snapshot, node: Node, pods: Sequence[PodRecord]) -> dict[PodKey, str]:
+        """Binds the pods that the planner accepts on the node as it is; returns why where the API server refused."""
+        fitting = frozenset(
+            await asyncio.to_thread(
+                accepted, snapshot, node, pods,
+                now=self._clock.now(), planner=self._planner, clock=self._clock.monotonic,
+            )
+        )  # fmt: skip
+        chosen = [pod for pod in pods if pod.key in fitting]
+        failed = await self._pods.bind(chosen, node.name) if chosen else {}
+        bound, refused = len(chosen) - len(failed), len(pods) - len(chosen)
+        self._measures.placed.labels("bind").inc(bound)
+        log.info("bound pods", node=node.name, bound=bound, refused=refused, failed=len(failed))
+        if failed:
+            pod, error = next(iter(failed.items()))
+            log.warning("pods could not be bound and are nominated", node=node.name, pod=pod, error=error)
+        facts: dict[str, str | int | float | bool] = {
+            "pods": bound,
+            "refused": refused,
+            "failed": len(failed),
+        }
+        await self._report.decided("bound", f"node/{node.name}", "Bound", "", facts)
+        return failed
+
+    def ready_to_settle(self, claim: NodeClaim, node: Node) -> bool:
+        """Whether a held node can take its pods, or has been held long enough."""
+        return self.hold_expired(node) or (node.ready and starting_taint(node, claim) is None)
+
+    def hold_expired(self, node: Node) -> bool:
+        """Whether the deadline of the node's hold has passed; one that can't be read has."""
+        try:
+            until = datetime.fromisoformat(node.annotations.get(keys.BIND_HOLD_DEADLINE, ""))
+        except ValueError:
+            return True
+        return self._clock.now() >= until.timestamp()
+
+    async def _lift(self, node: Node, why: str) -> None:
+        written = await self._nodes.lift_hold(node)
+        if written is not None:
+            self._shown(written)
+            log.info("lifted the hold of a node", node=node.name, why=why)
+
+    # --- initialization -----------------------------------------------------------------------------------------------
+    async def initialize(self, claim: NodeClaim, node: Node) -> None:
+        """Marks node and claim initialized; callers checked `not_initialized`."""
+        written = await self._nodes.initialized(node)
+        if written is None:
+            return
+        self._shown(written)
+        if await self._condition(claim, Condition(INITIALIZED, "True", INITIALIZED)) is None:
+            return
+        self._measures.initialized.labels(claim.pool).inc()
+        if claim.created_at:
+            took_s = self._clock.now() - claim.created_at
+            self._measures.claim_to_initialized.labels(claim.pool).observe(max(0.0, took_s))
+        log.info("initialized a node", claim=claim.name, node=node.name)
+        facts: dict[str, str | int | float | bool] = {"claim": claim.name, "pool": claim.pool}
+        await self._report.decided("initialized", f"node/{node.name}", "Initialized", "", facts)
+
+    async def say_waiting(self, claim: NodeClaim, reason: str, message: str) -> None:
+        """Notes on the claim what its node is waiting for."""
+        await self._condition(claim, Condition(INITIALIZED, "Unknown", reason, message))
+
+    async def _condition(self, claim: NodeClaim, condition: Condition) -> NodeClaim | None:
+        written = await self._claims.set_conditions(claim, [condition], self._clock.now())
+        if written is not None:
+            self._cluster.overlay(Change(Kind.NODE_CLAIM, written.name, written, written.resource_version))
+        return written
+
+    def _shown(self, node: Node) -> None:
+        self._cluster.overlay(Change(Kind.NODE, node.name, node, node.resource_version))

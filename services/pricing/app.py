@@ -1,0 +1,179 @@
+"""HTTP for people: what is for sale, at what price, how old each figure is, and what was refused."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, HTTPException, Query
+from pydantic import BaseModel, Field
+
+from nodeyard import __version__
+from nodeyard.cloudprovider.market import Market
+from services.pricing.board import PARTS, PriceBoard
+
+Sort = Literal[
+    "price", "-price", "type", "-type", "zone", "-zone", "vcpus", "-vcpus", "memory", "-memory", "age", "-age"
+]
+_KEYS: dict[str, Callable[["OfferingView"], Any]] = {
+    "price": lambda o: (o.priceUsdPerHour, o.instanceType, o.zone),
+    "type": lambda o: (o.instanceType, o.zone, o.capacityType),
+    "zone": lambda o: (o.zone, o.instanceType, o.capacityType),
+    "vcpus": lambda o: (o.vcpus, o.instanceType, o.zone),
+    "memory": lambda o: (o.memoryMiB, o.instanceType, o.zone),
+    "age": lambda o: (o.priceAgeSeconds, o.instanceType, o.zone),
+}
+
+
+class OfferingView(BaseModel):
+    """One way to buy one type."""
+
+    instanceType: str  # noqa: N815 - the API's spelling is Kubernetes'
+    zone: str
+    zoneId: str  # noqa: N815
+    capacityType: str  # noqa: N815
+    priceUsdPerHour: float = Field(description="0 when no source has a price.")  # noqa: N815
+    available: bool = Field(description="False while the cloud refuses it, or without a price.")
+    priceSource: str = Field(  # noqa: N815
+        description="pricing-api, spot-history, file, last-known, estimate; empty without a price."
+    )
+    priceAgeSeconds: float  # noqa: N815
+    arch: str
+    vcpus: int
+    memoryMiB: int  # noqa: N815
+
+
+class OfferingPage(BaseModel):
+    """`total` counts what the filters let through."""
+
+    revision: str
+    total: int
+    offset: int
+    offerings: list[OfferingView]
+
+
+class PartView(BaseModel):
+    """`ageSeconds` is None for what was never learned; `problem` is why the last attempt failed."""
+
+    ageSeconds: float | None  # noqa: N815
+    problem: str
+
+
+class CatalogueView(BaseModel):
+    """What there is, and how fresh."""
+
+    revision: str
+    region: str
+    zones: list[str]
+    types: int
+    offerings: int
+    bySource: dict[str, int]  # noqa: N815
+    parts: dict[str, PartView]
+
+
+class RefusalView(BaseModel):
+    """What the cloud refused; an empty field stands for all values."""
+
+    instanceType: str  # noqa: N815
+    zone: str
+    capacityType: str  # noqa: N815
+    subnet: str
+    code: str
+    forgottenInSeconds: float  # noqa: N815
+
+
+def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
+    """The application over one board."""
+    app = FastAPI(title="Nodeyard pricing", version=__version__, docs_url="/docs", redoc_url=None)
+
+    def market() -> Market:
+        if board.market is None:
+            raise HTTPException(503, board.unready())
+        return board.market
+
+    @app.get("/v1/offerings")
+    async def offerings(
+        type: Annotated[str, Query(description="Exact instance type.")] = "",
+        family: str = "",
+        zone: Annotated[str, Query(description="Zone name or id.")] = "",
+        capacity_type: Literal["", "on-demand", "spot", "reserved"] = "",
+        arch: Literal["", "amd64", "arm64"] = "",
+        available: bool | None = None,
+        min_vcpus: Annotated[int, Query(ge=0)] = 0,
+        min_memory_mib: Annotated[int, Query(ge=0)] = 0,
+        max_price: Annotated[float | None, Query(gt=0, description="USD per hour.")] = None,
+        source: str = "",
+        sort: Sort = "price",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        offset: Annotated[int, Query(ge=0)] = 0,
+    ) -> OfferingPage:
+        """Offerings, filtered, sorted and paged."""
+        found = [
+            o
+            for o in _views(market(), now())
+            if type in ("", o.instanceType)
+            and family in ("", o.instanceType.partition(".")[0])
+            and zone in ("", o.zone, o.zoneId)
+            and capacity_type in ("", o.capacityType)
+            and arch in ("", o.arch)
+            and available in (None, o.available)
+            and o.vcpus >= min_vcpus
+            and o.memoryMiB >= min_memory_mib
+            and (max_price is None or 0 < o.priceUsdPerHour <= max_price)
+            and source in ("", o.priceSource)
+        ]
+        found.sort(key=_KEYS[sort.lstrip("-")], reverse=sort.startswith("-"))
+        page = found[offset : offset + limit]
+        return OfferingPage(revision=market().revision, total=len(found), offset=offset, offerings=page)
+
+    @app.get("/v1/catalogue")
+    async def catalogue() -> CatalogueView:
+        """What there is, and how fresh each part is."""
+        seen, at = market(), now()
+        parts: dict[str, PartView] = {
+            part: PartView(
+                ageSeconds=None if (asked := board.asked_at(part)) is None else round(at - asked, 1),
+                problem=board.problems.get(part, ""),
+            )
+            for part in PARTS
+        }
+        return CatalogueView(
+            revision=seen.revision,
+            region=seen.table.region,
+            zones=[zone.name for zone in seen.table.zones],
+            types=len(seen.table.types),
+            offerings=len(seen.rows),
+            bySource={source or "none": count for source, count in seen.counts().items()},
+            parts=parts,
+        )
+
+    @app.get("/v1/refusals")
+    async def refusals() -> list[RefusalView]:
+        """What the cloud refused and when that is forgotten."""
+        at = now()
+        return [
+            RefusalView(
+                instanceType=r.instance_type, zone=r.zone, capacityType=r.capacity_type, subnet=r.subnet, code=r.code,
+                forgottenInSeconds=round(max(0.0, until - at), 1),
+            )
+            for r, until in sorted(board.refusals.entries().items(), key=lambda entry: entry[0].key)
+        ]  # fmt: skip
+
+    return app
+
+
+def _views(market: Market, now: float) -> Iterator[OfferingView]:
+    table = market.table
+    for (type_index, zone_index, capacity_type), row in zip(table.rows, market.rows, strict=True):
+        described, zone = table.types[type_index], table.zones[zone_index]
+        yield OfferingView.model_construct(
+            instanceType=described.name,
+            zone=zone.name,
+            zoneId=zone.id,
+            capacityType=capacity_type,
+            priceUsdPerHour=row.price,
+            available=row.available,
+            priceSource=row.source,
+            priceAgeSeconds=round(max(0.0, now - market.asked_at.get(row.source, row.priced_at)), 1),
+            arch=described.arch,
+            vcpus=described.vcpus,
+            memoryMiB=described.memory_mib,
+        )

@@ -1,0 +1,270 @@
+"""Keeps the board fresh: three schedules, the replicas' shared memory, and the refusals' coming and going.
+
+A part is refreshed when its age reaches its interval, give or take a tenth. Before AWS is asked, what another replica
+learned meanwhile is taken over; while one replica asks, the others wait for its answer, except for a part of which
+nothing is known here. Level-triggered: the news channel only makes the others faster, and after each reconnection
+everything is read anew.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from nodeyard.cloudprovider.errors import CloudError
+from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.runtime import logging
+from nodeyard.runtime.backoff import Backoff
+from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.leadership import StoreUnavailableError
+from services.pricing.board import PARTS, PriceBoard
+from services.pricing.metrics import PricingMetrics
+from services.pricing.ports import Cloud, Memory, Part
+
+log = logging.get_logger("services.pricing.controller")
+
+_CLAIM_MOST_S, _CLAIM_LEAST_S = 60.0, 5.0
+"""Longer than a refresh mostly takes; a replica that dies with the claim delays the others by this at most."""
+_OTHERS_ASK_S: Final = 1.0
+_RELISTEN_FIRST_S, _RELISTEN_MOST_S = 0.2, 2.0
+_SWEEP_S: Final = 10.0
+
+
+class PricingController:
+    """Loops over one board. `intervals`: part -> seconds between refreshes."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        memory: Memory,
+        board: PriceBoard,
+        clock: Clock,
+        *,
+        replica: str,
+        intervals: Mapping[Part, float],
+        refusal_ttl_s: float,
+        metrics: PricingMetrics,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._cloud = cloud
+        self._memory = memory
+        self._board = board
+        self._clock = clock
+        self._replica = replica
+        self._intervals = dict(intervals)
+        self._refusal_ttl_s = refusal_ttl_s
+        self._metrics = metrics
+        self._chance = chance
+        self._untold: dict[Refusal, float] = {}
+        """Refusals that Redis has not been told of yet, and when they end."""
+        self._swept = asyncio.Event()
+
+    # -- what others call
+
+    async def refused(self, refusals: Iterable[Refusal]) -> None:
+        """The cloud refused these just now: out at once, here and at all replicas."""
+        found = list(refusals)
+        now = self._clock.now()
+        self._board.refusals.remember(found, now + self._refusal_ttl_s)
+        await self._board.publish(now)
+        self._swept.set()
+        self._untold.update(dict.fromkeys(found, now + self._refusal_ttl_s))
+        log.info("cloud refused offerings", count=len(found), first=_shown(found))
+        await self._tell()
+
+    async def restore(self) -> None:
+        """Takes over what Redis remembers; nothing of it is needed to start."""
+        try:
+            for part in PARTS:
+                await self._adopt(part)
+            await self._recall()
+        except StoreUnavailableError as error:
+            log.warning("shared memory can't be read; AWS will be asked", error=str(error))
+        log.info("catalogue restored", warm=self._board.market is not None)
+
+    # -- loops
+
+    async def keep_types(self) -> None:
+        """Refreshes the instance types for ever."""
+        await self._keep("types")
+
+    async def keep_on_demand(self) -> None:
+        """Refreshes the on-demand prices for ever."""
+        await self._keep("on-demand")
+
+    async def keep_spot(self) -> None:
+        """Refreshes the spot prices for ever."""
+        await self._keep("spot")
+
+    async def listen(self) -> None:
+        """Takes over what other replicas learn, as they learn it."""
+        delay = Backoff(_RELISTEN_FIRST_S, _RELISTEN_MOST_S)
+        while True:
+            try:
+                async for news in self._memory.news():
+                    delay.reset()
+                    if news == "refusals":
+                        await self._recall()
+                    elif news is not None:
+                        await self._adopt(news)
+                    else:
+                        await self._tell()
+                        await self._recall()
+                        await self._share()
+            except StoreUnavailableError as error:
+                log.warning("shared memory is away; working on alone", error=str(error))
+            await self._clock.sleep(delay.next_s())
+
+    async def sweep(self) -> None:
+        """Lets refusals end on time."""
+        while True:
+            now = self._clock.now()
+            if self._board.refusals.forget(now):
+                await self._board.publish(now)
+            end = self._board.refusals.next_end()
+            wait_s = _SWEEP_S if end is None else min(_SWEEP_S, max(0.05, end - now))
+            sleeping = asyncio.ensure_future(self._clock.sleep(wait_s))
+            waking = asyncio.ensure_future(self._swept.wait())
+            try:
+                await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleeping.cancel()
+                waking.cancel()
+            self._swept.clear()
+
+    # -- refreshing
+
+    async def _keep(self, part: Part) -> None:
+        delay = Backoff(1.0, max(1.0, min(300.0, self._intervals[part])))
+        share = self._jitter()
+        while True:
+            asked_at = self._board.asked_at(part)
+            due_s = 0.0
+            if asked_at is not None:
+                due_s = asked_at + self._intervals[part] * share - self._clock.now()
+            if due_s > 0:
+                await self._clock.sleep(min(due_s, self._intervals[part]))
+            elif await self._refresh(part):
+                delay.reset()
+                share = self._jitter()
+            else:
+                await self._clock.sleep(delay.next_s())
+
+    async def _refresh(self, part: Part) -> bool:
+        """One attempt; False when it failed and is to be tried again later."""
+        known = self._board.asked_at(part)
+        claimed = await self._claimed(part)
+        if claimed is False and known is not None:
+            await self._clock.sleep(_OTHERS_ASK_S)
+            return True
+        if self._board.asked_at(part) != known:
+            self._metrics.refreshes.labels(part, "adopted").inc()
+            await self._release(part, claimed)
+            return True
+        try:
+            return await self._ask(part)
+        finally:
+            await self._release(part, claimed)
+
+    async def _ask(self, part: Part) -> bool:
+        started = self._clock.monotonic()
+        now = self._clock.now()
+        try:
+            count = await self._ask_and_learn(part, now)
+        except CloudError as error:
+            self._metrics.refreshes.labels(part, type(error).__name__).inc()
+            log.warning("source can't be asked; the last known figures stay", part=part, error=str(error))
+            await self._board.failed(part, str(error), now)
+            return False
+        took = self._clock.monotonic() - started
+        self._metrics.refreshes.labels(part, "asked").inc()
+        self._metrics.refresh_seconds.labels(part).observe(took)
+        log.info("catalogue refreshed", part=part, entries=count, seconds=round(took, 3))
+        return True
+
+    async def _ask_and_learn(self, part: Part, now: float) -> int:
+        """Asks AWS, puts the answer on the board and into the shared memory; how many entries it has."""
+        if part == "types":
+            table = await self._cloud.types()
+            await self._board.learn_types(table, now, now)
+            await self._save(part, table)
+            return len(table.types)
+        sheet = await (self._cloud.on_demand(now) if part == "on-demand" else self._cloud.spot(now))
+        await self._board.learn_prices(part, sheet, now)
+        await self._save(part, sheet)
+        return len(sheet.usd)
+
+    async def _adopt(self, part: Part) -> None:
+        """Takes the shared memory's part over if it is newer. Raises StoreUnavailableError."""
+        known = self._board.asked_at(part) or 0.0
+        now = self._clock.now()
+        if part == "types":
+            found = await self._memory.types()
+            if found is not None and found[1] > known:
+                await self._board.learn_types(*found, now)
+            return
+        sheet = await self._memory.sheet(part)
+        if sheet is not None and sheet.asked_at > known:
+            await self._board.learn_prices(part, sheet, now)
+
+    # -- shared memory
+
+    async def _claimed(self, part: Part) -> bool | None:
+        """Whether the claim is ours; None when there is no memory to hold it. Takes over what is newer first."""
+        try:
+            lasts_s = min(_CLAIM_MOST_S, max(_CLAIM_LEAST_S, self._intervals[part]))
+            claimed = await self._memory.claim(part, self._replica, lasts_s)
+            await self._adopt(part)
+        except StoreUnavailableError:
+            return None
+        return claimed
+
+    async def _release(self, part: Part, claimed: bool | None) -> None:
+        if claimed:
+            try:
+                await self._memory.release(part, self._replica)
+            except StoreUnavailableError:
+                log.debug("claim is left to end by itself", part=part)
+
+    async def _save(self, part: Part, learned: TypeTable | PriceSheet) -> None:
+        try:
+            if isinstance(learned, TypeTable):
+                await self._memory.save_types(learned, self._board.types_asked_at)
+            else:
+                await self._memory.save_sheet(part, learned)
+        except StoreUnavailableError as error:
+            log.warning("catalogue is not saved; a restart will ask AWS", part=part, error=str(error))
+
+    async def _share(self) -> None:
+        """Takes over what is newer in the shared memory and gives it what it has lost."""
+        for part in PARTS:
+            await self._adopt(part)
+            kept = await (self._memory.types() if part == "types" else self._memory.sheet(part))
+            learned = self._board.table if part == "types" else self._board.sheets.get(part)
+            if kept is None and learned is not None:
+                await self._save(part, learned)
+
+    async def _recall(self) -> None:
+        now = self._clock.now()
+        if self._board.refusals.merge((r, now + left) for r, left in await self._memory.refusals()):
+            await self._board.publish(now)
+            self._swept.set()
+
+    async def _tell(self) -> None:
+        """Writes down what Redis does not know yet; what can't be written now is kept for later."""
+        now = self._clock.now()
+        for refusal, until in list(self._untold.items()):
+            try:
+                if until > now:
+                    await self._memory.remember((refusal,), until - now)
+            except StoreUnavailableError:
+                return
+            self._untold.pop(refusal, None)
+
+    def _jitter(self) -> float:
+        return 0.9 + 0.2 * self._chance()
+
+
+def _shown(refusals: list[Refusal]) -> str:
+    return "/".join(filter(None, refusals[0].key)) if refusals else ""

@@ -1,0 +1,17 @@
+"""What pricing is told by its environment; see docs/architecture.md, "Settings"."""
+
+import msgspec
+
+from nodeyard.runtime.settings import RedisUrl, Seconds, ServiceSettings
+
+
+class Settings(ServiceSettings, frozen=True, kw_only=True):
+    redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
+    region: str = msgspec.field(default="", name="AWS_REGION")
+    """Empty: boto3's own."""
+    spot_price_interval: Seconds = 300.0
+    on_demand_price_interval: Seconds = 12 * 3600.0
+    instance_type_interval: Seconds = 12 * 3600.0
+    refusal_ttl: Seconds = 180.0
+    """How long an offering stays out after the cloud refused it."""
+    aws_threads: int = 4

@@ -1,0 +1,74 @@
+"""Says what was decided: to the journal, to the log and as Kubernetes events, in one call each.
+
+Owns the wording of the facts (who, when, which replica); never fails. Neighbours: everything here that decides.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from nodeyard.api.decision import Decision
+from nodeyard.api.node import Node, NodeClaim
+from nodeyard.api.pod import PodRecord
+from nodeyard.runtime.logging import get_logger
+from services.reallocator.ports import Events, Recording
+
+SERVICE: Final = "reallocator"
+Fact = str | int | float | bool
+
+log = get_logger("services.reallocator")
+
+
+class Chronicle:
+    """`now`: seconds since the epoch."""
+
+    def __init__(self, journal: Recording, events: Events, *, replica: str, now: Callable[[], float]) -> None:
+        self._journal = journal
+        self._events = events
+        self._replica = replica
+        self._now = now
+
+    async def decided(
+        self, kind: str, subject: str, reason: str, message: str, /, *, quiet: bool = False, **facts: Fact
+    ) -> None:
+        """Writes a decision down; `quiet` keeps it out of the log."""
+        decision = Decision(self._now(), SERVICE, self._replica, kind, subject, reason, message, facts)
+        await self._journal.record([decision])
+        if not quiet:
+            log.info("decision", kind=kind, subject=subject, reason=reason, message=message, facts=facts)
+
+    def on_node(self, node: Node, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event on a Node (Kubernetes puts node events under the node's name as uid)."""
+        self._events.publish(
+            kind="Node",
+            api_version="v1",
+            name=node.name,
+            uid=node.uid or node.name,
+            type="Warning" if warning else "Normal",
+            reason=reason,
+            message=message,
+        )
+
+    def on_claim(self, claim: NodeClaim, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event on a NodeClaim."""
+        self._events.publish(
+            kind="NodeClaim",
+            api_version="karpenter.sh/v1",
+            name=claim.name,
+            uid=claim.uid,
+            type="Warning" if warning else "Normal",
+            reason=reason,
+            message=message,
+        )
+
+    def on_pod(self, pod: PodRecord, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event on a Pod."""
+        self._events.publish(
+            kind="Pod",
+            api_version="v1",
+            name=pod.name,
+            namespace=pod.namespace,
+            uid=pod.uid,
+            type="Warning" if warning else "Normal",
+            reason=reason,
+            message=message,
+        )

@@ -1,0 +1,256 @@
+"""The pass: look at the whole cluster, decide, wait, look again, act. One command at a time begins here.
+
+Runs in the holder of the lease `disruption`. A pass that found nothing is not repeated until the cluster, a price or
+the end of a window changes something, five minutes at the latest. Beside it run commands' turns, expiry, and the
+small marks that timing needs (last pod event, emptiness). Neighbours: `nodeyard.disruption` (decides), `execution`
+(acts), `surveying` (what proposals say).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from nodeyard.adapters.kubernetes.errors import KubernetesError
+from nodeyard.api.node import NodeClaim
+from nodeyard.api.reading import render_time
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.evictability import unreadable_protection
+from nodeyard.disruption.expiry import expired
+from nodeyard.disruption.idleness import stamps
+from nodeyard.disruption.methods import decide
+from nodeyard.disruption.model import Block, Command, Options, Outcome, Planner, Proposal, Reason, View
+from nodeyard.disruption.pod_events import PodEvents
+from nodeyard.disruption.validation import still_open, validate
+from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.leadership import StoreUnavailableError
+from nodeyard.runtime.logging import get_logger
+from nodeyard.state.cluster import Change, Kind, Snapshot
+from services.reallocator.chronicle import Chronicle
+from services.reallocator.execution import Execution, LostLead
+from services.reallocator.metrics import ReallocatorMetrics
+from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating, Prices
+from services.reallocator.surveying import Proposals
+
+LONGEST_QUIET_S: Final = 300.0
+EVENTS_EVERY_S: Final = 10.0
+_SOONEST_S: Final = 1.0
+_TURN_S: Final = 2.0
+
+log = get_logger("services.reallocator.controller")
+
+
+class Disruption:
+    """The pass and what runs beside it; each `run_*` is a loop of its own."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        prices: Prices,
+        claims: Claims,
+        nodes: Nodes,
+        nominations: Nominating,
+        lead: Lead,
+        execution: Execution,
+        chronicle: Chronicle,
+        planner: Planner,
+        options: Options,
+        clock: Clock,
+        measures: ReallocatorMetrics,
+        permitted: Callable[[], bool],
+        poll_s: float,
+        validation_wait_s: float,
+    ) -> None:
+        self._cluster = cluster
+        self._prices = prices
+        self._claims = claims
+        self._nodes = nodes
+        self._nominations = nominations
+        self._lead = lead
+        self._execution = execution
+        self._chronicle = chronicle
+        self._planner = planner
+        self._options = options
+        self._clock = clock
+        self._measures = measures
+        self._permitted = permitted
+        self._poll_s = poll_s
+        self._validation_wait_s = validation_wait_s
+        self._events = PodEvents()
+        self._quiet: tuple[tuple[str, int, str], float] | None = None
+        self.proposals = Proposals(chronicle)
+
+    @property
+    def may_decide(self) -> bool:
+        """Whether the state is whole, prices are there and nobody forbids it."""
+        return self._cluster.synced and self._prices.ready and self._permitted()
+
+    # --- the pass ---------------------------------------------------------------------------------------------------
+    async def run_passes(self) -> None:
+        """Passes whenever something changed, and every `poll_s`, until cancelled."""
+        while True:
+            await self._lead.wait_held()
+            revision = self._cluster.snapshot().revision
+            began = self._clock.monotonic()
+            if self.may_decide:
+                try:
+                    await self.once()
+                except StoreUnavailableError as error:
+                    log.warning("nothing is disrupted while Redis is away", error=str(error))
+            took_s = self._clock.monotonic() - began
+            await self._clock.sleep(max(_SOONEST_S, min(took_s, self._poll_s)))
+            await self._cluster.wait_changed(revision, self._poll_s)
+
+    async def once(self) -> Outcome | None:
+        """One pass; None where the last one still holds."""
+        snapshot = self._cluster.snapshot()
+        stamp = (snapshot.epoch, snapshot.revision, self._prices.revision)
+        if self._quiet is not None and self._quiet[0] == stamp and self._clock.now() < self._quiet[1]:
+            return None
+        outcome = await self.look(snapshot)
+        await self._publish(outcome)
+        now = self._clock.now()
+        until = min(outcome.recheck_at or now + LONGEST_QUIET_S, now + LONGEST_QUIET_S)
+        self._quiet = (stamp, until) if outcome.quiet else None
+        if outcome.command is not None:
+            await self._carry_out(outcome.command)
+        return outcome
+
+    async def look(self, snapshot: Snapshot) -> Outcome:
+        """What a pass would find now; changes nothing. Raises StoreUnavailableError."""
+        view = await self._view(snapshot)
+        began = self._clock.monotonic()
+        outcome = await asyncio.to_thread(decide, view, self._planner, self._clock.monotonic)
+        self._measures.evaluation.observe(self._clock.monotonic() - began)
+        if not outcome.complete:
+            self._measures.timeouts.inc()
+        return outcome
+
+    async def _publish(self, outcome: Outcome) -> None:
+        await self.proposals.take(outcome, self._cluster.snapshot())
+        self._measures.observe_proposals(self.proposals.all)
+        for pool, by_reason in outcome.allowed.items():
+            for reason, count in by_reason.items():
+                self._measures.allowed.labels(pool, reason.value).set(count)
+
+    async def _view(self, snapshot: Snapshot) -> View:
+        self._events.observe(snapshot, self._clock.now())
+        return View(
+            snapshot=snapshot,
+            catalogues=self._catalogues(snapshot),
+            now=self._clock.now(),
+            nominated=await self._nominations.nominated(),
+            in_command=self._execution.busy(snapshot),
+            quiet_since=dict(self._events.last),
+            options=self._options,
+        )
+
+    def _catalogues(self, snapshot: Snapshot) -> Mapping[str, Catalogue]:
+        return {key: self._prices.catalogue_for(each) for key, each in snapshot.node_classes.items()}
+
+    async def _carry_out(self, command: Command) -> None:
+        """Waits, looks twice more, and begins the command if it still holds."""
+        await self._clock.sleep(self._validation_wait_s)
+        if not self.may_decide or self._lead.epoch is None:
+            return
+        again = await asyncio.to_thread(
+            validate,
+            command,
+            await self._view(self._cluster.snapshot()),
+            self._planner,
+            self._clock.monotonic,
+        )
+        if isinstance(again, Command):
+            stopped = still_open(again, await self._view(self._cluster.snapshot()))
+            again = stopped or again
+        if isinstance(again, Block):
+            await self._chronicle.decided(
+                "blocked", f"command/{command.id}", again.rule.value, f"no longer holds: {again.message}"
+            )  # fmt: skip
+            return
+        self._measures.decisions.labels(again.action.value.lower(), again.reason.value).inc()
+        await self._chronicle.decided(
+            "disrupting", f"command/{again.id}", again.reason.value,
+            f"{again.action.value.lower()} {', '.join(again.nodes)}",
+            nodes=len(again.nodes), replacements=len(again.replacements),
+            pods=sum(len(c.pods) for c in again.candidates), saves_per_hour=round(again.saves_per_hour, 6),
+        )  # fmt: skip
+        if await self._execution.begin(again):
+            self._quiet = None
+
+    # --- beside it --------------------------------------------------------------------------------------------------
+    async def run_turns(self) -> None:
+        """Commands under way, and expiry, until cancelled."""
+        while True:
+            await self._lead.wait_held()
+            revision = self._cluster.snapshot().revision
+            if self._cluster.synced and self._permitted():
+                try:
+                    await self._execution.advance()
+                    await self._expire()
+                except (LostLead, KubernetesError) as error:
+                    log.warning("commands can't be advanced now", error=str(error))
+            await self._clock.sleep(0.2)
+            await self._cluster.wait_changed(revision, _TURN_S)
+
+    async def _expire(self) -> None:
+        due = expired(self._cluster.snapshot(), self._clock.now())
+        for claim in due:
+            self._chronicle.on_claim(claim, "Expired", "reached the age that its pool allows")
+        await self._execution.delete_claims(due, Reason.EXPIRED)
+
+    async def run_marks(self) -> None:
+        """Writes last pod events and emptiness timestamps every ten seconds, until cancelled."""
+        while True:
+            await self._lead.wait_held()
+            if self._cluster.synced and self._permitted():
+                try:
+                    await self.write_marks()
+                except KubernetesError as error:
+                    log.warning("marks can't be written now", error=str(error))
+            await self._clock.sleep(EVENTS_EVERY_S)
+
+    async def write_marks(self) -> None:
+        """One round of them."""
+        snapshot = self._cluster.snapshot()
+        self._events.observe(snapshot, self._clock.now())
+        self._name_unreadable(snapshot)
+        for stamp in stamps(snapshot):
+            since = render_time(self._clock.now()) if stamp.empty else None
+            node = await self._nodes.stamp(snapshot.nodes[stamp.node], since)
+            if node is not None:
+                self._cluster.overlay(Change(Kind.NODE, node.name, node, node.resource_version))
+        for name, at in list(self._events.last.items()):
+            node_value = snapshot.nodes.get(name)
+            claim = snapshot.claim_of(node_value) if node_value is not None else None
+            if claim is not None and not claim.deleting and at - claim.last_pod_event_at >= EVENTS_EVERY_S:
+                await self._touch(claim, at)
+
+    def _name_unreadable(self, snapshot: Snapshot) -> None:
+        """An event on each pod whose do-not-disrupt does nothing because it can't be read."""
+        for pod in snapshot.pods.values():
+            if pod.do_not_disrupt and pod.node and unreadable_protection(pod):
+                message = f"karpenter.sh/do-not-disrupt is {pod.do_not_disrupt!r}, neither true nor a duration: ignored"
+                self._chronicle.on_pod(pod, "InvalidDoNotDisrupt", message, warning=True)
+
+    async def _touch(self, claim: NodeClaim, at: float) -> None:
+        def change(now: NodeClaim) -> NodeClaim:
+            return msgspec.structs.replace(now, last_pod_event_at=max(float(int(at)), now.last_pod_event_at))
+
+        written = await self._claims.patch_status(claim, change)
+        if written is not None:
+            self._cluster.overlay(Change(Kind.NODE_CLAIM, written.name, written, written.resource_version))
+
+    # --- proposals for whoever asks -----------------------------------------------------------------------------------
+    async def list_proposals(self) -> tuple[Proposal, ...]:
+        """The proposals of the last pass here, or of a look made now where another replica does the passes."""
+        if (
+            self._lead.epoch is None
+            and self.may_decide
+            and self.proposals.older_than(self._clock.now(), self._poll_s)
+        ):
+            outcome = await self.look(self._cluster.snapshot())
+            self.proposals.show(outcome, self._cluster.snapshot())
+        return self.proposals.all

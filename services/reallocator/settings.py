@@ -1,0 +1,23 @@
+"""What the reallocator is told by its environment; see docs/architecture.md, "Settings"."""
+
+import msgspec
+
+from nodeyard.runtime.settings import Addresses, RedisUrl, Seconds, ServiceSettings
+
+
+class Settings(ServiceSettings, frozen=True, kw_only=True):
+    kubeconfig: str = ""
+    namespace: str = "nodeyard"
+    """Where the Lease with the epoch of `disruption` lives."""
+    watcher: Addresses = ("127.0.0.1:7001",)
+    pricing: Addresses = ("127.0.0.1:7002",)
+    redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
+    aws_region: str = msgspec.field(default="", name="AWS_REGION")
+    node_charge: float = 0.01
+    """USD per node-hour added to the rent when plans are compared."""
+    disruption_poll: Seconds = 10.0
+    validation_wait: Seconds = 15.0
+    gc_interval: Seconds = 120.0
+    fast_gc: int = 20
+    lease_ttl: Seconds = 5.0
+    spot_to_spot: bool = False

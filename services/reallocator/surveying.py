@@ -1,0 +1,74 @@
+"""The proposals as they stand: the last judgement of every node, kept between passes.
+
+Says in the journal and as an event when what is proposed for a node, or what stops it, becomes something else; the
+same thing twice is said once. Neighbours: `controller` (passes), `servicer` (who asks).
+"""
+
+from nodeyard.disruption.model import Outcome, Proposal, Rule
+from nodeyard.state.cluster import Snapshot
+from services.reallocator.chronicle import Chronicle
+
+_BY_POD = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT})
+
+
+class Proposals:
+    """By node name."""
+
+    def __init__(self, chronicle: Chronicle) -> None:
+        self._chronicle = chronicle
+        self._by_node: dict[str, Proposal] = {}
+        self._said: dict[str, str] = {}
+        self._at = 0.0
+
+    @property
+    def all(self) -> tuple[Proposal, ...]:
+        """All of them, by node."""
+        return tuple(self._by_node[node] for node in sorted(self._by_node))
+
+    def older_than(self, now: float, seconds: float) -> bool:
+        """Whether the last look is longer ago than that."""
+        return now - self._at > seconds
+
+    def show(self, outcome: Outcome, snapshot: Snapshot) -> None:
+        """Takes a look in without a word."""
+        fresh = {p.node: p for p in outcome.proposals}
+        self._by_node = {n: p for n, p in (self._by_node | fresh).items() if n in snapshot.nodes}
+        self._at = max((p.at for p in outcome.proposals), default=self._at)
+
+    async def take(self, outcome: Outcome, snapshot: Snapshot) -> None:
+        """Takes a pass in and says what is new."""
+        self.show(outcome, snapshot)
+        self._said = {node: said for node, said in self._said.items() if node in self._by_node}
+        for proposal in outcome.proposals:
+            said = signature(proposal)
+            if self._said.get(proposal.node) != said:
+                self._said[proposal.node] = said
+                await self._say(proposal, snapshot)
+
+    async def _say(self, proposal: Proposal, snapshot: Snapshot) -> None:
+        if not proposal.blocks:
+            new = proposal.replacement
+            await self._chronicle.decided(
+                "proposed", f"node/{proposal.node}", proposal.reason or "Keep",
+                f"{proposal.action.value.lower()}" + (f" by {new.instance_type} in {new.zone}" if new else ""),
+                quiet=True, saves_per_hour=round(proposal.saves_per_hour, 6), evictions=proposal.evictions,
+                price_per_hour=proposal.price_per_hour or 0.0,
+            )  # fmt: skip
+            return
+        first = proposal.blocks[0]
+        await self._chronicle.decided(
+            "blocked", f"node/{proposal.node}", first.rule.value, first.message, quiet=True, **first.facts
+        )  # fmt: skip
+        node = snapshot.nodes.get(proposal.node)
+        if node is not None and first.rule in _BY_POD:
+            self._chronicle.on_node(node, "DisruptionBlocked", first.message)
+        elif node is not None and first.rule in (Rule.NOT_CHEAPER, Rule.UNPLACED, Rule.SEVERAL_NODES):
+            self._chronicle.on_node(node, "Unconsolidatable", first.message)
+
+
+def signature(proposal: Proposal) -> str:
+    """What makes a proposal another one: what would be done, or the first rule that stops it."""
+    if proposal.blocks:
+        return f"blocked {proposal.blocks[0].rule}"
+    new = proposal.replacement
+    return f"{proposal.action} {new.instance_type if new else ''}"

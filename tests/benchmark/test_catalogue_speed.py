@@ -1,0 +1,62 @@
+"""How fast the catalogue is made, travels and is resolved: all real types, four zones, two capacity types."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from nodeyard.cloudprovider.market import TypeTable, Zone, market_of
+from nodeyard.cloudprovider.refusals import Refusal, Shut
+from nodeyard.cloudprovider.resolve import Resolver
+from nodeyard.rpc.catalog import market_from, message_of
+from tests.support.catalogue import REGION, ZONES, all_types, node_class, on_demand_sheet, spot_sheet
+
+pytestmark = pytest.mark.benchmark
+
+
+def best_of(times: int, work: Callable[[], object]) -> float:
+    """Seconds of the fastest of several runs."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def test_catalogue_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    zones = (*ZONES, Zone("eu-west-1d", "euw1-az4"))
+    names = tuple(zone.name for zone in zones)
+    types = [
+        type(t)(**{f: getattr(t, f) for f in t.__struct_fields__} | {"zones": names}) for t in all_types()
+    ]
+    table = TypeTable(REGION, zones, types)
+    on_demand, spot = on_demand_sheet(table), spot_sheet(table)
+    market = market_of(table, on_demand, spot, Shut(), now=0.0)
+    dearer = market_of(table, on_demand, spot_sheet(table, 0.0, 0.9), Shut(), now=0.0)
+    refused = market_of(table, on_demand, spot, Shut([Refusal("m5.large", "eu-west-1a", "spot")]), now=0.0)
+    whole, change = message_of(market, None), message_of(dearer, market)
+    one_class = node_class()
+    warm = Resolver()
+    warm.resolve(market, one_class, now=0.0)
+    markets = iter([dearer, refused])
+    rows = [
+        ("market from prices", best_of(3, lambda: market_of(table, on_demand, spot, Shut(), now=0.0).revision), 0.1),
+        ("resolve, first time", best_of(3, lambda: Resolver().resolve(market, one_class, now=0.0)), 0.3),
+        ("resolve, all spot prices changed", best_of(1, lambda: warm.resolve(next(markets), one_class, now=0.0)), 0.1),
+        ("resolve, nothing changed", best_of(3, lambda: warm.resolve(market, one_class, now=0.0)), 0.005),
+        ("whole message, made", best_of(3, lambda: message_of(market, None)), 0.2),
+        ("whole message, read", best_of(3, lambda: market_from(whole, None)), 0.3),
+        ("all spot prices, read", best_of(3, lambda: market_from(change, market)), 0.1),
+        ("one refusal, made", best_of(3, lambda: message_of(refused, market)), 0.02),
+    ]  # fmt: skip
+    with capsys.disabled():
+        print(
+            f"\n{len(table.types)} types, {len(table.rows)} offerings, first message {whole.ByteSize() / 1e3:.0f} kB"
+        )
+        for what, seconds, limit in rows:
+            print(f"  {what:36} {seconds * 1e3:8.1f} ms   limit {limit * 1e3:6.0f} ms")
+    for what, seconds, limit in rows:
+        assert seconds < limit, what

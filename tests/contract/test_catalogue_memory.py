@@ -1,0 +1,147 @@
+"""What pricing expects of its shared memory, held by Redis and by the fake that the unit tests use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from nodeyard.adapters.redis.catalogue import CatalogueStore
+from nodeyard.adapters.redis.connection import connect, key_prefix
+from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.runtime.clock import SystemClock
+from nodeyard.runtime.leadership import StoreUnavailableError
+from services.pricing.ports import Memory
+from tests.support.catalogue import REGION, on_demand_sheet, spot_sheet, table_of
+from tests.support.redis import TestRedis
+from tests.unit.pricing.fakes import FakeMemory
+
+ONE = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
+TWO = Refusal(subnet="subnet-1", code="InsufficientFreeAddressesInSubnet")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TestRedis]:
+    with TestRedis(tmp_path_factory.mktemp("redis")) as running:
+        yield running  # type: ignore[misc]
+
+
+@pytest.fixture
+async def redis(server: TestRedis) -> AsyncIterator[Redis]:
+    client = connect(server.url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(params=["redis", "fake"])
+def memory(request: pytest.FixtureRequest, redis: Redis) -> Memory:
+    if request.param == "fake":
+        return FakeMemory(SystemClock())
+    return CatalogueStore(redis, key_prefix("test"), REGION)
+
+
+async def test_an_empty_memory_holds_nothing(memory: Memory) -> None:
+    assert await memory.types() is None
+    assert await memory.sheet("spot") is None
+    assert await memory.refusals() == []
+
+
+async def test_what_is_saved_is_read_back(memory: Memory) -> None:
+    table = table_of()
+    await memory.save_types(table, 5.0)
+    await memory.save_sheet("spot", spot_sheet(table, 6.0))
+    await memory.save_sheet("on-demand", on_demand_sheet(table, 7.0))
+    kept = await memory.types()
+    assert kept is not None
+    assert (kept[0].digest, kept[1]) == (table.digest, 5.0)
+    assert await memory.sheet("spot") == spot_sheet(table, 6.0)
+    assert await memory.sheet("on-demand") == on_demand_sheet(table, 7.0)
+
+
+async def test_refusals_are_kept_with_the_time_they_have_left(memory: Memory) -> None:
+    await memory.remember([ONE, TWO], 60.0)
+    await memory.remember([ONE], 5.0)
+    left = dict(await memory.refusals())
+    assert left.keys() == {ONE, TWO}
+    assert all(55.0 < seconds <= 60.0 for seconds in left.values())
+
+
+async def test_refusals_end(memory: Memory) -> None:
+    await memory.remember([ONE], 0.05)
+    await memory.remember([TWO], 60.0)
+    await asyncio.sleep(0.1)
+    assert [refusal for refusal, _ in await memory.refusals()] == [TWO]
+
+
+async def test_one_claims_at_a_time_and_only_the_holder_releases(memory: Memory) -> None:
+    assert await memory.claim("spot", "one", 60.0)
+    assert not await memory.claim("spot", "two", 60.0)
+    assert await memory.claim("types", "two", 60.0)
+    await memory.release("spot", "two")
+    assert not await memory.claim("spot", "two", 60.0)
+    await memory.release("spot", "one")
+    assert await memory.claim("spot", "two", 60.0)
+
+
+async def test_a_claim_ends_by_itself(memory: Memory) -> None:
+    assert await memory.claim("spot", "one", 0.05)
+    await asyncio.sleep(0.1)
+    assert await memory.claim("spot", "two", 60.0)
+
+
+async def test_listeners_hear_what_changed_in_order(memory: Memory) -> None:
+    news = memory.news()
+    assert await anext(news) is None
+    await memory.save_types(table_of(), 1.0)
+    await memory.save_sheet("spot", spot_sheet(table_of()))
+    await memory.remember([ONE], 60.0)
+    async with asyncio.timeout(5):
+        assert [await anext(news) for _ in range(3)] == ["types", "spot", "refusals"]
+    await news.aclose()  # type: ignore[attr-defined]
+
+
+# -- Redis alone
+
+
+async def test_another_region_s_catalogue_is_not_taken_for_ours(redis: Redis) -> None:
+    ours = CatalogueStore(redis, "p:", REGION)
+    await ours.save_types(table_of(), 1.0)
+    await ours.save_sheet("spot", spot_sheet(table_of()))
+    elsewhere = CatalogueStore(redis, "p:", "us-east-1")
+    assert await elsewhere.types() is None
+    assert await elsewhere.sheet("spot") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"x\x9c\x03\x00\x00\x00\x00\x01"])
+async def test_what_cannot_be_decoded_counts_as_absent(redis: Redis, content: bytes) -> None:
+    for part in ("types", "spot"):
+        await redis.hset("p:catalogue", part, content)  # type: ignore[misc]
+    store = CatalogueStore(redis, "p:", REGION)
+    assert await store.types() is None
+    assert await store.sheet("spot") is None
+    await redis.zadd("p:refusals", {b"{": 9e15})
+    assert await store.refusals() == []
+
+
+async def test_the_set_of_refusals_expires_with_its_last(redis: Redis) -> None:
+    store = CatalogueStore(redis, "p:", REGION)
+    await store.remember([ONE], 60.0)
+    await store.remember([TWO], 5.0)
+    assert 55.0 < await redis.pttl("p:refusals") / 1000 <= 60.0
+
+
+async def test_an_absent_redis_is_one_kind_of_error(tmp_path: Path) -> None:
+    with TestRedis(tmp_path) as server:
+        client = connect(server.url)
+        store = CatalogueStore(client, "p:", REGION)
+        await store.refusals()
+    for asked in (store.types(), store.refusals(), store.claim("spot", "x", 1.0), store.remember([ONE], 1.0)):
+        with pytest.raises(StoreUnavailableError):
+            await asked
+    with pytest.raises(StoreUnavailableError):
+        await anext(store.news())
+    await client.aclose()

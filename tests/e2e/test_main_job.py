@@ -1,0 +1,160 @@
+"""The main job: pending pods get machines, run, and the machines go when they are no longer needed."""
+
+from __future__ import annotations
+
+import boto3
+import pytest
+
+from tests.e2e.conftest import YardFactory
+from tests.support.cluster import condition, eventually
+from tests.support.yard import (
+    CLAIMS,
+    CLUSTER_UID,
+    NODEPOOLS,
+    Yard,
+    deployment,
+    node_class,
+    node_pool,
+    provisioner,
+)
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def yard(make_yard: YardFactory) -> Yard:
+    yard = make_yard(
+        settings={
+            "NODEYARD_VALIDATION_WAIT": "1s",
+            "NODEYARD_DISRUPTION_POLL": "1s",
+            "NODEYARD_BATCH_MAX_DURATION": "3s",
+        }
+    )
+    yard.apply(node_class(), node_pool(), provisioner(ttlSecondsAfterEmpty=1))
+    return yard
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing(yard: Yard) -> object:
+    yield None
+    yard.kube.delete("/apis/apps/v1/namespaces/default/deployments")
+    yard.wait_gone(within_s=90)
+
+
+def test_pending_pods_get_nodes_and_run(yard: Yard) -> None:
+    yard.apply(deployment("web", 20, nodeSelector={"karpenter.sh/nodepool": "general"}))
+    yard.wait_running("web", 20)
+    yard.check_nothing_leaked()
+    for claim in yard.claims():
+        eventually(
+            lambda c=claim: (
+                condition(yard.kube.get(f"{CLAIMS}/{c['metadata']['name']}"), "Initialized").get("status")
+                == "True"
+            )
+        )
+    for node in yard.nodes():
+        labels = node["metadata"]["labels"]
+        assert labels["karpenter.sh/nodepool"] == "general"
+        assert labels["karpenter.sh/registered"] == labels["karpenter.sh/initialized"] == "true"
+        assert not any(t["key"] == "karpenter.sh/unregistered" for t in node["spec"].get("taints") or [])
+
+
+def test_a_provisioners_pods_get_on_demand_nodes_of_its_own(yard: Yard) -> None:
+    yard.apply(deployment("old", 3, nodeSelector={"karpenter.sh/provisioner-name": "default"}))
+    yard.wait_running("old", 3)
+    for node in yard.nodes():
+        labels = node["metadata"]["labels"]
+        assert labels["karpenter.sh/provisioner-name"] == "default"
+        assert labels["karpenter.sh/capacity-type"] == "on-demand"
+        assert labels["kubernetes.io/arch"] == "amd64"
+    for claim in yard.claims():
+        reference = claim["spec"]["nodeClassRef"]
+        assert (reference["group"], reference["kind"], reference["name"]) == (
+            "karpenter.sh",
+            "Provisioner",
+            "default",
+        )
+
+
+def test_a_pod_that_no_pool_admits_is_told_why_and_others_go_on(yard: Yard) -> None:
+    yard.apply(deployment("giant", 1, {"memory": "60Ti"}), deployment("small", 2))
+    yard.wait_running("small", 2)
+
+    def told() -> list[str]:
+        events = yard.items("/api/v1/namespaces/default/events")
+        return [
+            e["message"]
+            for e in events
+            if e["reason"] == "FailedScheduling"
+            and e["involvedObject"]["name"].startswith("giant-")
+            and "default-scheduler" not in (e.get("reportingComponent"), e.get("source", {}).get("component"))
+        ]
+
+    (message, *_) = eventually(told, within_s=30)
+    assert "memory" in message
+
+
+def test_unusable_pools_and_missing_classes_are_named_and_hinder_nobody(yard: Yard) -> None:
+    homeless = node_pool(
+        "homeless", nodeClassRef={"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "nowhere"}
+    )
+    yard.apply(homeless)
+    yard.apply(deployment("web", 2))
+    yard.wait_running("web", 2)
+
+    def unready() -> dict[str, object]:
+        found = condition(yard.kube.get(f"{NODEPOOLS}/homeless"), "Ready")
+        return dict(found) if found.get("status") == "False" else {}
+
+    assert "nowhere" in str(eventually(unready, within_s=20)["message"])
+    yard.kube.delete(f"{NODEPOOLS}/homeless")
+
+
+def test_instances_carry_the_clusters_uid(yard: Yard) -> None:
+    yard.apply(deployment("web", 1))
+    yard.wait_running("web", 1)
+    uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    ec2 = boto3.client(
+        "ec2",
+        endpoint_url=yard.stand.account_url,
+        region_name="eu-west-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
+    (reservation,) = ec2.describe_instances(
+        Filters=[
+            {"Name": f"tag:{CLUSTER_UID}", "Values": [uid]},
+            {"Name": "instance-state-name", "Values": ["running"]},
+        ]
+    )["Reservations"]
+    (instance,) = reservation["Instances"]
+    assert instance["InstanceId"] == yard.instances()[0]["instance_id"]
+
+
+def test_a_drain_waits_for_the_disruption_budget(yard: Yard) -> None:
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}},
+    }
+    path = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/web"
+    yard.apply(deployment("web", 1), budget)
+    yard.wait_running("web", 1)
+    (node,) = yard.nodes()
+    name = node["metadata"]["name"]
+    eventually(lambda: yard.kube.get(path)["status"].get("currentHealthy") == 1)
+    yard.kube.delete(f"/api/v1/nodes/{name}")
+    eventually(
+        lambda: any(
+            t["key"] == "karpenter.sh/disrupted"
+            for t in yard.kube.get(f"/api/v1/nodes/{name}")["spec"].get("taints", [])
+        )
+    )
+    eventually(lambda: len(yard.instances()) == 2, within_s=60)  # its replacement comes before the drain ends
+    assert yard.phases("web")["Running"] == 1
+    yard.scale("web", 2)
+    yard.wait_running("web", 2)
+    eventually(lambda: name not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=60)
+    yard.wait_running("web", 2)
+    yard.kube.delete(path)

@@ -1,0 +1,252 @@
+"""The reallocator on a real control plane: replacement first, roll back, drains, expiry, garbage both ways."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+
+from tests.e2e.conftest import YardFactory
+from tests.support.cluster import condition, eventually
+from tests.support.yard import (
+    CLAIMS,
+    NODEPOOLS,
+    PROVISIONERS,
+    Yard,
+    deployment,
+    node_class,
+    node_pool,
+    provisioner,
+)
+
+pytestmark = pytest.mark.cluster
+
+UNDERUTILIZED = {
+    "consolidationPolicy": "WhenEmptyOrUnderutilized",
+    "consolidateAfter": "1s",
+    "budgets": [{"nodes": "100%"}],
+}
+NEVER = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
+ON_DEMAND = [
+    {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
+    {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
+    {"key": "karpenter.k8s.aws/instance-category", "operator": "In", "values": ["m"]},
+    {"key": "karpenter.k8s.aws/instance-generation", "operator": "Gt", "values": ["4"]},
+]
+
+
+@pytest.fixture(scope="module")
+def yard(make_yard: YardFactory) -> Yard:
+    yard = make_yard(
+        settings={
+            "NODEYARD_VALIDATION_WAIT": "1s",
+            "NODEYARD_DISRUPTION_POLL": "1s",
+            "NODEYARD_GC_INTERVAL": "5s",
+        }
+    )
+    yard.apply(node_class())
+    return yard
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing(yard: Yard) -> object:
+    yield None
+    yard.dial("DELETE", "capacity")
+    yard.kube.delete("/apis/apps/v1/namespaces/default/deployments")
+    yard.kube.delete("/apis/policy/v1/namespaces/default/poddisruptionbudgets")
+    yard.kube.delete(CLAIMS)
+    yard.wait_gone(within_s=90)
+    yard.kube.delete(NODEPOOLS)
+    yard.kube.delete(PROVISIONERS)
+
+
+def pool(yard: Yard, **spec: Any) -> None:
+    yard.apply(node_pool(**{"requirements": ON_DEMAND, "disruption": NEVER, **spec}))
+
+
+def node_of(yard: Yard, app: str) -> str:
+    alive = [p for p in yard.pods(app) if "deletionTimestamp" not in p["metadata"]]
+    (name,) = {p["spec"]["nodeName"] for p in alive if p["status"]["phase"] == "Running"}
+    return str(name)
+
+
+def oversized(yard: Yard) -> str:
+    """A small pod on a node that was bought when the pool allowed only large ones; the node's name."""
+    large = {"key": "karpenter.k8s.aws/instance-size", "operator": "In", "values": ["4xlarge"]}
+    pool(yard, requirements=[*ON_DEMAND, large])
+    yard.apply(deployment("web", 1, {"cpu": "500m", "memory": "512Mi"}))
+    yard.wait_running("web", 1)
+    yard.wait_settled()
+    return node_of(yard, "web")
+
+
+def tainted(yard: Yard, node: str) -> bool:
+    taints = yard.kube.get(f"/api/v1/nodes/{node}")["spec"].get("taints") or []
+    return any(t["key"] == "karpenter.sh/disrupted" for t in taints)
+
+
+def test_an_oversized_node_is_replaced_by_a_cheaper_one_that_is_there_first(yard: Yard) -> None:
+    old = oversized(yard)
+    before = yard.launched()
+    pool(yard, disruption=UNDERUTILIZED)
+    eventually(lambda: tainted(yard, old), within_s=60)
+    uid = yard.pods("web")[0]["metadata"]["uid"]
+
+    def replacement_initialized() -> bool:
+        fresh = [
+            c for c in yard.claims() if c["metadata"].get("annotations", {}).get("nodeyard.dev/replaces")
+        ]
+        return bool(fresh) and condition(fresh[0], "Initialized").get("status") == "True"
+
+    while not replacement_initialized():
+        assert {p["metadata"]["uid"] for p in yard.pods("web")} == {uid}, (
+            "moved before its new place was there"
+        )
+    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=60)
+    yard.wait_running("web", 1)
+    yard.wait_settled()
+    assert len(yard.nodes()) == 1
+    assert yard.launched() - before == 1, "one replacement and nothing beside it"
+
+
+@pytest.mark.parametrize("point", ["before-create-claim", "after-create-claim", "before-delete-claim"])
+def test_a_replacement_under_way_survives_the_replica_that_began_it(yard: Yard, point: str) -> None:
+    old = oversized(yard)
+    before = yard.launched()
+    for replica in (0, 1):
+        yard.stand.kill_service("reallocator", replica, signal.SIGTERM)
+    yard.stand.start_service("reallocator", 0, {"NODEYARD_KILL_POINT": f"reallocator.{point}"})
+    eventually(lambda: yard.stand.ready("reallocator", 0), within_s=30)
+    pool(yard, disruption=UNDERUTILIZED)
+    yard.stand.processes.wait_gone("reallocator-0", timeout_s=90)
+    for replica in (0, 1):
+        yard.stand.start_service("reallocator", replica)
+    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
+    yard.wait_running("web", 1)
+    yard.wait_settled()
+    assert yard.launched() - before == 1
+
+
+def test_a_replacement_that_cannot_be_had_leaves_everything_as_it_was(yard: Yard) -> None:
+    old = oversized(yard)
+    yard.dial("POST", "capacity", {"instance_type": "*", "zone": "*", "capacity_type": "*"})
+    pool(yard, disruption=UNDERUTILIZED)
+    eventually(lambda: tainted(yard, old), within_s=60)
+    eventually(lambda: not tainted(yard, old), within_s=60)
+    pool(yard)
+    eventually(lambda: not tainted(yard, old), within_s=30)
+    assert node_of(yard, "web") == old
+    (claim,) = [c for c in yard.claims() if c["status"].get("nodeName") == old]
+    assert not condition(claim, "DisruptionReason")
+
+
+def test_a_protected_pod_holds_its_node_until_the_grace_period_ends(yard: Yard) -> None:
+    pool(yard, terminationGracePeriod="20s")
+    kept = deployment("kept", 1)
+    kept["spec"]["template"]["metadata"]["annotations"] = {"karpenter.sh/do-not-disrupt": "true"}
+    kept["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 2
+    yard.apply(kept)
+    yard.wait_running("kept", 1)
+    yard.wait_settled()
+    (claim,) = yard.claims()
+    uid = yard.pods("kept")[0]["metadata"]["uid"]
+    yard.kube.delete(f"{CLAIMS}/{claim['metadata']['name']}")
+
+    def deadline() -> str:
+        now = yard.kube.get(f"{CLAIMS}/{claim['metadata']['name']}")
+        return str(
+            now["metadata"].get("annotations", {}).get("karpenter.sh/nodeclaim-termination-timestamp", "")
+        )
+
+    eventually(deadline, within_s=20)
+    assert uid in {p["metadata"]["uid"] for p in yard.pods("kept")}
+    eventually(lambda: uid not in {p["metadata"]["uid"] for p in yard.pods("kept")}, within_s=60)
+    name = claim["metadata"]["name"]
+    eventually(lambda: name not in {c["metadata"]["name"] for c in yard.claims()}, within_s=60)
+
+
+def test_an_expired_node_goes_and_its_pods_get_another(yard: Yard) -> None:
+    pool(yard, expireAfter="15s")
+    yard.apply(deployment("web", 1))
+    yard.wait_running("web", 1)
+    first = node_of(yard, "web")
+    pool(yard)
+    eventually(lambda: first not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
+    yard.wait_running("web", 1)
+    assert node_of(yard, "web") != first
+
+
+def test_a_provisioners_empty_node_goes_after_its_seconds(yard: Yard) -> None:
+    yard.apply(provisioner(ttlSecondsAfterEmpty=5))
+    yard.apply(deployment("old", 1, nodeSelector={"karpenter.sh/provisioner-name": "default"}))
+    yard.wait_running("old", 1)
+    yard.scale("old", 0)
+
+    def stamped() -> bool:
+        return any(
+            "karpenter.sh/emptiness-timestamp" in n["metadata"].get("annotations", {}) for n in yard.nodes()
+        )
+
+    eventually(stamped, within_s=40)
+    yard.wait_gone(within_s=60)
+
+
+def ec2(yard: Yard) -> Any:
+    return boto3.client(
+        "ec2", endpoint_url=yard.stand.account_url, region_name="eu-west-1",
+        aws_access_key_id="testing", aws_secret_access_key="testing",
+    )  # fmt: skip
+
+
+def test_an_instance_that_no_claim_stands_for_is_terminated(yard: Yard) -> None:
+    uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    tags = [{"Key": "nodeyard.dev/cluster-uid", "Value": uid}]
+    foreign = [{"Key": "nodeyard.dev/cluster-uid", "Value": "another"}]
+    made = []
+    for each in (tags, foreign):
+        answer = ec2(yard).run_instances(
+            ImageId=ec2(yard).describe_images(Owners=["amazon"])["Images"][0]["ImageId"],
+            InstanceType="m5.large", MinCount=1, MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": each}],
+        )  # fmt: skip
+        made.append(answer["Instances"][0]["InstanceId"])
+
+    def state(id_: str) -> str:
+        (reservation,) = ec2(yard).describe_instances(InstanceIds=[id_])["Reservations"]
+        return str(reservation["Instances"][0]["State"]["Name"])
+
+    eventually(lambda: state(made[0]) in ("shutting-down", "terminated"), within_s=90)
+    assert state(made[1]) in ("pending", "running")
+    ec2(yard).terminate_instances(InstanceIds=[made[1]])
+
+
+def test_a_claim_whose_instance_vanished_goes_and_its_pods_get_another(yard: Yard) -> None:
+    pool(yard)
+    yard.apply(deployment("web", 1))
+    yard.wait_running("web", 1)
+    yard.wait_settled()
+    (claim,) = yard.claims()
+    ec2(yard).terminate_instances(InstanceIds=[claim["status"]["providerID"].rpartition("/")[2]])
+    name = claim["metadata"]["name"]
+    eventually(lambda: name not in {c["metadata"]["name"] for c in yard.claims()}, within_s=120)
+    yard.wait_running("web", 1, within_s=90)
+
+
+def test_proposals_say_what_would_be_replaced_and_what_stops_it(yard: Yard) -> None:
+    old = oversized(yard)
+    pool(yard, disruption={**UNDERUTILIZED, "budgets": [{"nodes": "0"}]})
+
+    def told() -> dict[str, Any]:
+        answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
+        found = {p["node"]: p for p in answer.raise_for_status().json()}
+        proposal = found.get(old, {})
+        stops = [b["rule"] for b in proposal.get("blocks", [])]
+        return proposal if "Budget" in stops and proposal["action"] == "Replace" else {}
+
+    proposal = eventually(told, within_s=60)
+    assert proposal["savesPerHour"] > 0
+    assert proposal["replacement"]["pricePerHour"] < proposal["pricePerHour"]
+    assert not tainted(yard, old)

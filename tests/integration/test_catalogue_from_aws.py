@@ -1,0 +1,196 @@
+"""Types and prices read through real boto3 clients from the simulated account, and what its faults become."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from moto.ec2.models.instance_types import INSTANCE_TYPES
+from typer.testing import CliRunner
+
+from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
+from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.pricing.products import read_on_demand_prices
+from nodeyard.cli.catalog import app
+from nodeyard.cli.files import read_catalogue_file
+from nodeyard.cloudprovider.errors import InvalidRequest, NotFound, Throttled, Unauthorized, Unreachable
+from nodeyard.cloudprovider.market import TypeTable
+from nodeyard.local.account.prices import on_demand_usd_per_hour
+from nodeyard.local.account.server import AccountServer
+from tests.support.account import REGION, DialBoard
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[AccountServer]:
+    with AccountServer(region=REGION) as server:
+        yield server
+
+
+@pytest.fixture
+def dials(account: AccountServer) -> Iterator[DialBoard]:
+    board = DialBoard(account.url)
+    yield board
+    board.delete()
+
+
+@pytest.fixture(autouse=True)
+def environment(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at(account, monkeypatch)
+
+
+def point_at(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3's environment for the account."""
+    for name, value in (
+        ("AWS_ENDPOINT_URL", account.url),
+        ("AWS_ACCESS_KEY_ID", "testing"),
+        ("AWS_SECRET_ACCESS_KEY", "testing"),
+        ("AWS_REGION", REGION),
+    ):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def table(account: AccountServer) -> TypeTable:
+    """Read once: the account takes seconds to describe everything."""
+
+    async def read() -> TypeTable:
+        session = Ec2Session()
+        try:
+            return await read_types(session)
+        finally:
+            session.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(account, patch)
+        return asyncio.run(read())
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[Ec2Session]:
+    made = Ec2Session(attempts=2)
+    yield made
+    made.close()
+
+
+def test_every_type_of_the_region_comes_with_its_zones(table: TypeTable) -> None:
+    assert len(table.types) == 1395
+    assert table.region == REGION
+    assert [zone.name for zone in table.zones] == ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
+    assert all(zone.id.startswith("euw1-az") for zone in table.zones)
+    by_name = {t.name: t for t in table.types}
+    assert by_name["m5.large"].zones == ("eu-west-1a", "eu-west-1b", "eu-west-1c")
+    sold = {zone for t in table.types for zone in t.zones}
+    assert sold == {zone.name for zone in table.zones}
+
+
+async def test_on_demand_prices_are_those_of_plain_linux(session: Ec2Session, table: TypeTable) -> None:
+    sheet = await read_on_demand_prices(session, 5.0)
+    sold = {t.name for t in table.types if t.zones}
+    assert sheet.usd.keys() == sold
+    for name in ("m5.large", "c7g.xlarge", "g5.xlarge", "m5.metal"):
+        listed = on_demand_usd_per_hour(INSTANCE_TYPES[name], REGION)
+        assert sheet.usd[name] == pytest.approx(listed, abs=1e-9)
+
+
+async def test_spot_prices_are_those_in_force(session: Ec2Session, dials: DialBoard) -> None:
+    dials.post("spot/prices", instance_type="m5.large", zone="eu-west-1b", price_usd_per_hour=0.0123)
+    sheet = await read_spot_prices(session, time.time())
+    assert sheet.usd["m5.large/eu-west-1b"] == 0.0123
+    assert sheet.usd["m5.large/eu-west-1a"] != 0.0123
+    assert len(sheet.usd) > 3000
+
+
+async def test_throttling_is_waited_out(session: Ec2Session, dials: DialBoard) -> None:
+    dials.post("faults", kind="throttle", action="DescribeAvailabilityZones", times=1)
+    answer = await session.call("ec2", "DescribeAvailabilityZones")
+    assert len(answer["AvailabilityZones"]) == 3
+
+
+async def test_throttling_without_end_is_told_as_such(session: Ec2Session, dials: DialBoard) -> None:
+    dials.post("faults", kind="throttle", action="DescribeAvailabilityZones")
+    with pytest.raises(Throttled) as caught:
+        await session.call("ec2", "describe_availability_zones")
+    assert caught.value.operation == "ec2:DescribeAvailabilityZones"
+    assert caught.value.code == "RequestLimitExceeded"
+
+
+async def test_a_missing_permission_names_the_action(session: Ec2Session, dials: DialBoard) -> None:
+    dials.post(
+        "faults", kind="fail", action="DescribeSpotPriceHistory", code="UnauthorizedOperation", status=403
+    )
+    with pytest.raises(Unauthorized) as caught:
+        await read_spot_prices(session, time.time())
+    assert caught.value.action == "ec2:DescribeSpotPriceHistory"
+
+
+async def test_an_object_that_is_not_there_is_not_found(session: Ec2Session) -> None:
+    with pytest.raises(NotFound):
+        await session.call("ec2", "describe_instances", InstanceIds=["i-00000000000000000"])
+
+
+async def test_a_request_that_boto3_refuses_is_invalid(session: Ec2Session) -> None:
+    with pytest.raises(InvalidRequest):
+        await session.call("ec2", "describe_instances", NoSuchParameter=True)
+
+
+async def test_an_endpoint_that_nobody_serves_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    gone = Ec2Session(attempts=1)
+    with pytest.raises(Unreachable) as caught:
+        await gone.call("ec2", "describe_availability_zones")
+    assert not caught.value.may_have_taken_effect
+    gone.close()
+
+
+def test_export_writes_what_the_account_sells(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.jsonl.gz"
+    arguments = ["export", "--region", REGION, "--zones", "eu-west-1a,euw1-az1", "-o", str(path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    catalogue = read_catalogue_file(str(path))
+    assert len(catalogue) == 1395
+    found = catalogue.by_name["m5.large"]
+    assert len({o.zone for o in found.offerings}) == 2
+    assert {o.source for o in found.offerings} == {"pricing-api", "spot-history"}
+    assert found.allocatable["cpu"] == 1930
+
+
+def test_export_goes_on_with_estimates_where_prices_cannot_be_asked(dials: DialBoard) -> None:
+    dials.post("faults", kind="fail", action="GetProducts", code="AccessDeniedException", status=400, times=9)
+    result = CliRunner().invoke(app, ["export", "--ami-family", "Bottlerocket"])
+    assert result.exit_code == 0, result.output
+    assert "no on-demand prices, estimates stand in" in result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    sources = {o["source"] for line in lines for o in line["offerings"] if o["capacityType"] == "on-demand"}
+    assert sources == {"estimate"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ami-family", "Debian"], "--ami-family: 'Debian'"),
+        (["--zones", "eu-west-1z"], "--zones: eu-west-1z not in eu-west-1"),
+    ],
+)
+def test_export_refuses_what_makes_no_sense(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["export", *arguments])
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_export_says_when_nobody_can_be_asked(dials: DialBoard) -> None:
+    dials.post(
+        "faults",
+        kind="fail",
+        action="DescribeInstanceTypes",
+        code="UnauthorizedOperation",
+        status=403,
+        times=9,
+    )
+    result = CliRunner().invoke(app, ["export"])
+    assert result.exit_code == 1
+    assert "ec2:DescribeInstanceTypes" in result.stderr

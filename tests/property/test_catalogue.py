@@ -1,0 +1,123 @@
+"""Laws of the catalogue's travel: a subscriber that applies what is sent has what the sender has; refusals agree with
+a plain reading of their definition.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodeyard.cloudprovider.market import (
+    ESTIMATE,
+    LAST_KNOWN,
+    PRICING_API,
+    SPOT_HISTORY,
+    UNPRICED,
+    Market,
+    Row,
+)
+from nodeyard.cloudprovider.refusals import Refusal, Shut
+from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.rpc.catalog import market_from, message_of, refusals_from, refusals_to
+from tests.support.catalogue import node_class, table_of
+
+TABLE = table_of("m5.large", "c7g.xlarge")
+OTHER = table_of("m5.large")
+
+rows = st.builds(
+    Row,
+    price=st.floats(0, 100, allow_nan=False),
+    available=st.booleans(),
+    source=st.sampled_from([PRICING_API, SPOT_HISTORY, LAST_KNOWN, ESTIMATE, UNPRICED]),
+    priced_at=st.floats(0, 2e9, allow_nan=False),
+)
+asked = st.dictionaries(st.sampled_from([PRICING_API, SPOT_HISTORY]), st.floats(0, 2e9, allow_nan=False))
+subnets = st.frozensets(st.sampled_from(["subnet-eu-west-1a", "subnet-eu-west-1b", "other"]))
+names = st.sampled_from(["", "m5.large", "c7g.xlarge"])
+zones = st.sampled_from(["", "eu-west-1a", "eu-west-1b"])
+kinds = st.sampled_from(["", "spot", "on-demand"])
+
+
+def markets(table=TABLE) -> st.SearchStrategy[Market]:  # type: ignore[no-untyped-def]
+    count = len(table.rows)
+    whole = st.lists(rows, min_size=count, max_size=count)
+    return st.builds(Market, st.just(table), whole, subnets, asked)
+
+
+def same(one: Market, other: Market) -> bool:
+    """The same to a planner, and of the same age."""
+    return (
+        one.revision == other.revision
+        and one.table.digest == other.table.digest
+        and one.asked_at == other.asked_at
+        and one.exhausted_subnets == other.exhausted_subnets
+        and all(
+            a.price == b.price and a.available == b.available
+            for a, b in zip(one.rows, other.rows, strict=True)
+        )
+    )
+
+
+@given(markets())
+def test_a_whole_message_carries_everything(market: Market) -> None:
+    received = market_from(type(m := message_of(market, None)).FromString(m.SerializeToString()), None)
+    assert same(received, market)
+    assert received.rows == market.rows
+
+
+@given(st.lists(st.one_of(markets(), markets(OTHER)), min_size=1, max_size=5))
+@settings(max_examples=50)
+def test_a_subscriber_that_applies_every_message_has_what_was_sent(sent: list[Market]) -> None:
+    received: Market | None = None
+    older: Market | None = None
+    for market in sent:
+        received = market_from(message_of(market, older), received)
+        older = market
+        assert same(received, market)
+        mine, theirs = (resolve(m, node_class(), now=2e9) for m in (received, market))
+        assert [t.name for t in mine.types] == [t.name for t in theirs.types]
+        assert [o.price for t in mine.types for o in t.offerings] == [
+            o.price for t in theirs.types for o in t.offerings
+        ]
+
+
+@given(markets(), markets())
+def test_only_what_changed_is_sent(one: Market, other: Market) -> None:
+    changed = other.changed_since(one)
+    assert changed is not None
+    assert set(changed) == {
+        i
+        for i, (a, b) in enumerate(zip(one.rows, other.rows, strict=True))
+        if (a.price, a.available, a.source) != (b.price, b.available, b.source)
+    }
+    assert len(message_of(other, one).offerings.type) == len(changed)
+
+
+@given(st.lists(st.builds(Refusal, names, zones, kinds), max_size=6))
+def test_an_offering_is_shut_exactly_when_a_refusal_names_it_or_leaves_it_open(
+    refusals: list[Refusal],
+) -> None:
+    shut = Shut(refusals)
+    for name in ("m5.large", "c7g.xlarge"):
+        for zone in ("eu-west-1a", "eu-west-1b"):
+            for kind in ("spot", "on-demand"):
+                expected = any(
+                    r.instance_type in ("", name) and r.zone in ("", zone) and r.capacity_type in ("", kind)
+                    for r in refusals
+                )
+                assert shut.offering(kind, name, zone) == expected
+
+
+@given(
+    st.lists(st.builds(Refusal, names, zones, kinds, st.text(max_size=5), st.sampled_from(["", "subnet-1"])))
+)
+def test_refusals_travel_unless_they_name_nothing(refusals: list[Refusal]) -> None:
+    request = refusals_to(refusals)
+    if all(any(r.key) for r in refusals):
+        assert refusals_from(request) == refusals
+    else:
+        try:
+            refusals_from(request)
+        except ValueError:
+            return
+        raise AssertionError("a refusal of everything was accepted")

@@ -1,0 +1,89 @@
+"""The bounds against brute force: never above the cheapest packing, and patterns meet it where lots are few."""
+
+from functools import cache
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nodeyard.provisioning.linear import Kinds, Market, relax
+from nodeyard.provisioning.packing import Lots, Packer, Shop
+from nodeyard.provisioning.patterns import Model, PatternSolver
+
+Small = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Small:
+    """(request, demand, room, cost): up to three kinds of few pods, up to four columns."""
+    kinds, columns = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    request = [[draw(st.integers(1, 6)), draw(st.integers(1, 6))] for _ in range(kinds)]
+    demand = [draw(st.integers(1, 3)) for _ in range(kinds)]
+    room = [[draw(st.integers(6, 14)), draw(st.integers(6, 14))] for _ in range(columns)]
+    cost = [draw(st.integers(1, 20)) / 10 for _ in range(columns)]
+    return np.array(request, float), np.array(demand), np.array(room, float), np.array(cost)
+
+
+def cheapest(problem: Small) -> float:
+    """The least cost of any packing, by trying every filling of every column."""
+    request, demand, room, cost = problem
+
+    @cache
+    def least(left: tuple[int, ...]) -> float:
+        if not any(left):
+            return 0.0
+        best = np.inf
+        for counts in np.ndindex(*(n + 1 for n in left)):
+            if not any(counts):
+                continue
+            load = np.array(counts) @ request
+            able = cost[(room >= load).all(axis=1)]
+            if len(able):
+                rest = tuple(n - c for n, c in zip(left, counts, strict=True))
+                best = min(best, float(able.min()) + least(rest))
+        return float(best)
+
+    return least(tuple(int(d) for d in demand))
+
+
+def market(room: np.ndarray, cost: np.ndarray) -> Market:
+    return Market(room, cost, np.zeros((len(cost), 0)), np.zeros(0))
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems())
+def test_the_bound_never_exceeds_the_cheapest_packing_and_patterns_meet_it(problem: Small) -> None:
+    request, demand, room, cost = problem
+    best = cheapest(problem)
+    allowed = (room[None] >= request[:, None]).all(axis=2)
+    relaxed = relax(Kinds(request, demand.astype(float), allowed), market(room, cost))
+    assert relaxed.bound <= best + 1e-6
+    model = Model(
+        request, np.arange(len(demand)), demand.astype(float), np.full(len(demand), np.inf), allowed, room, cost,
+        np.full(len(cost), np.inf), np.zeros((len(cost), 0)), np.zeros(0),
+    )  # fmt: skip
+    answer = PatternSolver(model, lambda: 5.0).solve(best * 2, integer_s=2.0)
+    assert relaxed.bound - 1e-6 <= answer.bound <= best + 1e-6
+    assert abs(answer.cost - best) < 1e-6
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems())
+def test_a_packing_holds_every_pod_once_within_room_and_costs_hardly_more_than_the_least(
+    problem: Small,
+) -> None:
+    request, demand, room, cost = problem
+    none = np.zeros((len(demand), 0), np.bool_)
+    lots = Lots(
+        request, demand.astype(np.int64), np.zeros(len(demand), np.int64), np.ones((1, len(cost)), np.bool_),
+        np.full(len(demand), 1e9), none, none, np.zeros(0, np.int64),
+    )  # fmt: skip
+    shop = Shop(room, cost, np.zeros((len(cost), 0)), np.zeros(0))
+    packed = Packer(lots, shop, lambda: 0.0, exact_s=lambda: 1.0).run()
+    held = np.zeros(len(demand), np.int64)
+    for one in packed.bins:
+        assert (one.counts @ request[one.lots] <= room[one.column]).all()
+        held[one.lots] += one.counts
+    assert (held == demand).all()
+    assert not packed.left.any()
+    assert sum(cost[b.column] for b in packed.bins) <= cheapest(problem) * 1.005 + 1e-9

@@ -1,0 +1,40 @@
+"""Solving planning problems as the `plan` command does: manifests to a snapshot, the planner, its report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from nodeyard.provisioning.model import Options, Plan, Problem
+from nodeyard.provisioning.planner import plan
+from nodeyard.provisioning.report import plan_json
+from nodeyard.state.cluster import Snapshot
+from nodeyard.state.manifests import plannable, snapshot_from
+from tests.support.invented_market import catalogue_of
+from tests.support.problems import PlanningProblem
+
+Json = dict[str, Any]
+NOW = 1_790_000_000.0
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A plan, and what `nodeyard plan --output json` prints of it."""
+
+    plan: Plan
+    report: Json
+    snapshot: Snapshot
+
+
+def posed(given: PlanningProblem) -> Problem:
+    """The problem as the planner takes it; every pod without a node is to be placed."""
+    snapshot = snapshot_from(given.objects)
+    return Problem(snapshot, plannable(snapshot), {"": catalogue_of(given.market)}, NOW)
+
+
+def solve(given: PlanningProblem, options: Options | None = None) -> Solved:
+    """The planner's answer."""
+    problem = posed(given)
+    made = plan(problem, options or Options(), time.monotonic)
+    return Solved(made, plan_json(made, problem.snapshot), problem.snapshot)

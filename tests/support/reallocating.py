@@ -1,0 +1,177 @@
+"""The reallocator's parts wired to a `World`, for tests that move time by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nodeyard.api.decision import Decision
+from nodeyard.api.nodeclass import NodeClass
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.model import Options, Planner
+from nodeyard.runtime.leadership import StoreUnavailableError
+from nodeyard.runtime.metrics import new_registry
+from services.reallocator.chronicle import Chronicle
+from services.reallocator.collection import Collector
+from services.reallocator.controller import Disruption
+from services.reallocator.drains import Drains
+from services.reallocator.execution import Execution
+from services.reallocator.leases import HeldLeases
+from services.reallocator.machines import InstanceBook
+from services.reallocator.metrics import ReallocatorMetrics
+from services.reallocator.termination import Termination
+from tests.support.clock import FakeClock
+from tests.support.disruption import Evicting, World, catalogue, first_fit
+
+
+class Lead:
+    def __init__(self) -> None:
+        self.epoch: int | None = 1
+
+    async def wait_held(self) -> int:
+        return self.epoch or 0
+
+
+class Leases:
+    """Who holds which node, by name; `away` is Redis being gone."""
+
+    def __init__(self) -> None:
+        self.holders: dict[str, str] = {}
+        self.away = False
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailableError("Redis is away")
+
+    async def acquire(self, name: str, holder: str, ttl_s: float, floor: int = 0) -> int | None:
+        self._check()
+        return 1 if self.holders.setdefault(name, holder) == holder else None
+
+    async def renew(self, name: str, holder: str, epoch: int, ttl_s: float) -> bool:
+        self._check()
+        return self.holders.get(name) == holder
+
+    async def release(self, name: str, holder: str, epoch: int) -> None:
+        self._check()
+        if self.holders.get(name) == holder:
+            del self.holders[name]
+
+
+class Nominations:
+    def __init__(self) -> None:
+        self.nodes: set[str] = set()
+        self.away = False
+
+    async def nominate(self, nodes: Any, ttl_s: float) -> None:
+        if self.away:
+            raise StoreUnavailableError("Redis is away")
+        self.nodes |= set(nodes)
+
+    async def nominated(self) -> frozenset[str]:
+        if self.away:
+            raise StoreUnavailableError("Redis is away")
+        return frozenset(self.nodes)
+
+
+class Prices:
+    ready = True
+    revision = "1"
+
+    def __init__(self) -> None:
+        self.catalogue = catalogue()
+
+    def catalogue_for(self, node_class: NodeClass) -> Catalogue:
+        return self.catalogue
+
+
+class Notes:
+    """Journal and events."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.events: list[tuple[str, str, str]] = []
+
+    async def record(self, decisions: Sequence[Decision]) -> None:
+        self.decisions += decisions
+
+    def publish(self, *, kind: str, name: str, reason: str, **_: Any) -> None:
+        self.events.append((kind, name, reason))
+
+    def kinds(self) -> list[str]:
+        return [f"{d.kind} {d.subject} {d.reason}" for d in self.decisions]
+
+
+class Replica:
+    """One reallocator over a world; several may share one."""
+
+    def __init__(
+        self, world: World, clock: FakeClock, *, name: str = "r0", leases: Leases | None = None
+    ) -> None:
+        self.world = world
+        self.clock = clock
+        self.notes = Notes()
+        self.lead = Lead()
+        self.leases = leases or Leases()
+        self.nominations = Nominations()
+        self.prices = Prices()
+        self.approved = ""
+        self.measures = ReallocatorMetrics(new_registry(process=False))
+        self.chronicle = Chronicle(self.notes, self.notes, replica=name, now=clock.now)
+        self.pods = Evicting(world)
+        self.termination = Termination(
+            cluster=world,
+            claims=world,
+            nodes=world,
+            drains=Drains(self.pods, self.chronicle, clock, self.measures),
+            book=InstanceBook(world, clock),
+            leases=HeldLeases(self.leases, holder=name, ttl_s=5.0, clock=clock),
+            chronicle=self.chronicle,
+            clock=clock,
+            measures=self.measures,
+            permitted=lambda: True,
+        )
+        self.execution = Execution(
+            cluster=world,
+            claims=world,
+            nodes=world,
+            nominations=self.nominations,
+            lead=self.lead,
+            chronicle=self.chronicle,
+            clock=clock,
+            measures=self.measures,
+        )
+        self.collector = Collector(
+            cluster=world,
+            machines=world,
+            claims=world,
+            nodes=world,
+            lead=self.lead,
+            chronicle=self.chronicle,
+            clock=clock,
+            measures=self.measures,
+            approved=self._approved,
+            permitted=lambda: True,
+            interval_s=120.0,
+            fast=20,
+        )
+        self.disruption = self._disruption(first_fit)
+
+    async def _approved(self) -> str:
+        return self.approved
+
+    def _disruption(self, planner: Planner) -> Disruption:
+        return Disruption(
+            cluster=self.world,
+            prices=self.prices,
+            claims=self.world,
+            nodes=self.world,
+            nominations=self.nominations,
+            lead=self.lead,
+            execution=self.execution,
+            chronicle=self.chronicle,
+            planner=planner,
+            options=Options(),
+            clock=self.clock,
+            measures=self.measures,
+            permitted=lambda: True,
+            poll_s=10.0,
+            validation_wait_s=15.0,
+        )

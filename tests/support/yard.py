@@ -1,0 +1,201 @@
+"""A stand with all services, as the end-to-end tests use it: apply, scale, look, and check that nothing leaks.
+
+`Yard` reads the API server and the simulated account only; what our services say of themselves is not evidence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import httpx
+
+from nodeyard.local.kubeapi import KubeError
+from nodeyard.local.stand import Stand
+from tests.support.cluster import eventually
+
+Json = dict[str, Any]
+CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
+PROVISIONERS = "/apis/karpenter.sh/v1alpha5/provisioners"
+NODEPOOLS = "/apis/karpenter.sh/v1/nodepools"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+PODS = "/api/v1/namespaces/default/pods"
+CLUSTER_UID = "nodeyard.dev/cluster-uid"
+
+
+def node_pool(name: str = "general", **spec: Any) -> Json:
+    """A NodePool of common families in both architectures, spot and on demand; `spec` overrides template.spec's
+    fields, but `disruption`, `limits` and `weight`, which go to the pool's spec.
+    """
+    template = {
+        "requirements": [
+            {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "arm64"]},
+            {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["spot", "on-demand"]},
+            {"key": "karpenter.k8s.aws/instance-category", "operator": "In", "values": ["c", "m", "r"]},
+            {"key": "karpenter.k8s.aws/instance-generation", "operator": "Gt", "values": ["4"]},
+        ],
+        "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "general"},
+    }
+    outer = {key: spec.pop(key) for key in ("disruption", "limits", "weight") if key in spec}
+    outer.setdefault(
+        "disruption",
+        {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "1s", "budgets": [{"nodes": "100%"}]},
+    )
+    return {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodePool",
+        "metadata": {"name": name},
+        "spec": {"template": {"spec": {**template, **spec}}, **outer},
+    }
+
+
+def node_class(name: str = "general", **spec: Any) -> Json:
+    found_by = [{"tags": {"karpenter.sh/discovery": "nodeyard"}}]
+    body = {
+        "amiSelectorTerms": [{"alias": "al2023@latest"}],
+        "role": "KarpenterNodeRole-nodeyard",
+        "subnetSelectorTerms": found_by,
+        "securityGroupSelectorTerms": found_by,
+    }
+    return {
+        "apiVersion": "karpenter.k8s.aws/v1",
+        "kind": "EC2NodeClass",
+        "metadata": {"name": name},
+        "spec": {**body, **spec},
+    }
+
+
+def provisioner(name: str = "default", **spec: Any) -> Json:
+    """A v1alpha5 Provisioner as small as the getting-started guide had it."""
+    body = {"provider": {"instanceProfile": "KarpenterNodeInstanceProfile-nodeyard"}}
+    return {
+        "apiVersion": "karpenter.sh/v1alpha5",
+        "kind": "Provisioner",
+        "metadata": {"name": name},
+        "spec": {**body, **spec},
+    }
+
+
+def deployment(name: str, replicas: int, requests: Mapping[str, str] | None = None, **spec: Any) -> Json:
+    """Pods labelled app=<name> of one container; `spec` goes into the pod's spec."""
+    resources = {"requests": dict(requests or {"cpu": "500m", "memory": "512Mi"})}
+    labels = {"app": name}
+    containers = [{"name": "main", "image": "registry.example/app", "resources": resources}]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": containers, **spec}},
+        },
+    }
+
+
+class Yard:
+    """What tests do with a stand."""
+
+    def __init__(self, stand: Stand) -> None:
+        self.stand = stand
+        self.kube = stand.api()
+        self._web = httpx.Client(base_url=stand.account_url, timeout=30.0, trust_env=False)
+
+    def close(self) -> None:
+        self.kube.close()
+        self._web.close()
+
+    # --- doing ---
+    def apply(self, *manifests: Json) -> None:
+        self.kube.apply(manifests)
+
+    def scale(self, name: str, replicas: int) -> None:
+        self.kube.patch(f"{DEPLOYMENTS}/{name}", {"spec": {"replicas": replicas}})
+
+    def dial(self, method: str, path: str, body: Json | None = None) -> Any:
+        """Turns a dial of the simulated account, e.g. dial("POST", "capacity", {...})."""
+        answer = self._web.request(method, f"/dials/{path}", json=body)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    # --- looking ---
+    def items(self, path: str) -> list[Json]:
+        found: list[Json] = self.kube.get(path)["items"]
+        return found
+
+    def pods(self, app: str) -> list[Json]:
+        return [p for p in self.items(PODS) if p["metadata"].get("labels", {}).get("app") == app]
+
+    def phases(self, app: str) -> Counter[str]:
+        return Counter(
+            p["status"].get("phase", "Pending")
+            for p in self.pods(app)
+            if "deletionTimestamp" not in p["metadata"]
+        )
+
+    def claims(self) -> list[Json]:
+        return self.items(CLAIMS)
+
+    def nodes(self) -> list[Json]:
+        """Nodes that are machines of the account."""
+        return [
+            n for n in self.items("/api/v1/nodes") if n["spec"].get("providerID", "").startswith("aws:///")
+        ]
+
+    def instances(self) -> list[Json]:
+        """Instances that cost money now: pending or running."""
+        lines: list[Json] = self.dial("GET", "cost")["instances"]
+        return [line for line in lines if line["state"] in ("pending", "running")]
+
+    def launched(self) -> int:
+        """Instances ever launched."""
+        return int(self.dial("GET", "cost")["launched"])
+
+    def calls(self, action: str) -> list[Json]:
+        """The newest calls of one API action."""
+        found: list[Json] = self.dial("GET", f"calls?action={action}")["calls"]
+        return found
+
+    def decisions(self, **query: Any) -> list[Json]:
+        answer = httpx.get(
+            f"{self.stand.endpoint('admin').url}/v1/decisions", params={"limit": 1000, **query}
+        )
+        answer.raise_for_status()
+        found: list[Json] = answer.json()
+        return found
+
+    # --- waiting and checking ---
+    def wait_running(self, app: str, count: int, within_s: float = 60.0) -> None:
+        eventually(lambda: self.phases(app) == Counter(Running=count), within_s=within_s)
+
+    def wait_ready(self, within_s: float = 30.0) -> None:
+        for service in self.stand.options.services:
+            for replica in range(self.stand.options.replicas):
+                eventually(lambda s=service, r=replica: self.stand.ready(s, r), within_s=within_s)  # type: ignore[misc]
+
+    def wait_gone(self, within_s: float = 60.0) -> None:
+        """No claim, no node and no instance is left."""
+        eventually(lambda: not self.claims() and not self.nodes() and not self.instances(), within_s=within_s)
+
+    def check_nothing_leaked(self) -> None:
+        """Every instance has exactly one claim, every launched claim exactly one instance, every node both."""
+        of_claims = Counter(
+            c.get("status", {}).get("providerID", "").rpartition("/")[2] for c in self.claims()
+        )
+        of_account = Counter(i["instance_id"] for i in self.instances())
+        of_nodes = Counter(n["spec"]["providerID"].rpartition("/")[2] for n in self.nodes())
+        assert of_claims == of_account
+        assert of_nodes <= of_account
+
+    def wait_settled(self, within_s: float = 60.0) -> None:
+        """Until instances, claims and nodes agree one to one (see check_nothing_leaked)."""
+
+        def settled() -> bool:
+            with suppress(AssertionError, KubeError):
+                self.check_nothing_leaked()
+                return len(self.nodes()) == len(self.instances())
+            return False
+
+        eventually(settled, within_s=within_s)

@@ -1,0 +1,525 @@
+"""The allocator's way from pending pods to Initialized nodes, in a small honest world."""
+
+import msgspec
+import pytest
+
+from nodeyard.adapters.kubernetes.errors import Unavailable
+from nodeyard.api import labels as keys
+from nodeyard.api.node import INITIALIZED, LAUNCHED, REGISTERED
+from nodeyard.api.selectors import Taint
+from nodeyard.cloudprovider.errors import NotFound, Throttled, Unreachable
+from nodeyard.provisioning.claims import (
+    LAUNCH_RECORD,
+    encode_record,
+    launch_record_of,
+    planned_pods_of,
+)
+from nodeyard.state.cluster import Kind
+from tests.support.allocator import World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_pending_pods_get_one_launched_claim_that_promises_them(world: World) -> None:
+    pods = world.pending_pods(3)
+    await world.replica().round()
+    (claim,) = world.api.claims.values()
+    assert set(planned_pods_of(claim)) == set(pods)
+    assert claim.provider_id.startswith("aws:///eu-west-1")
+    assert claim.is_true(LAUNCHED)
+    assert len(world.cloud.instances) == 1
+    assert claim.labels[keys.INSTANCE_TYPE] in claim.annotations[keys.LAUNCH_OFFERINGS]
+    assert claim.labels[keys.CAPACITY_TYPE] == "on-demand"
+    assert claim.labels["team"] == "a"
+    assert claim.capacity["cpu"] >= 2000
+    assert claim.finalizers == (keys.TERMINATION_FINALIZER,)
+
+
+async def test_pods_promised_to_a_claim_are_not_planned_again(world: World) -> None:
+    world.pending_pods(3)
+    replica = world.replica()
+    await replica.round()
+    await replica.round()
+    assert len(world.api.claims) == 1
+
+
+async def test_own_claims_count_before_the_stream_shows_them(world: World) -> None:
+    world.pending_pods(3)
+    replica = world.replica()
+    replica.stream.paused = True
+    await replica.round()
+    await replica.round()
+    assert len(world.api.claims) == 1
+
+
+async def test_a_new_planner_sees_the_claims_that_its_stream_does_not_show_yet(world: World) -> None:
+    world.pending_pods(3)
+    first, second = world.replica("a"), world.replica("b")
+    second.stream.paused = True
+    await first.round()
+    world.leader.epoch = world.leader.newest = 2
+    await second.round()
+    assert len(world.api.claims) == 1
+
+
+async def test_a_plan_is_dropped_when_its_epoch_ended(world: World) -> None:
+    world.pending_pods(3)
+    replica = world.replica()
+    await replica.classes.refresh()
+    world.leader.epoch = 2
+    await replica.controller.round(1)
+    assert world.api.claims == {}
+
+
+async def test_the_launch_is_on_the_claim_before_the_call(world: World) -> None:
+    world.pending_pods(1)
+    world.cloud.failures = [Throttled("slow down")]
+    await world.replica().round()
+    (claim,) = world.api.claims.values()
+    assert launch_record_of(claim) is not None
+    assert claim.condition(LAUNCHED).reason == "Throttled"  # type: ignore[union-attr]
+    assert claim.condition(LAUNCHED).status == "Unknown"  # type: ignore[union-attr]
+
+
+async def test_a_launch_whose_answer_was_lost_is_repeated_with_the_same_request(world: World) -> None:
+    world.pending_pods(1)
+    world.cloud.failures = [Unreachable("cut", may_have_taken_effect=True)]
+    first, second = world.replica("a"), world.replica("b")
+    await first.round()
+    assert not next(iter(world.api.claims.values())).provider_id
+    await second.classes.refresh()
+    await second.follow()
+    assert len(world.cloud.instances) == 1
+    assert next(iter(world.api.claims.values())).is_true(LAUNCHED)
+    assert world.cloud.calls[0] == world.cloud.calls[1]
+
+
+async def test_two_replicas_share_the_launches_and_launch_nothing_twice(world: World) -> None:
+    first, second = world.replica("a"), world.replica("b")
+    for number in range(6):
+        world.pending_pods(1, prefix=f"q{number}-")
+        await first.classes.refresh()
+        await second.classes.refresh()
+        await first.controller.round(1)
+        second.follower.look()
+        await first.follow()
+        await second.follow()
+    assert len(world.cloud.instances) == len(world.api.claims) == 6
+
+
+async def test_refused_capacity_ends_the_claim_and_the_next_round_buys_something_else(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    first = {("m5.large", zone) for zone in ("eu-west-1a", "eu-west-1b", "eu-west-1c")}
+    world.cloud.full = first
+    await replica.round()
+    assert world.api.claims == {}
+    assert {(r.instance_type, r.zone) for r in world.cloud.refused} <= first
+    assert world.cloud.refused
+    await replica.round()
+    (claim,) = world.api.claims.values()
+    assert claim.labels[keys.INSTANCE_TYPE] != "m5.large"
+    assert claim.is_true(LAUNCHED)
+
+
+async def test_a_lost_template_is_made_again_and_the_launch_repeated_as_a_new_attempt(world: World) -> None:
+    world.pending_pods(1)
+    world.cloud.failures = [NotFound("no such launch template")]
+    await world.replica().round()
+    (claim,) = world.api.claims.values()
+    assert claim.is_true(LAUNCHED)
+    assert launch_record_of(claim).attempt == 1  # type: ignore[union-attr]
+    assert world.account.forgotten
+
+
+async def test_a_claim_of_an_older_planner_written_after_a_newer_began_is_deleted(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    world.cloud.failures = [Throttled("slow down")]
+    await replica.round()
+    world.leader.epoch, world.leader.newest = 2, 2
+    world.leader.began_at = world.clock.now() - 5
+    await world.clock.advance(2)
+    await replica.follow()
+    assert world.api.claims == {}
+    assert world.cloud.instances == {}
+
+
+async def test_a_claim_written_before_the_newer_planner_began_is_launched(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    world.cloud.failures = [Throttled("slow down")]
+    await replica.round()
+    world.leader.epoch, world.leader.newest, world.leader.began_at = 2, 2, world.clock.now() + 1
+    await world.clock.advance(2)
+    await replica.follow()
+    assert next(iter(world.api.claims.values())).is_true(LAUNCHED)
+
+
+async def test_a_claim_that_never_launches_is_given_up_after_its_time(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    world.cloud.failures = [Throttled("slow down")] * 50
+    await replica.round()
+    for _ in range(20):
+        await world.clock.advance(20)
+        await replica.follow()
+    assert world.api.claims == {}
+
+
+async def test_giving_up_adopts_an_instance_that_was_made_after_all(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    world.cloud.failures = [Unreachable("cut", may_have_taken_effect=True)]
+    await replica.round()
+    await world.clock.advance(400)
+    await replica.follow()
+    (claim,) = world.api.claims.values()
+    assert claim.provider_id
+    assert not claim.deleting
+
+
+async def test_a_deleted_claim_without_instance_is_let_go(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    world.cloud.failures = [Throttled("slow down")]
+    await replica.round()
+    await world.api.delete(next(iter(world.api.claims)))
+    await replica.follow()
+    assert world.api.claims == {}
+
+
+async def test_a_deleted_claim_whose_instance_exists_becomes_launched_and_stays_for_the_reallocator(
+    world: World,
+) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    world.cloud.failures = [Unreachable("cut", may_have_taken_effect=True)]
+    await replica.round()
+    await world.api.delete(next(iter(world.api.claims)))
+    await replica.follow()
+    (claim,) = world.api.claims.values()
+    assert claim.provider_id
+    assert claim.deleting
+    assert claim.finalizers
+
+
+async def test_a_failed_create_leaves_the_pods_for_the_next_round(world: World) -> None:
+    world.pending_pods(2)
+    world.api.fail["create"] = Unavailable(503, "", "away")
+    replica = world.replica()
+    await replica.round()
+    assert world.api.claims == {}
+    await replica.round()
+    assert len(world.api.claims) == 1
+
+
+async def test_launches_go_on_without_redis(world: World) -> None:
+    world.pending_pods(1)
+    world.leases.away = world.quiet.away = True
+    replica = world.replica()
+    await replica.round()
+    (claim,) = world.api.claims.values()
+    world.join(claim.name, taints=(Taint(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE),))
+    await replica.follow()
+    assert world.api.claims[claim.name].is_true(REGISTERED)
+
+
+async def test_a_claim_without_ready_class_ends_at_once(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.classes.refresh()
+    await replica.controller.round(1)
+    claim = next(iter(world.api.claims.values()))
+    gone = msgspec.structs.replace(
+        claim,
+        name="other",
+        uid="",
+        provider_id="",
+        annotations={},
+        node_class=msgspec.structs.replace(claim.node_class, name="missing"),
+    )
+    await world.api.create(gone)
+    await replica.follow()
+    assert "other" not in world.api.claims
+    assert ("NodeClassNotReady", "nodeclaim/other") in {(d.reason, d.subject) for d in world.quiet.decisions}
+
+
+async def test_a_user_written_claim_is_launched_from_the_catalogue(world: World) -> None:
+    replica = world.replica()
+    world.pending_pods(1)
+    await replica.round()
+    planned = next(iter(world.api.claims.values()))
+    own = msgspec.structs.replace(
+        planned, name="mine", uid="", provider_id="", annotations={}, finalizers=(), conditions=(), labels={}
+    )
+    await world.api.create(own)
+    await replica.follow()
+    mine = world.api.claims["mine"]
+    assert mine.is_true(LAUNCHED)
+    assert mine.finalizers == (keys.TERMINATION_FINALIZER,)
+    assert mine.labels[keys.CAPACITY_TYPE] == "spot"
+    assert LAUNCH_RECORD in mine.annotations
+
+
+async def test_refused_pods_are_told_why_once(world: World) -> None:
+    world.pending_pods(2, node_selector={"gpu": "yes"})
+    replica = world.replica()
+    await replica.round()
+    await replica.round()
+    refused = [d for d in world.quiet.decisions if d.kind == "refused"]
+    assert len(refused) == 2
+    assert ("Pod", "p0", "FailedScheduling") in world.quiet.events
+
+
+# --- batching ---------------------------------------------------------------------------------------------------------
+async def test_a_considered_pod_is_not_offered_again_until_it_is_time(world: World) -> None:
+    from nodeyard.provisioning.pending import pending
+
+    world.pending_pods(1, node_selector={"gpu": "yes"})
+    replica = world.replica()
+    await replica.round()
+
+    def offered() -> int:
+        replica.controller.offer(pending(replica.stream.snapshot(), world.clock.now()))
+        return replica.batcher.pending
+
+    assert offered() == 0
+    world.clock.skip(10.5)
+    assert offered() == 1
+
+
+async def test_a_changed_pool_brings_refused_pods_up_again_at_once(world: World) -> None:
+    from nodeyard.provisioning.pending import pending
+
+    world.pending_pods(1, node_selector={"gpu": "yes"})
+    replica = world.replica()
+    await replica.round()
+    world.api.put(Kind.POOL, "default", msgspec.structs.replace(world.pool, generation=2))
+    replica.controller.offer(pending(replica.stream.snapshot(), world.clock.now()))
+    assert replica.batcher.pending == 1
+
+
+# --- registration -----------------------------------------------------------------------------------------------------
+async def test_planned_pods_are_nominated_before_the_scheduler_is_let_in(world: World) -> None:
+    pods = world.pending_pods(3)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    node = world.join(name)
+    world.api.writes.clear()
+    await replica.follow()
+    assert world.api.writes[:2] == ["nominate", "register"]
+    assert {world.api.pods[key].nominated_node for key in pods} == {node.name}
+    registered = world.api.nodes[node.name]
+    assert all(t.key != keys.TAINT_UNREGISTERED for t in registered.taints)
+    assert registered.labels["team"] == "a"
+    assert registered.labels[keys.REGISTERED] == "true"
+    assert registered.annotations["note"] == "x"
+    assert LAUNCH_RECORD not in registered.annotations
+    assert Taint("team", "NoSchedule", "a") in registered.taints
+    claim = world.api.claims[name]
+    assert claim.is_true(REGISTERED)
+    assert claim.node_name == node.name
+    assert not claim.is_true(INITIALIZED), "its startup taint is still there"
+
+
+async def test_a_node_is_initialized_once_its_startup_taints_are_gone(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    node = world.join(name)
+    await replica.follow()
+    taints = tuple(t for t in world.api.nodes[node.name].taints if t.key != "cni")
+    world.change_node(node.name, taints=taints)
+    await replica.follow()
+    assert world.api.claims[name].is_true(INITIALIZED)
+    assert world.api.claims[name].is_true("Ready")
+    assert world.api.nodes[node.name].labels[keys.INITIALIZED] == "true"
+
+
+async def test_a_node_that_lacks_a_requested_device_is_not_initialized(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    claim = world.api.claims[name]
+    world.api.put(
+        Kind.NODE_CLAIM,
+        name,
+        msgspec.structs.replace(claim, requests={**claim.requests, "nvidia.com/gpu": 1}),
+    )
+    world.join(name, taints=(Taint(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE),))
+    await replica.follow()
+    node = world.api.nodes[f"node-{name}"]
+    world.change_node(node.name, taints=())
+    await replica.follow()
+    assert not world.api.claims[name].is_true(INITIALIZED)
+    world.clock.skip(6)
+    await replica.follow()
+    assert world.api.claims[name].condition(INITIALIZED).reason == "ResourceNotRegistered"  # type: ignore[union-attr]
+
+
+async def test_two_nodes_with_one_provider_id_are_left_alone(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    world.join(name)
+    world.join(name, name="twin")
+    await replica.follow()
+    condition = world.api.claims[name].condition(REGISTERED)
+    assert (condition.status, condition.reason) == ("False", "MultipleNodesFound")  # type: ignore[union-attr]
+    assert len(world.api.nodes) == 2
+
+
+async def test_a_node_without_the_unregistered_taint_is_registered_with_an_event(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    world.join(name, taints=())
+    await replica.follow()
+    assert world.api.claims[name].is_true(REGISTERED)
+    assert ("NodeClaim", name, "UnregisteredTaintMissing") in world.quiet.events
+
+
+async def test_a_node_that_never_joins_ends_its_claim_for_the_reallocator(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    world.clock.skip(901)
+    await replica.follow()
+    assert world.api.claims[name].deleting
+    assert world.api.claims[name].finalizers, "the reallocator finalizes what was launched"
+
+
+async def test_pods_that_did_not_land_are_planned_again_half_a_minute_after_initialization(
+    world: World,
+) -> None:
+    from nodeyard.provisioning.pending import pending
+
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    (name,) = world.api.claims
+    world.join(name, taints=(Taint(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE),))
+    await replica.follow()
+    world.change_node(f"node-{name}", taints=())
+    await replica.follow()
+    assert world.api.claims[name].is_true(INITIALIZED)
+    assert pending(replica.stream.snapshot(), world.clock.now() + 29).pods == ()
+    assert pending(replica.stream.snapshot(), world.clock.now() + 31).pods == ("default/p0",)
+
+
+# --- bind mode --------------------------------------------------------------------------------------------------------
+async def held_world(world: World, **shape: object) -> tuple[object, str]:
+    world.pending_pods(2, **shape)
+    replica = world.replica(mode="bind")
+    await replica.round()
+    (name,) = world.api.claims
+    world.join(name, ready=False, taints=(Taint(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE),))
+    await replica.follow()
+    return replica, f"node-{name}"
+
+
+async def test_a_held_node_gets_its_pods_bound_once_ready_and_is_let_go(world: World) -> None:
+    replica, node = await held_world(world)
+    assert any(t.key == keys.BIND_HOLD for t in world.api.nodes[node].taints)
+    assert all(not pod.node and not pod.nominated_node for pod in world.api.pods.values())
+    ready = (msgspec.structs.replace(world.api.nodes[node].conditions[0], status="True"),)
+    world.change_node(node, taints=(Taint(keys.BIND_HOLD, keys.NO_SCHEDULE),), conditions=ready)
+    await replica.follow()  # type: ignore[attr-defined]
+    assert {pod.node for pod in world.api.pods.values()} == {node}
+    assert all(t.key != keys.BIND_HOLD for t in world.api.nodes[node].taints)
+
+
+async def test_what_the_real_node_can_not_take_is_not_bound(world: World) -> None:
+    replica, node = await held_world(world)
+    ready = (msgspec.structs.replace(world.api.nodes[node].conditions[0], status="True"),)
+    small = {"cpu": 600, "memory": 2**31, "pods": 10}
+    hold = (Taint(keys.BIND_HOLD, keys.NO_SCHEDULE),)
+    world.change_node(node, taints=hold, conditions=ready, allocatable=small)
+    await replica.follow()  # type: ignore[attr-defined]
+    assert sorted(pod.node for pod in world.api.pods.values()) == ["", node]
+
+
+async def test_any_replica_lifts_a_hold_at_its_deadline_and_nominates_instead(world: World) -> None:
+    _, node = await held_world(world)
+    other = world.replica("b", mode="nominate")
+    await other.follow()
+    assert any(t.key == keys.BIND_HOLD for t in world.api.nodes[node].taints)
+    world.clock.skip(11)
+    await other.follow()
+    assert all(t.key != keys.BIND_HOLD for t in world.api.nodes[node].taints)
+    assert {pod.nominated_node for pod in world.api.pods.values()} == {node}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"scheduler_name": "other"},
+        {"resource_claims": True},
+        {"gang": "g"},
+        {"volume_claims": ("data",)},
+        {"requests": {"nvidia.com/gpu": 1}},
+    ],
+    ids=["scheduler", "claims", "gang", "volume", "device"],
+)
+async def test_pods_that_somebody_else_must_act_on_are_never_held_for(
+    world: World, shape: dict[str, object]
+) -> None:
+    from nodeyard.provisioning.landing import landing
+
+    world.pending_pods(1)
+    replica = world.replica(mode="bind")
+    await replica.round()
+    claim = next(iter(world.api.claims.values()))
+    snapshot = replica.stream.snapshot()
+    (key,) = snapshot.shapes
+    odd = msgspec.structs.replace(snapshot.shapes[key], **shape)
+    pods = landing(msgspec.structs.replace(snapshot, shapes={key: odd}), claim, "bind")
+    assert not pods.bind
+    assert len(pods.nominate) == 1
+
+
+# --- two replicas -----------------------------------------------------------------------------------------------------
+async def test_a_claim_whose_lease_another_replica_holds_is_left_to_it(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica("a")
+    await replica.classes.refresh()
+    world.cloud.failures = [Throttled("slow down")]
+    await replica.round()
+    (name,) = world.api.claims
+    calls = len(world.cloud.calls)
+    world.leases.holders[f"node/{name}"] = "b"
+    await world.clock.advance(5)
+    await replica.follow()
+    assert len(world.cloud.calls) == calls
+    del world.leases.holders[f"node/{name}"]
+    await world.clock.advance(5)
+    await replica.follow()
+    assert world.api.claims[name].is_true(LAUNCHED)
+
+
+async def test_the_first_launch_record_on_a_claim_wins(world: World) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    planned = next(iter(world.api.claims.values()))
+    bare = msgspec.structs.replace(
+        planned, name="mine", uid="", provider_id="", annotations={}, conditions=(), labels={}
+    )
+    replica.stream.paused = True
+    made = await world.api.create(bare)
+    theirs = launch_record_of(planned)
+    assert theirs is not None
+    theirs = msgspec.structs.replace(theirs, tags={"written": "by the other replica"})
+    await world.api.annotate(made, {LAUNCH_RECORD: encode_record(theirs)})
+    await replica.launcher.launch(made)
+    assert world.cloud.calls[-1] == ("mine", theirs)

@@ -1,0 +1,126 @@
+"""A cloud and a shared memory for pricing, honest and with dials."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from nodeyard.cloudprovider.errors import CloudError, Unreachable
+from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.leadership import StoreUnavailableError
+from services.pricing.ports import News, Part
+from tests.support.catalogue import on_demand_sheet, spot_sheet, table_of
+
+
+class FakeCloud:
+    """Answers at once. `down`: parts that can't be asked. `asked` counts the calls."""
+
+    def __init__(self) -> None:
+        self.table = table_of()
+        self.spot_usd: float | None = None
+        self.down: set[Part] = set()
+        self.asked: dict[Part, int] = {"types": 0, "on-demand": 0, "spot": 0}
+
+    def _asked(self, part: Part) -> None:
+        self.asked[part] += 1
+        if part in self.down:
+            raise _unreachable(part)
+
+    async def types(self) -> TypeTable:
+        self._asked("types")
+        return self.table
+
+    async def on_demand(self, now: float) -> PriceSheet:
+        self._asked("on-demand")
+        return on_demand_sheet(self.table, now)
+
+    async def spot(self, now: float) -> PriceSheet:
+        self._asked("spot")
+        return spot_sheet(self.table, now, self.spot_usd)
+
+
+class FakeMemory:
+    """What Redis would keep, and its channel. `away` makes everything fail."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.away = False
+        self.kept_types: tuple[TypeTable, float] | None = None
+        self.sheets: dict[Part, PriceSheet] = {}
+        self.claims: dict[Part, tuple[str, float]] = {}
+        self.kept: dict[Refusal, float] = {}
+        self._listeners: list[asyncio.Queue[News | None]] = []
+
+    async def types(self) -> tuple[TypeTable, float] | None:
+        self._reach()
+        return self.kept_types
+
+    async def sheet(self, part: Part) -> PriceSheet | None:
+        self._reach()
+        return self.sheets.get(part)
+
+    async def save_types(self, table: TypeTable, asked_at: float) -> None:
+        self._reach()
+        self.kept_types = (table, asked_at)
+        self._tell("types")
+
+    async def save_sheet(self, part: Part, sheet: PriceSheet) -> None:
+        self._reach()
+        self.sheets[part] = sheet
+        self._tell(part)
+
+    async def claim(self, part: Part, holder: str, ttl_s: float) -> bool:
+        self._reach()
+        if part in self.claims and self.claims[part][1] > self._clock.now():
+            return False
+        self.claims[part] = (holder, self._clock.now() + ttl_s)
+        return True
+
+    async def release(self, part: Part, holder: str) -> None:
+        self._reach()
+        if self.claims.get(part, ("", 0.0))[0] == holder:
+            del self.claims[part]
+
+    async def remember(self, refusals: Iterable[Refusal], ttl_s: float) -> None:
+        self._reach()
+        for refusal in refusals:
+            self.kept[refusal] = max(self._clock.now() + ttl_s, self.kept.get(refusal, 0.0))
+        self._tell("refusals")
+
+    async def refusals(self) -> list[tuple[Refusal, float]]:
+        self._reach()
+        now = self._clock.now()
+        return [(refusal, until - now) for refusal, until in self.kept.items() if until > now]
+
+    async def news(self) -> AsyncIterator[News | None]:
+        self._reach()
+        queue: asyncio.Queue[News | None] = asyncio.Queue()
+        self._listeners.append(queue)
+        try:
+            yield None
+            while True:
+                heard = await queue.get()
+                self._reach()
+                yield heard
+        finally:
+            self._listeners.remove(queue)
+
+    def go_away(self) -> None:
+        """From now on nothing works, and who listens notices."""
+        self.away = True
+        for queue in self._listeners:
+            queue.put_nowait(None)
+
+    def _tell(self, news: News) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(news)
+
+    def _reach(self) -> None:
+        if self.away:
+            raise StoreUnavailableError("the memory is away")
+
+
+def _unreachable(part: Part) -> CloudError:
+    return Unreachable("no answer", operation=part)

@@ -1,0 +1,273 @@
+"""The pricing loops on a clock that stands still: schedules, failures, what replicas share, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nodeyard.cloudprovider.market import Market
+from nodeyard.cloudprovider.refusals import Refusal
+from services.pricing.board import PriceBoard
+from services.pricing.controller import PricingController
+from services.pricing.metrics import PricingMetrics
+from tests.support.clock import FakeClock, settle
+from tests.unit.pricing.fakes import FakeCloud, FakeMemory
+
+SPOT_S, HOURS_S = 300.0, 12 * 3600.0
+REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
+
+
+class Replica:
+    """One pricing process without its wires."""
+
+    def __init__(self, name: str, cloud: FakeCloud, memory: FakeMemory, clock: FakeClock) -> None:
+        metrics = PricingMetrics(CollectorRegistry())
+        self.board = PriceBoard(metrics)
+        self.controller = PricingController(
+            cloud,
+            memory,
+            self.board,
+            clock,
+            replica=name,
+            intervals={"types": HOURS_S, "on-demand": HOURS_S, "spot": SPOT_S},
+            refusal_ttl_s=180.0,
+            metrics=metrics,
+            chance=lambda: 0.5,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.controller.restore()
+        c = self.controller
+        for loop in (c.keep_types, c.keep_on_demand, c.keep_spot, c.listen, c.sweep):
+            self._tasks.append(asyncio.create_task(loop()))
+        await settle()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def market(self) -> Market:
+        assert self.board.market is not None, self.board.unready()
+        return self.board.market
+
+    def available(self, kind: str = "spot", name: str = "m5.large", zone: str = "eu-west-1a") -> bool:
+        table = self.market.table
+        for (type_index, zone_index, capacity_type), row in zip(table.rows, self.market.rows, strict=True):
+            if (table.types[type_index].name, table.zones[zone_index].name, capacity_type) == (
+                name,
+                zone,
+                kind,
+            ):
+                return row.available
+        raise AssertionError("no such offering")
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.cloud = FakeCloud()
+        self.memory = FakeMemory(self.clock)
+        self.replicas: list[Replica] = []
+
+    async def replica(self, name: str = "one") -> Replica:
+        made = Replica(name, self.cloud, self.memory, self.clock)
+        self.replicas.append(made)
+        await made.start()
+        return made
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    yield made
+    for replica in made.replicas:
+        await replica.stop()
+
+
+async def test_a_cold_start_asks_each_source_once_and_serves(world: World) -> None:
+    replica = await world.replica()
+    assert replica.board.unready() is None
+    assert world.cloud.asked == {"types": 1, "on-demand": 1, "spot": 1}
+    assert replica.market.counts() == {"pricing-api": 15, "spot-history": 15}
+
+
+async def test_each_part_is_refreshed_on_its_own_schedule(world: World) -> None:
+    await world.replica()
+    await world.clock.advance(SPOT_S * 4 + 1)
+    assert world.cloud.asked == {"types": 1, "on-demand": 1, "spot": 5}
+    await world.clock.advance(HOURS_S)
+    assert world.cloud.asked["types"] == world.cloud.asked["on-demand"] == 2
+
+
+async def test_a_new_price_is_published_and_wakes_who_waits(world: World) -> None:
+    replica = await world.replica()
+    older = replica.market
+    waiting = asyncio.create_task(replica.board.next(older))
+    world.cloud.spot_usd = 0.5
+    await world.clock.advance(SPOT_S + 1)
+    newer = await waiting
+    changed = newer.changed_since(older)
+    assert changed is not None
+    assert {newer.rows[i].price for i in changed} == {0.5}
+    assert len(changed) == 15
+
+
+async def test_a_confirmed_price_renews_its_age_under_the_same_revision(world: World) -> None:
+    replica = await world.replica()
+    older = replica.market
+    await world.clock.advance(SPOT_S + 1)
+    assert replica.market.revision == older.revision
+    assert replica.market.asked_at["spot-history"] > older.asked_at["spot-history"]
+
+
+async def test_nothing_is_served_before_types_are_known_and_the_reason_is_told(world: World) -> None:
+    world.cloud.down = {"types"}
+    replica = await world.replica()
+    assert replica.board.market is None
+    assert replica.board.unready() == "no instance types known yet: types: no answer"
+    world.cloud.down = set()
+    await world.clock.advance(2.0)
+    assert replica.board.unready() is None
+
+
+async def test_estimates_stand_in_only_after_a_source_has_failed(world: World) -> None:
+    world.cloud.down = {"spot"}
+    replica = await world.replica()
+    assert replica.market.counts() == {"pricing-api": 15, "estimate": 15}
+    world.cloud.down = set()
+    await world.clock.advance(10.0)
+    assert replica.market.counts() == {"pricing-api": 15, "spot-history": 15}
+
+
+async def test_a_source_that_fails_later_leaves_its_last_prices_marked(world: World) -> None:
+    replica = await world.replica()
+    world.cloud.down = {"spot"}
+    await world.clock.advance(SPOT_S + 1)
+    assert replica.market.counts() == {"pricing-api": 15, "last-known": 15}
+    assert replica.board.problems == {"spot": "spot: no answer"}
+    world.cloud.down = set()
+    await world.clock.advance(SPOT_S)
+    assert replica.market.counts() == {"pricing-api": 15, "spot-history": 15}
+    assert replica.board.problems == {}
+
+
+async def test_a_source_that_stays_away_is_not_asked_in_a_hurry(world: World) -> None:
+    world.cloud.down = {"types"}
+    await world.replica()
+    await world.clock.advance(3600.0)
+    assert world.cloud.asked["types"] < 40
+
+
+async def test_a_restart_serves_what_the_memory_holds_and_asks_nobody(world: World) -> None:
+    first = await world.replica()
+    revision = first.market.revision
+    await first.stop()
+    world.cloud.down = {"types", "on-demand", "spot"}
+    asked = dict(world.cloud.asked)
+    second = await world.replica("two")
+    assert second.market.revision == revision
+    assert world.cloud.asked == asked
+
+
+async def test_two_replicas_share_the_asking(world: World) -> None:
+    one = await world.replica("one")
+    two = await world.replica("two")
+    assert two.market.revision == one.market.revision
+    world.cloud.spot_usd = 0.25
+    await world.clock.advance(SPOT_S * 3 + 10)
+    assert world.cloud.asked["spot"] == 4
+    assert one.market.revision == two.market.revision
+
+
+async def test_a_claim_left_by_a_killed_replica_delays_but_does_not_stop(world: World) -> None:
+    replica = await world.replica()
+    world.memory.claims["spot"] = ("killed", world.clock.now() + SPOT_S + 60.0)
+    await world.clock.advance(SPOT_S + 30.0)
+    assert world.cloud.asked["spot"] == 1
+    await world.clock.advance(40.0)
+    assert world.cloud.asked["spot"] == 2
+    assert replica.board.problems == {}
+
+
+async def test_a_claim_does_not_keep_a_replica_that_knows_nothing_from_asking(world: World) -> None:
+    for part in ("types", "on-demand", "spot"):
+        world.memory.claims[part] = ("killed", world.clock.now() + 60.0)
+    replica = await world.replica()
+    assert replica.board.unready() is None
+
+
+async def test_a_refusal_is_out_at_once_everywhere_and_back_after_its_time(world: World) -> None:
+    one = await world.replica("one")
+    two = await world.replica("two")
+    await one.controller.refused([REFUSED])
+    assert not one.available()
+    await settle()
+    assert not two.available()
+    assert two.available(kind="on-demand")
+    await world.clock.advance(179.0)
+    assert not one.available()
+    assert not two.available()
+    await world.clock.advance(2.0)
+    assert one.available()
+    assert two.available()
+
+
+async def test_a_refusal_survives_a_restart_for_the_rest_of_its_time(world: World) -> None:
+    first = await world.replica()
+    await first.controller.refused([REFUSED])
+    await first.stop()
+    await world.clock.advance(100.0)
+    second = await world.replica("two")
+    assert not second.available()
+    await world.clock.advance(81.0)
+    assert second.available()
+
+
+async def test_without_the_memory_prices_and_refusals_go_on(world: World) -> None:
+    world.memory.away = True
+    replica = await world.replica()
+    await replica.controller.refused([REFUSED])
+    assert not replica.available()
+    world.cloud.spot_usd = 0.7
+    await world.clock.advance(SPOT_S + 1)
+    assert world.cloud.asked["spot"] == 2
+    assert replica.available()
+
+
+async def test_a_refusal_is_written_down_when_the_memory_comes_back(world: World) -> None:
+    replica = await world.replica()
+    world.memory.go_away()
+    await settle()
+    await replica.controller.refused([REFUSED])
+    assert world.memory.kept == {}
+    world.memory.away = False
+    await world.clock.advance(3.0)
+    assert world.memory.kept == {REFUSED: pytest.approx(world.clock.now() + 177.0, abs=3.0)}
+
+
+async def test_a_replica_that_lost_the_channel_catches_up_when_it_returns(world: World) -> None:
+    one = await world.replica("one")
+    world.memory.go_away()
+    await world.clock.advance(1.0)
+    world.memory.away = False
+    world.memory.kept[REFUSED] = world.clock.now() + 60.0
+    await world.clock.advance(3.0)
+    assert not one.available()
+
+
+async def test_a_memory_that_lost_everything_is_given_it_again(world: World) -> None:
+    replica = await world.replica()
+    world.memory.go_away()
+    await world.clock.advance(1.0)
+    world.memory.kept_types, world.memory.away = None, False
+    world.memory.sheets.clear()
+    await world.clock.advance(3.0)
+    assert world.memory.kept_types is not None
+    assert world.memory.kept_types[0].digest == replica.market.table.digest
+    assert world.memory.sheets.keys() == {"on-demand", "spot"}

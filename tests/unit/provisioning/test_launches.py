@@ -1,0 +1,178 @@
+"""What a claim may be launched as, on a small market of real types."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import NodeClaim
+from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup
+from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.provisioning.claims import encode_offerings
+from nodeyard.provisioning.launches import (
+    Choice,
+    Launched,
+    NothingToLaunch,
+    NotReady,
+    boot_labels,
+    choose,
+    offerings_for,
+    resolved_labels,
+)
+from nodeyard.provisioning.model import OfferingRef
+from tests.support.catalogue import node_class, small_market
+
+AMD = Image(
+    "ami-amd",
+    "",
+    (
+        Requirement(keys.ARCH, "In", ("amd64",)),
+        Requirement("karpenter.k8s.aws/instance-gpu-count", "DoesNotExist"),
+    ),
+)
+ARM = Image("ami-arm", "", (Requirement(keys.ARCH, "In", ("arm64",)),))
+CLASS = node_class(security_groups=(SecurityGroup("sg"),), images=(AMD, ARM), resolved_profile="p")
+CATALOGUE = resolve(small_market(), CLASS, now=0.0)
+
+
+def claim(*requirements: Requirement, offers: tuple[OfferingRef, ...] = (), **fields: Any) -> NodeClaim:
+    annotations = {keys.LAUNCH_OFFERINGS: encode_offerings(offers)} if offers else {}
+    return NodeClaim("c", requirements=requirements, annotations=annotations, **fields)
+
+
+def types(claim: NodeClaim, catalogue: Catalogue = CATALOGUE) -> set[tuple[str, str]]:
+    return {(o.instance_type, o.capacity_type) for o in offerings_for(claim, catalogue)}
+
+
+def test_a_free_claim_takes_spot_and_no_exotic_types() -> None:
+    found = types(claim(requests={"cpu": 500}))
+    assert {capacity for _, capacity in found} == {"spot"}
+    assert "g4dn.xlarge" not in {kind for kind, _ in found}
+
+
+def test_an_exotic_type_serves_where_nothing_else_does() -> None:
+    assert types(claim(requests={"cpu": 500, "nvidia.com/gpu": 1})) == {("g4dn.xlarge", "spot")}
+
+
+def test_requirements_and_labels_are_kept() -> None:
+    asked = claim(
+        Requirement(keys.CAPACITY_TYPE, "In", ("on-demand",)),
+        Requirement(keys.ZONE, "In", ("eu-west-1b",)),
+        Requirement(keys.ARCH, "In", ("arm64",)),
+    )
+    found = offerings_for(asked, CATALOGUE)
+    assert {(o.zone, o.capacity_type) for o in found} == {("eu-west-1b", "on-demand")}
+    assert {o.instance_type for o in found} == {"c7g.xlarge", "r6g.large"}
+
+
+def test_the_pools_order_of_capacity_types_decides() -> None:
+    found = offerings_for(claim(requests={"cpu": 500}), CATALOGUE, (keys.ON_DEMAND, keys.SPOT))
+    assert {o.capacity_type for o in found} == {"on-demand"}
+
+
+def test_what_was_refused_is_not_offered() -> None:
+    shut = resolve(small_market(refusals=[Refusal(capacity_type="spot")]), CLASS, now=0.0)
+    assert {capacity for _, capacity in types(claim(requests={"cpu": 500}), shut)} == {"on-demand"}
+
+
+def test_spot_dearer_than_the_cheapest_on_demand_is_dropped() -> None:
+    cheap = resolve(small_market(prices={"m5.large": 0.05}), CLASS, now=0.0)
+    found = offerings_for(claim(Requirement(keys.ARCH, "In", ("amd64",))), cheap)
+    assert {o.instance_type for o in found} == {"m5.large"}
+
+
+def test_a_launch_groups_planned_offers_by_image_and_picks_subnets() -> None:
+    offers = tuple(
+        OfferingRef(kind, zone, "spot", price)
+        for kind, zone, price in (
+            ("m5.large", "eu-west-1a", 0.04),
+            ("r6g.large", "eu-west-1b", 0.05),
+            ("m5.large", "eu-west-1b", 0.06),
+        )
+    )
+    chosen = choose(claim(offers=offers), CLASS, CATALOGUE)
+    assert isinstance(chosen, Choice)
+    assert [(image.id, rows) for image, rows in chosen.groups] == [
+        (
+            "ami-amd",
+            (
+                ("m5.large", "eu-west-1a", "subnet-eu-west-1a"),
+                ("m5.large", "eu-west-1b", "subnet-eu-west-1b"),
+            ),
+        ),
+        ("ami-arm", (("r6g.large", "eu-west-1b", "subnet-eu-west-1b"),)),
+    ]
+    assert chosen.prices["m5.large/eu-west-1a"] == 0.04
+
+
+def test_only_offers_of_the_first_ones_capacity_type_are_launched() -> None:
+    offers = (
+        OfferingRef("m5.large", "eu-west-1a", "on-demand", 0.04),
+        OfferingRef("m5.large", "eu-west-1a", "spot", 0.05),
+    )
+    chosen = choose(claim(offers=offers), CLASS, CATALOGUE)
+    assert isinstance(chosen, Choice)
+    assert chosen.capacity_type == "on-demand"
+    assert sum(len(rows) for _, rows in chosen.groups) == 1
+
+
+def test_a_full_subnet_shuts_its_zone_where_it_is_the_only_one() -> None:
+    offers = (OfferingRef("m5.large", "eu-west-1a", "spot", 0.04),)
+    chosen = choose(claim(offers=offers), CLASS, CATALOGUE, full_subnets={"subnet-eu-west-1a"})
+    assert isinstance(chosen, NothingToLaunch)
+    assert [(r.instance_type, r.zone) for r in chosen.refusals] == [("m5.large", "eu-west-1a")]
+
+
+def test_a_type_that_no_image_boots_is_named() -> None:
+    only_arm = msgspec.structs.replace(CLASS, images=(ARM,))
+    chosen = choose(claim(offers=(OfferingRef("m5.large", "eu-west-1a", "spot", 0.04),)), only_arm, CATALOGUE)
+    assert isinstance(chosen, NothingToLaunch)
+    assert "m5.large" in chosen.message
+
+
+def test_nothing_in_the_catalogue_fits() -> None:
+    assert isinstance(choose(claim(requests={"cpu": 10**9}), CLASS, CATALOGUE), NothingToLaunch)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"subnets": ()}, "SubnetsNotFound"),
+        ({"security_groups": ()}, "SecurityGroupsNotFound"),
+        ({"images": ()}, "AMIsNotFound"),
+        ({"resolved_profile": ""}, "InstanceProfileNotFound"),
+        ({"deleting": True}, "NodeClassTerminating"),
+        ({"problems": ("spec.role: bad",)}, "ValidationFailed"),
+    ],
+)
+def test_an_incomplete_class_says_what_it_lacks(fields: dict[str, Any], reason: str) -> None:
+    lacking: NodeClass = msgspec.structs.replace(CLASS, **fields)
+    chosen = choose(claim(requests={"cpu": 500}), lacking, CATALOGUE)
+    assert isinstance(chosen, NotReady)
+    assert chosen.reason == reason
+
+
+def test_labels_of_a_launch_tell_what_was_launched() -> None:
+    made = Launched("i-1", "m5.large", "eu-west-1b", "spot", "ami")
+    labels = resolved_labels(made, CATALOGUE.by_name["m5.large"], "eu-west-1")
+    assert labels[keys.INSTANCE_TYPE] == "m5.large"
+    assert labels[keys.ZONE_ID] == "euw1-az2"
+    assert labels[keys.ARCH] == "amd64"
+    assert labels["karpenter.k8s.aws/instance-family"] == "m5"
+    assert made.provider_id == "aws:///eu-west-1b/i-1"
+
+
+def test_boot_labels_are_the_same_before_and_after_a_launch() -> None:
+    made = Launched("i-1", "m5.large", "eu-west-1b", "spot", "ami")
+    before = claim(labels={"team": "a", keys.NODEPOOL: "web"})
+    after = claim(
+        labels={**resolved_labels(made, CATALOGUE.by_name["m5.large"], "eu-west-1"), **before.labels}
+    )
+    kept = {k: v for k, v in boot_labels(after, "spot").items() if not k.startswith("karpenter.k8s.aws/")}
+    assert (
+        kept == boot_labels(before, "spot") == {"team": "a", keys.NODEPOOL: "web", keys.CAPACITY_TYPE: "spot"}
+    )
