@@ -159,6 +159,32 @@ def test_export_writes_what_the_account_sells(tmp_path: Path) -> None:
     assert found.allocatable["cpu"] == 1930
 
 
+@pytest.mark.parametrize(
+    ("region", "zone_id", "m5_large_between"),
+    [
+        ("us-east-1", "use1-az1", (0.05, 0.2)),
+        ("us-gov-west-1", "usgw1-az1", (0.05, 0.2)),
+        ("cn-north-1", "cnn1-az1", (0.4, 1.2)),  # CNY
+    ],
+)
+def test_export_serves_other_regions_and_partitions(
+    tmp_path: Path, region: str, zone_id: str, m5_large_between: tuple[float, float]
+) -> None:
+    path = tmp_path / "catalogue.jsonl"
+    result = CliRunner().invoke(app, ["export", "--region", region, "--zones", zone_id, "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    catalogue = read_catalogue_file(str(path))
+    found = catalogue.by_name["m5.large"]
+    assert found.requirements["topology.kubernetes.io/region"] == (region,)
+    assert {(o.zone_id, o.capacity_type, o.source) for o in found.offerings} == {
+        (zone_id, "on-demand", "pricing-api"),
+        (zone_id, "spot", "spot-history"),
+    }
+    low, high = m5_large_between
+    assert all(low * 0.25 < o.price < high for o in found.offerings)
+    assert low < max(o.price for o in found.offerings)
+
+
 def test_export_goes_on_with_estimates_where_prices_cannot_be_asked(dials: DialBoard) -> None:
     dials.post("faults", kind="fail", action="GetProducts", code="AccessDeniedException", status=400, times=9)
     result = CliRunner().invoke(app, ["export", "--ami-family", "Bottlerocket"])

@@ -17,6 +17,15 @@ from nodeyard.cloudprovider.description import Device, TypeDescription
 from nodeyard.cloudprovider.market import SPOT_HISTORY, PriceSheet, TypeTable, Zone
 
 _GIGABIT: Final = re.compile(r"(?P<upto>Up to )?(?:(?P<cards>\d+)x )?(?P<gigabit>[\d.]+) Gigabit$")
+_DOCUMENTED_MBPS: Final = {
+    "i7i.12xlarge": 28120,
+    "i7ie.48xlarge": 100_000,
+    "i7ie.metal-48xl": 100_000,
+    "i8g.metal-48xl": 90_000,
+    "i8ge.48xlarge": 180_000,
+    "i8ge.metal-48xl": 180_000,
+}
+"""Where EC2's documentation ("Network specifications") and API disagree, the documentation's figure."""
 _PRODUCTS: Final = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
 _DEAREST_USD: Final = 10_000.0
 """Per hour; anything above is a mistake of the source."""
@@ -64,7 +73,7 @@ def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDe
         clock_mhz=round(float(processor.get("SustainedClockSpeedInGhz", 0)) * 1000),
         interfaces=int(card.get("MaximumNetworkInterfaces", 0)),
         addresses_per_interface=int(network.get("Ipv4AddressesPerInterface", 0)),
-        network_mbps=_network_mbps(network),
+        network_mbps=_DOCUMENTED_MBPS.get(str(info["InstanceType"])) or _network_mbps(network),
         ebs_mbps=_ebs_mbps(info.get("EbsInfo", {})),
         efa_interfaces=int(network.get("EfaInfo", {}).get("MaximumEfaInterfaces", 0)),
         encryption_in_transit=bool(network.get("EncryptionInTransitSupported", False)),

@@ -55,7 +55,7 @@ class Account:
         self.ledger = Ledger(self._price)
         self.answers: dict[tuple[str, ...], tuple[str, Any]] = {}
         self.listeners: list[Callable[[], None]] = []
-        self._on_demand: dict[str, float] = {}
+        self._on_demand: dict[tuple[str, str], float] = {}
         self.backends = self._empty_backends()
         with self.lock:
             sow(self.backends, cluster)
@@ -83,14 +83,15 @@ class Account:
 
     # -- prices
 
-    def on_demand_price(self, instance_type: str) -> float:
-        """USD per hour in this region. Raises KeyError for a type that does not exist."""
-        price = self._on_demand.get(instance_type)
+    def on_demand_price(self, instance_type: str, region: str = "") -> float:
+        """USD per hour, in this region by default. Raises KeyError for a type that does not exist."""
+        key = (instance_type, region or self.region)
+        price = self._on_demand.get(key)
         if price is None:
             found = description(instance_type)
             if found is None:
                 raise KeyError(instance_type)
-            price = self._on_demand[instance_type] = on_demand_usd_per_hour(found, self.region)
+            price = self._on_demand[key] = on_demand_usd_per_hour(found, key[1])
         return price
 
     def _price(self, instance_type: str, zone: str, capacity_type: str, at: float) -> float:

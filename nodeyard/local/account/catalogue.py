@@ -1,6 +1,7 @@
 """The instance types this account sells, as DescribeInstanceTypes and DescribeInstanceTypeOfferings tell them.
 
-The descriptions are the real ones that moto carries. Owns the quick answers (filtering, paging, XML kept per type);
+The descriptions are the real ones that moto carries; a region that it knows only the zones of (China, GovCloud, new
+ones) sells what Frankfurt sells. Owns the quick answers (filtering, paging, XML kept per type);
 moto alone takes 2–3 s for all of them. Neighbours: `ec2` (the API), `fleet` and `machines.capacity` (descriptions).
 """
 
@@ -12,9 +13,13 @@ from functools import lru_cache
 from typing import Any
 
 from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, INSTANCE_TYPES, InstanceTypeBackend
 
 from nodeyard.local.account import wire
+
+_STAND_IN = "eu-central-1"
+"""Whose offerings a region has that moto has none of."""
 
 
 def description(instance_type: str) -> dict[str, Any] | None:
@@ -33,7 +38,7 @@ def architectures(instance_type: str) -> list[str]:
 def zones_offering(region: str) -> dict[str, frozenset[str]]:
     """Type → the zones of `region` that offer it."""
     zones: dict[str, set[str]] = {}
-    for offering in INSTANCE_TYPE_OFFERINGS["availability-zone"].get(region, []):
+    for offering in _offering_rows("availability-zone", region):
         zones.setdefault(offering["InstanceType"], set()).add(offering["Location"])
     return {name: frozenset(found) for name, found in zones.items()}
 
@@ -79,7 +84,7 @@ def describe_offerings(params: dict[str, Any], region: str) -> str:
 
 @lru_cache(maxsize=64)
 def _matching_offerings(kind: str, region: str, filters: str) -> list[str]:
-    rows = INSTANCE_TYPE_OFFERINGS.get(kind, {}).get(region, [])
+    rows = _offering_rows(kind, region)
     for entry in json.loads(filters):
         fields = {"instance-type": "InstanceType", "location": "Location"}
         if entry["Name"] not in fields:
@@ -87,6 +92,18 @@ def _matching_offerings(kind: str, region: str, filters: str) -> list[str]:
         rows = [row for row in rows if any_match(row[fields[entry["Name"]]], entry.get("Values", []))]
     write = wire.item_writer("DescribeInstanceTypeOfferings", "InstanceTypeOfferings")
     return [write(row) for row in rows]
+
+
+@lru_cache(maxsize=64)
+def _offering_rows(kind: str, region: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = INSTANCE_TYPE_OFFERINGS.get(kind, {}).get(region, [])
+    zones = [zone.name for zone in RegionsAndZonesBackend.zones.get(region, ())]
+    if found or not zones:
+        return found
+    places = {_STAND_IN: region}
+    places |= dict(zip((f"{_STAND_IN}{letter}" for letter in "abc"), zones, strict=False))
+    rows = INSTANCE_TYPE_OFFERINGS.get(kind, {}).get(_STAND_IN, [])
+    return [{**row, "Location": places[row["Location"]]} for row in rows if row["Location"] in places]
 
 
 def any_match(value: str, patterns: list[str]) -> bool:

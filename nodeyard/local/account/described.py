@@ -162,30 +162,31 @@ def _disk(name: str, disk: Any) -> dict[str, Any]:
 # -- spot prices
 
 
-def spot_price_history(account: Account, params: dict[str, Any]) -> str:
+def spot_price_history(account: Account, params: dict[str, Any], region: str) -> str:
     """The answer to DescribeSpotPriceHistory: changes since StartTime and what was in force then, newest first."""
     # The token carries the moment of the first page, so that later pages belong to the same answer.
     place, _, moment = str(params.get("NextToken") or "").partition("@")
     now = float(moment) if moment else account.clock()
-    rows = _history_rows(account, params, now)
+    rows = _history_rows(account, params, region, now)
     page, token = paged(rows, {**params, "NextToken": place}, least=1, most=1000, default=1000)
     following = f"{token}@{now}" if token else ""
     return wire.answer("DescribeSpotPriceHistory", {"SpotPriceHistory": page, "NextToken": following})
 
 
-def _history_rows(account: Account, params: dict[str, Any], now: float) -> list[dict[str, Any]]:
+def _history_rows(account: Account, params: dict[str, Any], region: str, now: float) -> list[dict[str, Any]]:
     end = min(now, _seconds(params.get("EndTime"), now))
     start = min(end, max(now - _HISTORY_SECONDS, _seconds(params.get("StartTime"), now - _HISTORY_SECONDS)))
     wanted = _wanted(params)
     products = wanted.pop("product-description", None)
     if products is not None and not any_match(_PRODUCT, products):
         return []
-    offered = zones_offering(account.region)
+    offered = zones_offering(region)
     names = [n for n in offered if "instance-type" not in wanted or any_match(n, wanted["instance-type"])]
     rows = []
     for name in names:
         if "spot" not in (description(name) or {}).get("SupportedUsageClasses", []):
             continue
+        elsewhere = account.on_demand_price(name, region) / account.on_demand_price(name)
         for zone in sorted(offered[name]):
             if "availability-zone" in wanted and not any_match(zone, wanted["availability-zone"]):
                 continue
@@ -195,7 +196,7 @@ def _history_rows(account: Account, params: dict[str, Any], now: float) -> list[
                         "InstanceType": name,
                         "AvailabilityZone": zone,
                         "ProductDescription": _PRODUCT,
-                        "SpotPrice": f"{price:.6f}",
+                        "SpotPrice": f"{price * elsewhere:.6f}",
                         "Timestamp": datetime.fromtimestamp(since, UTC),
                     }
                 )

@@ -189,7 +189,7 @@ class MendedEC2(EC2Response):
     def describe_spot_price_history(self) -> Any:
         """DescribeSpotPriceHistory, newest first, from the market's walk."""
         self.error_on_dryrun()
-        return described.spot_price_history(self.account, self.params)
+        return described.spot_price_history(self.account, self.params, self.region)
 
 
 def mended(account: Account) -> type[MendedEC2]:

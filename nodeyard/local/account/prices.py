@@ -73,6 +73,7 @@ _DEVICES: dict[str, float] = {
     "U30": 0.35,
 }
 _DEVICE_FALLBACK = 1.0
+# China's prices are in CNY, as AWS lists and bills them there.
 _REGIONS = {
     "us-east-1": 1.0,
     "us-east-2": 1.0,
@@ -83,6 +84,8 @@ _REGIONS = {
     "ap-northeast-1": 1.24,
     "ap-southeast-1": 1.22,
     "sa-east-1": 1.55,
+    "cn-north-1": 7.4,
+    "cn-northwest-1": 6.9,
 }
 _FAMILY = re.compile(r"^(?P<letters>[a-z]+)-?(?P<generation>\d*)(?P<traits>.*)$")
 _STEP_SECONDS = 1200.0

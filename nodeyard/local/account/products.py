@@ -128,6 +128,7 @@ def _attributes(
 def _entry(sku: str, attributes: dict[str, str], usd: float) -> str:
     product = {k: v for k, v in attributes.items() if k != "productFamily"}
     term, rate = f"{sku}.JRTCKXETXF", f"{sku}.JRTCKXETXF.6YS6EN2CT7"
+    currency = "CNY" if attributes["regionCode"].startswith("cn-") else "USD"
     dimension = {
         "rateCode": rate,
         "unit": "Hrs",
@@ -135,7 +136,7 @@ def _entry(sku: str, attributes: dict[str, str], usd: float) -> str:
         "endRange": "Inf",
         "description": f"${usd:.10f} per On Demand {attributes['operatingSystem']} {attributes['instanceType']}",
         "appliesTo": [],
-        "pricePerUnit": {"USD": f"{usd:.10f}"},
+        "pricePerUnit": {currency: f"{usd:.10f}"},
     }
     on_demand = {
         "sku": sku,
