@@ -52,6 +52,8 @@ INSTANCE_CPU: Final = "karpenter.k8s.aws/instance-cpu"
 INSTANCE_CPU_MANUFACTURER: Final = "karpenter.k8s.aws/instance-cpu-manufacturer"
 INSTANCE_MEMORY: Final = "karpenter.k8s.aws/instance-memory"
 NODECLASS_LABEL: Final = "karpenter.k8s.aws/ec2nodeclass"
+NODECLASS_HASH: Final = "karpenter.k8s.aws/ec2nodeclass-hash"
+NODECLASS_HASH_VERSION: Final = "karpenter.k8s.aws/ec2nodeclass-hash-version"
 ZONE_ID: Final = "topology.k8s.aws/zone-id"
 
 # --- nodeyard.dev: what we write on NodeClaims, Nodes and read on NodePools -----------------------------------------

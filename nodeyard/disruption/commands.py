@@ -7,7 +7,9 @@ Source: Karpenter documentation, "Disruption", "Disruption Controller".
 """
 
 import enum
+import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +17,8 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED, Node, NodeClaim
 from nodeyard.api.selectors import Taint, Value
-from nodeyard.disruption.model import Command, Reason
+from nodeyard.disruption.model import Candidate, Command, Reason
+from nodeyard.provisioning.model import PlannedNode
 from nodeyard.state.cluster import Snapshot
 
 MARK: Final = "nodeyard.dev/disruption-command"
@@ -50,6 +53,27 @@ class Verdict(enum.StrEnum):
     READY = "Ready"
     LOST = "Lost"
     LATE = "Late"
+
+
+def command_of(
+    now: float,
+    reason: Reason,
+    going: Sequence[Candidate],
+    saves_per_hour: float,
+    replacements: Sequence[PlannedNode] = (),
+) -> Command:
+    """The command to take these nodes away, named after when and whom."""
+    digest = hashlib.blake2b(digest_size=5)
+    for part in (reason.value, repr(now), *(c.claim_uid or c.node for c in going)):
+        digest.update(part.encode() + b"\0")
+    return Command(
+        id=digest.hexdigest(),
+        reason=reason,
+        candidates=tuple(going),
+        replacements=tuple(replacements),
+        saves_per_hour=saves_per_hour,
+        decided_at=now,
+    )
 
 
 def mark_of(command: Command, now: float) -> Mark:

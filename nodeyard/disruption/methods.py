@@ -5,13 +5,13 @@ and at most one command. Adding a way adds one line to METHODS. Validation asks 
 Source: Karpenter documentation, "Disruption", "Automated Graceful Methods".
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from nodeyard.api.pool import PoolKey
+from nodeyard.disruption.commands import command_of
 from nodeyard.disruption.judgement import (
     Clock,
     Pass,
@@ -113,7 +113,7 @@ def emptiness(run: Pass) -> Found:
                 proposal = blocked(proposal, budget_block(candidate, Reason.EMPTY))
         proposals.append(proposal)
     saves = sum(p.saves_per_hour for p in proposals if not p.blocks)
-    command = _command(run, Reason.EMPTY, going, saves) if going else None
+    command = command_of(run.view.now, Reason.EMPTY, going, saves) if going else None
     return Found(tuple(proposals), command)
 
 
@@ -168,20 +168,7 @@ def in_turn(found: Iterable[Candidate]) -> Iterator[Candidate]:
 
 
 def _command_of(run: Pass, candidate: Candidate, proposal: Proposal) -> Command:
-    command = _command(run, Reason.UNDERUTILIZED, [candidate], proposal.saves_per_hour)
+    command = command_of(run.view.now, Reason.UNDERUTILIZED, [candidate], proposal.saves_per_hour)
     if proposal.replacement is None:
         return command
     return msgspec.structs.replace(command, replacements=(proposal.replacement,))
-
-
-def _command(run: Pass, reason: Reason, going: Sequence[Candidate], saves: float) -> Command:
-    digest = hashlib.blake2b(digest_size=5)
-    for part in (reason.value, repr(run.view.now), *(c.claim_uid or c.node for c in going)):
-        digest.update(part.encode() + b"\0")
-    return Command(
-        id=digest.hexdigest(),
-        reason=reason,
-        candidates=tuple(going),
-        saves_per_hour=saves,
-        decided_at=run.view.now,
-    )

@@ -21,8 +21,10 @@ from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Requirement, Value
 from nodeyard.provisioning.model import OfferingRef, PlannedNode
 
-HASH_VERSION: Final = "v3"
-"""Of the pool's template hash, as Karpenter v1 writes it."""
+HASH_VERSION: Final = "nodeyard-v1"
+"""Of the pool's and the class's hashes. Not Karpenter's: its digests are others, so a claim that it stamped is stamped
+anew before anything is compared.
+"""
 LAUNCH_RECORD: Final = "nodeyard.dev/launch"
 """On a NodeClaim, written before the first CreateFleet: JSON of LaunchRecord."""
 DISRUPTION_GROUP: Final = "disruption"
@@ -54,7 +56,8 @@ class TemplateChoice(Value, frozen=True):
 class LaunchRecord(Value, frozen=True):
     """A launch decided: with the claim's UID it gives the CreateFleet request byte for byte, in any replica.
 
-    `prices` are USD per hour by `<type>/<zone>`, for the journal. A new attempt has a new client token.
+    `prices` are USD per hour by `<type>/<zone>`, for the journal. A new attempt has a new client token. `class_hash`
+    and `security_groups` say what the node class was at that moment, which drift is told from later.
     """
 
     capacity_type: str
@@ -62,6 +65,8 @@ class LaunchRecord(Value, frozen=True):
     tags: dict[str, str]
     attempt: int = 0
     prices: dict[str, float] = {}
+    class_hash: str = ""
+    security_groups: tuple[str, ...] = ()
 
     def token(self, claim_uid: str) -> str:
         """EC2's ClientToken: at most 64 ASCII characters, the same for every try of this attempt."""
@@ -217,6 +222,14 @@ def fence_lease(group: str) -> str:
 def encode_record(record: LaunchRecord) -> str:
     """As LAUNCH_RECORD holds it."""
     return _text(record)
+
+
+def record_annotations(record: LaunchRecord) -> dict[str, str]:
+    """What a claim carries once its launch is decided: the record, and the hash of the class that it is made by."""
+    out = {LAUNCH_RECORD: encode_record(record)}
+    if record.class_hash:
+        out |= {keys.NODECLASS_HASH: record.class_hash, keys.NODECLASS_HASH_VERSION: HASH_VERSION}
+    return out
 
 
 def launch_record_of(claim: NodeClaim) -> LaunchRecord | None:

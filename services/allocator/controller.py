@@ -22,12 +22,11 @@ from nodeyard.api.pod import PodKey
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.provisioning.claims import (
-    LAUNCH_RECORD,
     LaunchRecord,
     claim_names,
     claim_of,
-    encode_record,
     planned_pods_of,
+    record_annotations,
 )
 from nodeyard.provisioning.landing import Planner
 from nodeyard.provisioning.model import Options, Placement, Plan, PlannedNode, Problem, Reason, Unschedulable
@@ -314,7 +313,7 @@ class Controller:
         prepared = await self._launcher.prepare(claim)
         if not isinstance(prepared, LaunchRecord):
             return claim
-        annotations = {**claim.annotations, LAUNCH_RECORD: encode_record(prepared)}
+        annotations = {**claim.annotations, **record_annotations(prepared)}
         return msgspec.structs.replace(claim, annotations=annotations)
 
     def _show(self, claim: NodeClaim) -> None:

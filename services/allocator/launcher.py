@@ -22,11 +22,11 @@ from nodeyard.provisioning.claims import (
     LAUNCH_RECORD,
     LaunchRecord,
     TemplateChoice,
-    encode_record,
     fence_lease,
     fenced,
     launch_record_of,
     planner_of,
+    record_annotations,
 )
 from nodeyard.provisioning.launches import (
     ORDER,
@@ -107,7 +107,10 @@ class Launcher:
             )
             choices.append(TemplateChoice(template, image.id, overrides))
         tags = {**found.tags, **self._tags, keys.NODEPOOL_TAG: claim.pool}
-        return LaunchRecord(chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices)
+        return LaunchRecord(
+            chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,
+            class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
+        )  # fmt: skip
 
     async def is_fenced(self, claim: NodeClaim) -> bool:
         """Whether a newer planner had begun when the claim was written. Raises StoreUnavailableError."""
@@ -180,7 +183,7 @@ class Launcher:
             await self._offers.report_refusals(prepared.refusals)
             await self.end(claim, "InsufficientCapacity", prepared.message)
             return None
-        annotations = {LAUNCH_RECORD: encode_record(prepared)}
+        annotations = record_annotations(prepared)
         written = await self._claims.annotate(claim, annotations, unless="" if anew else LAUNCH_RECORD)
         if written is None:
             return None

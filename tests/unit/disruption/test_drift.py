@@ -1,0 +1,158 @@
+"""Drift: what makes a node another one than its pool and class ask for, and what is never held against it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import Condition, NodeClaim
+from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, Subnet
+from nodeyard.api.selectors import Requirement
+from nodeyard.disruption.drift import DRIFTED, Drift, DriftReason, drift_marks, drift_of, drifted_since
+from nodeyard.provisioning.claims import HASH_VERSION, LaunchRecord, TemplateChoice, record_annotations
+from nodeyard.state.cluster import Kind
+from tests.support.disruption import NOW, ZONE, Builder, catalogue
+
+CLASS = NodeClass(
+    "default", hash="c1", images=(Image("ami-1"),), subnets=(Subnet("s-1", ZONE),),
+    security_groups=(SecurityGroup("sg-1"),),
+)  # fmt: skip
+RECORD = LaunchRecord(
+    "on-demand", (TemplateChoice("t", "ami-1", (("m5.xlarge", ZONE, "s-1"),)),), {},
+    class_hash="c1", security_groups=("sg-1",),
+)  # fmt: skip
+
+
+def as_made(build: Builder, name: str = "a", **claim: Any) -> NodeClaim:
+    """A node that is exactly what its pool and class ask for."""
+    build.put(Kind.NODE_CLASS, "default", CLASS)
+    build.pool(hash="p1", requirements=(Requirement(keys.ARCH, "NotIn", ("arm64",)),))
+    stamps = {keys.NODEPOOL_HASH: "p1", keys.NODEPOOL_HASH_VERSION: HASH_VERSION}
+    values = {"annotations": stamps | record_annotations(RECORD), "image_id": "ami-1"} | claim
+    return build.node(name, claim=values)[1]
+
+
+def found(build: Builder, claim: str = "a-c") -> Drift | None:
+    return drift_of(build.snapshot.claims[claim], build.snapshot, {"default": catalogue()})
+
+
+def change_class(build: Builder, **fields: Any) -> None:
+    build.put(Kind.NODE_CLASS, "default", msgspec.structs.replace(CLASS, **fields))
+
+
+CHANGES: Mapping[DriftReason, Callable[[Builder], object]] = {
+    DriftReason.POOL: lambda b: b.pool(hash="p2"),
+    DriftReason.REQUIREMENTS: lambda b: b.pool(
+        hash="p1", requirements=(Requirement(keys.INSTANCE_TYPE, "In", ("m5.large",)),)
+    ),
+    DriftReason.NODE_CLASS: lambda b: change_class(b, hash="c2"),
+    DriftReason.IMAGE: lambda b: change_class(b, images=(Image("ami-2"), Image("ami-1"))),
+    DriftReason.SECURITY_GROUPS: lambda b: change_class(
+        b, security_groups=(SecurityGroup("sg-1"), SecurityGroup("sg-2"))
+    ),
+    DriftReason.SUBNET: lambda b: change_class(b, subnets=(Subnet("s-2", ZONE),)),
+}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+def test_each_change_of_pool_or_class_drifts_its_nodes_and_says_why(reason: DriftReason) -> None:
+    build = Builder()
+    as_made(build)
+    assert found(build) is None
+    CHANGES[reason](build)
+    drift = found(build)
+    assert drift is not None
+    assert drift.reason is reason
+    assert drift.message
+
+
+def test_the_image_is_compared_with_what_would_be_launched_for_the_nodes_own_type() -> None:
+    build = Builder()
+    as_made(build)
+    other = Image("ami-gpu", requirements=(Requirement(keys.INSTANCE_TYPE, "In", ("p3.2xlarge",)),))
+    change_class(build, images=(other, Image("ami-1")))
+    assert found(build) is None
+
+
+@pytest.mark.parametrize("label", [keys.NODEPOOL_HASH, keys.NODECLASS_HASH])
+def test_hashes_are_compared_only_between_equal_versions(label: str) -> None:
+    build = Builder()
+    claim = as_made(build)
+    build.put(
+        Kind.NODE_CLAIM,
+        "a-c",
+        msgspec.structs.replace(
+            claim, annotations=claim.annotations | {label: "other", f"{label}-version": "v3"}
+        ),
+    )
+    assert found(build) is None
+    (mark,) = drift_marks(build.snapshot, {"default": catalogue()})
+    assert mark.drift is None
+    assert mark.restamp == {
+        label: "p1" if label == keys.NODEPOOL_HASH else "c1", f"{label}-version": HASH_VERSION,
+    }  # fmt: skip
+
+
+def test_a_claim_that_has_drifted_already_is_not_stamped_anew() -> None:
+    build = Builder()
+    claim = as_made(build)
+    old = claim.annotations | {keys.NODEPOOL_HASH_VERSION: "v3"}
+    build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, annotations=old))
+    change_class(build, hash="c2")
+    (mark,) = drift_marks(build.snapshot, {"default": catalogue()})
+    assert mark.drift is not None
+    assert mark.restamp == {}
+
+
+def test_what_is_not_known_drifts_nothing() -> None:
+    unknown: list[Callable[[Builder], object]] = [
+        lambda b: b.put(Kind.POOL, "default", None),
+        lambda b: b.pool(hash="p2", problems=("spec: is odd",)),
+        lambda b: b.put(Kind.NODE_CLASS, "default", None),
+        lambda b: change_class(b, hash="c2", problems=("spec: is odd",)),
+        lambda b: change_class(b, images=(), subnets=(), security_groups=()),
+        lambda b: as_made(b, annotations={}, image_id=""),
+        lambda b: as_made(b, deleted_at=NOW),
+        lambda b: as_made(b, conditions=()),
+    ]
+    for change in unknown:
+        build = Builder()
+        as_made(build)
+        change(build)
+        assert found(build) is None
+
+
+def test_a_provisioners_nodes_do_not_drift() -> None:
+    build = Builder()
+    build.pool("provisioner/old", hash="p2", requirements=(Requirement(keys.ARCH, "In", ("arm64",)),))
+    build.node("a", pool="provisioner/old", claim={"annotations": {keys.NODEPOOL_HASH: "p1"}})
+    assert found(build) is None
+    assert drift_marks(build.snapshot, {}) == ()
+
+
+def test_a_requirement_for_a_label_that_the_node_lacks_drifts_it() -> None:
+    build = Builder()
+    as_made(build)
+    build.pool(hash="p1", requirements=(Requirement("team", "Exists"),))
+    drift = found(build)
+    assert drift is not None
+    assert drift.reason is DriftReason.REQUIREMENTS
+    build.pool(hash="p1", requirements=(Requirement("team", "DoesNotExist"),))
+    assert found(build) is None
+
+
+def test_the_condition_is_written_once_and_taken_off_when_the_change_is_undone() -> None:
+    build = Builder()
+    claim = as_made(build)
+    build.pool(hash="p2")
+    (mark,) = drift_marks(build.snapshot, {})
+    assert mark.drift is not None
+    said = Condition(DRIFTED, "True", mark.drift.reason.value, mark.drift.message, NOW - 70)
+    marked = msgspec.structs.replace(claim, conditions=(*claim.conditions, said))
+    build.put(Kind.NODE_CLAIM, "a-c", marked)
+    assert drift_marks(build.snapshot, {}) == ()
+    assert drifted_since(marked, NOW) == NOW - 70
+    build.pool(hash="p1")
+    assert [(m.claim, m.drift) for m in drift_marks(build.snapshot, {})] == [("a-c", None)]
