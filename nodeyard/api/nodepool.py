@@ -15,13 +15,11 @@ from nodeyard.api import labels as keys
 from nodeyard.api import objects, validation
 from nodeyard.api.node import NodeClassRef
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
-from nodeyard.api.pool import BALANCED, WHEN_EMPTY, WHEN_UNDERUTILIZED, Budget, Disruption, Pool
+from nodeyard.api.pool import Pool
+from nodeyard.api.pool_disruption import disruption_of
 from nodeyard.api.reading import ConversionError, Source, conditions_of, identity_of, read
 
 EXPIRE_AFTER_S: Final = 720 * 3600.0
-POLICIES: Final = (WHEN_EMPTY, WHEN_UNDERUTILIZED, BALANCED)
-REASONS: Final = frozenset({"Underutilized", "Empty", "Drifted"})
-MAX_BUDGETS: Final = 50
 MAX_TERMS: Final = 30
 MAX_MAPPINGS: Final = 50
 _FAMILY_OF_ALIAS: Final = {
@@ -62,7 +60,7 @@ def pool_of_nodepool(source: Source | objects.NodePool) -> Pool:
     )
     limits, bad_limits = validation.read_quantities(spec.limits, "spec.limits")
     resources, _ = validation.read_quantities(raw.status.resources, "status.resources")
-    disruption, bad_disruption = _disruption(spec.disruption)
+    disruption, bad_disruption = disruption_of(spec.disruption, meta.annotations)
     charge, bad_charge = node_charge(meta.annotations)
     reference = template.spec.node_class_ref
     problems = (
@@ -141,46 +139,6 @@ def _weight_problems(spec: objects.NodePoolSpec) -> Iterable[str]:
         yield f"spec.replicas: {spec.replicas} is negative"
     if spec.replicas is not None and spec.weight is not None:
         yield "spec.weight: can't be set beside spec.replicas"
-
-
-def _disruption(raw: objects.RawDisruption) -> tuple[Disruption, list[str]]:
-    at = "spec.disruption"
-    after_s, problems = validation.read_duration(
-        raw.consolidate_after, f"{at}.consolidateAfter", default_s=0.0
-    )
-    if raw.consolidation_policy not in POLICIES:
-        problems.append(
-            f"{at}.consolidationPolicy: {raw.consolidation_policy!r} is none of {', '.join(POLICIES)}"
-        )
-    if raw.budgets is None:
-        return Disruption(raw.consolidation_policy, after_s), problems
-    if len(raw.budgets) > MAX_BUDGETS:
-        problems.append(f"{at}.budgets: {len(raw.budgets)} are more than {MAX_BUDGETS}")
-    budgets: list[Budget] = []
-    for index, one in enumerate(raw.budgets):
-        budget, wrong = _budget(one, f"{at}.budgets[{index}]")
-        budgets.append(budget)
-        problems.extend(wrong)
-    return Disruption(raw.consolidation_policy, after_s, tuple(budgets)), problems
-
-
-def _budget(raw: objects.RawBudget, at: str) -> tuple[Budget, list[str]]:
-    nodes = str(raw.nodes)
-    duration_s, problems = validation.read_duration(raw.duration, f"{at}.duration", default_s=None)
-    if problem := validation.nodes_problem(nodes):
-        problems.append(f"{at}.nodes: {problem}")
-    if bool(raw.schedule) != (raw.duration is not None):
-        problems.append(f"{at}: schedule and duration belong together")
-    if raw.schedule and (problem := validation.cron_problem(raw.schedule)):
-        problems.append(f"{at}.schedule: {problem}")
-    if raw.duration == "Never":
-        problems.append(f"{at}.duration: can't be Never")
-    problems.extend(
-        f"{at}.reasons: {reason!r} is none of {', '.join(sorted(REASONS))}"
-        for reason in raw.reasons
-        if reason not in REASONS
-    )
-    return Budget(nodes, raw.schedule or "", duration_s, raw.reasons), problems
 
 
 # --- EC2NodeClass ---------------------------------------------------------------------------------------------------

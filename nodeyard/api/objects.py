@@ -235,12 +235,16 @@ class RawBudget(Raw):
     schedule: str | None = None
     duration: str | None = None
     reasons: tuple[str, ...] = ()
+    time_zone: str = ""
+    start: str = ""
+    end: str = ""
 
 
 class RawDisruption(Raw):
     consolidation_policy: str = "WhenEmptyOrUnderutilized"
     consolidate_after: str | None = None
     budgets: tuple[RawBudget, ...] | None = None
+    allow_windows: tuple[RawBudget, ...] = ()
 
 
 class NodePoolSpec(Raw):

@@ -19,14 +19,44 @@ BALANCED: Final = "Balanced"
 
 
 class Budget(Value, frozen=True):
-    """How many nodes may be disrupted at once: `nodes` is a count or a percentage ("10%"); with `schedule` (cron, UTC)
-    and `duration_s` it holds only in those windows. Empty `reasons` means all.
+    """How many nodes may be disrupted at once: `nodes` is a count or a percentage ("10%"); with `schedule` (cron) and
+    `duration_s` it holds only in those windows, with `start` or `end` (RFC 3339) only from or until then. Empty
+    `reasons` means all, an empty `time_zone` (IANA) UTC. Texts that can't be read allow nothing.
     """
 
     nodes: str = "10%"
     schedule: str = ""
     duration_s: float | None = None
     reasons: tuple[str, ...] = ()
+    time_zone: str = ""
+    start: str = ""
+    end: str = ""
+
+
+class Steadiness(Value, frozen=True):
+    """What a move must be worth to a pool before it is made for money. Absent limits are the product's."""
+
+    min_saving_usd_per_hour: float = 0.0
+    min_saving_share: float = 0.0
+    """Of what the nodes that go cost."""
+    max_payback_s: float | None = None
+    """Longest time in which the saving makes up for the disruption."""
+    no_return_s: float | None = None
+    """How long a type that was left is not gone back to."""
+
+
+class Renewal(Value, frozen=True):
+    """How a pool's nodes are made anew when they drift or expire."""
+
+    waves: bool = True
+    """Drift replaces 1, 2, 4... nodes at a time, each wave only after the one before is healthy."""
+    wave_pause_s: float = 0.0
+    graceful_expiry: bool = False
+    """Expired nodes wait for budgets and replacements; False: they are deleted at once."""
+    expiry_jitter: float = 0.0
+    """Share of its age by which a node may expire earlier or later."""
+    expiry_cap_s: float | None = None
+    """How long after its age a node that waits gracefully is deleted at once; None: never."""
 
 
 class Disruption(Value, frozen=True):
@@ -34,6 +64,10 @@ class Disruption(Value, frozen=True):
     consolidate_after_s: float | None = 0.0
     """Seconds since the last pod event; None: never."""
     budgets: tuple[Budget, ...] = (Budget(),)
+    allow_windows: tuple[Budget, ...] = ()
+    """Where any is for a reason, nodes are disrupted for it only while one of them is open; `nodes` means nothing."""
+    steadiness: Steadiness = Steadiness()
+    renewal: Renewal = Renewal()
 
 
 class Pool(Value, frozen=True):

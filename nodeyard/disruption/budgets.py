@@ -1,20 +1,22 @@
 """How many nodes of a pool may be disrupted at once, for a reason, at a moment.
 
-The least of the budgets that hold now for the reason; a share is rounded up; a window is (hit, hit + duration),
-closed at its start and open at its end. A budget that can't be read allows nothing, so that a typing error never
-opens the gate. A pool without budgets is unlimited. Source: Karpenter documentation, "NodePool Disruption Budgets".
+The least of the budgets that hold now for the reason; a share is rounded up; a window is [hit, hit + duration) by the
+clock of its time zone. Where a pool names windows that allow disruption, outside of them nothing is allowed. A budget
+that can't be read allows nothing, so that a typing error never opens the gate; neither does a window that can't be
+read. A pool without budgets is unlimited. Source: Karpenter documentation, "NodePool Disruption Budgets".
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
 from croniter import croniter
 
 from nodeyard.api.pool import Budget, Pool, PoolKey
-from nodeyard.disruption.model import Candidate, Reason
+from nodeyard.api.pool_disruption import moment, zone
+from nodeyard.disruption.model import Block, Candidate, Reason, Rule
 from nodeyard.state.cluster import Snapshot
 
 INSTANCE_TERMINATING = "InstanceTerminating"
@@ -22,23 +24,32 @@ _CRON_FIELDS = 5
 
 
 def active(budget: Budget, now: float) -> bool:
-    """Whether the budget holds at `now` (seconds since the epoch). Raises ValueError for a line that is not cron."""
+    """Whether the budget holds at `now` (seconds since the epoch). Raises ValueError where its cron line, its time zone
+    or its start or end can't be read.
+    """
+    start, end = moment(budget.start), moment(budget.end)
+    scheduled = _scheduled(budget, now)
+    return scheduled and (start is None or now >= start) and (end is None or now < end)
+
+
+def _scheduled(budget: Budget, now: float) -> bool:
     if not budget.schedule and budget.duration_s is None:
         return True
     if not budget.schedule or budget.duration_s is None:
         raise ValueError("schedule and duration belong together")
-    moment = datetime.fromtimestamp(now, UTC)
-    return next_hit(budget.schedule, moment - timedelta(seconds=budget.duration_s)) <= moment
+    return next_hit(budget.schedule, budget.time_zone, now - budget.duration_s) <= now
 
 
 @lru_cache(maxsize=1024)
-def next_hit(schedule: str, after: datetime) -> datetime:
-    """The first moment of the cron line strictly after `after`. Raises ValueError."""
+def next_hit(schedule: str, time_zone: str, after: float) -> float:
+    """The first moment of the cron line strictly after `after`, both in seconds since the epoch. A time that the clock
+    skips comes right after the gap, one that it shows twice comes twice. Raises ValueError.
+    """
     if not schedule.startswith("@") and len(schedule.split()) != _CRON_FIELDS:
         raise ValueError(f"{schedule!r} is not a cron line of five fields")
-    hit = croniter(schedule, after).get_next(datetime)
+    hit = croniter(schedule, datetime.fromtimestamp(after, zone(time_zone))).get_next(datetime)
     assert isinstance(hit, datetime)
-    return hit
+    return hit.timestamp()
 
 
 def allows(budget: Budget, nodes: int) -> int:
@@ -57,18 +68,47 @@ def allows(budget: Budget, nodes: int) -> int:
 
 def limit(pool: Pool, reason: Reason, nodes: int, now: float) -> int | None:
     """The most nodes of the pool, which has `nodes`, that may be disrupted at once; None: no limit."""
+    return limited(pool, reason, nodes, now)[0]
+
+
+def limited(pool: Pool, reason: Reason, nodes: int, now: float) -> tuple[int | None, str]:
+    """The same, and which budget or window it is."""
+    if not _allowed_now(pool, reason, now):
+        return 0, "no window that allows disruption is open"
     least: int | None = None
+    by = ""
     for budget in pool.disruption.budgets:
         if budget.reasons and reason not in budget.reasons:
             continue
         try:
             if not active(budget, now):
                 continue
-            allowed = allows(budget, nodes)
+            allowed, why = allows(budget, nodes), f"budget {described(budget)}"
+        except (ValueError, OverflowError) as error:
+            allowed, why = 0, f"budget {described(budget)} can't be read: {error}"
+        if least is None or allowed < least:
+            least, by = allowed, why
+    return least, by
+
+
+def _allowed_now(pool: Pool, reason: Reason, now: float) -> bool:
+    windows = [w for w in pool.disruption.allow_windows if not w.reasons or reason in w.reasons]
+    for window in windows:
+        try:
+            if active(window, now):
+                return True
         except (ValueError, OverflowError):
-            allowed = 0
-        least = allowed if least is None else min(least, allowed)
-    return least
+            continue
+    return not windows
+
+
+def described(budget: Budget) -> str:
+    """The budget in a few words, as the pool has it."""
+    parts = [repr(budget.nodes)]
+    if budget.schedule:
+        parts.append(f"at {budget.schedule!r} {budget.time_zone or 'UTC'}")
+    parts += [f"{word} {text}" for word, text in (("from", budget.start), ("until", budget.end)) if text]
+    return " ".join(parts)
 
 
 class Room:
@@ -109,6 +149,18 @@ class Room:
             return False
         self._taken[pool, reason] += 1
         return True
+
+    def block(self, candidate: Candidate, reason: Reason) -> Block:
+        """What keeps the node, once `take` has refused it."""
+        pool = self._snapshot.pools.get(candidate.pool)
+        nodes, busy = self.nodes[candidate.pool], self.busy[candidate.pool]
+        most, by = limited(pool, reason, nodes, self._now) if pool is not None else (0, "the pool is gone")
+        taken = self._taken[candidate.pool, reason]
+        message = f"the budgets of pool {candidate.pool} allow no more nodes now: {by}"
+        facts: dict[str, str | int | float | bool] = {
+            "reason": reason.value, "allowed": most or 0, "nodes": nodes, "disrupted": busy, "taken": taken,
+        }  # fmt: skip
+        return Block(Rule.BUDGET, message, facts)
 
     def within(self, candidates: Iterable[Candidate], reason: Reason) -> tuple[Candidate, ...]:
         """The first of `candidates` that the budgets allow together; spends for them."""

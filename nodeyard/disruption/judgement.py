@@ -153,12 +153,6 @@ def blocked(proposal: Proposal, *blocks: Block) -> Proposal:
     return msgspec.structs.replace(proposal, blocks=blocks + proposal.blocks) if blocks else proposal
 
 
-def budget_block(candidate: Candidate, reason: Reason) -> Block:
-    return Block(
-        Rule.BUDGET, f"the budgets of pool {candidate.pool} allow no more nodes now", {"reason": reason.value}
-    )
-
-
 def _proposal(
     run: Pass, candidate: Candidate, action: Action, reason: Reason | None, **more: object
 ) -> Proposal:

@@ -16,7 +16,6 @@ from nodeyard.disruption.judgement import (
     Clock,
     Pass,
     blocked,
-    budget_block,
     consolidation_blocks,
     is_empty,
     judge,
@@ -110,7 +109,7 @@ def emptiness(run: Pass) -> Found:
             if run.room.take(candidate.pool, Reason.EMPTY):
                 going.append(candidate)
             else:
-                proposal = blocked(proposal, budget_block(candidate, Reason.EMPTY))
+                proposal = blocked(proposal, run.room.block(candidate, Reason.EMPTY))
         proposals.append(proposal)
     saves = sum(p.saves_per_hour for p in proposals if not p.blocks)
     command = command_of(run.view.now, Reason.EMPTY, going, saves) if going else None
@@ -142,7 +141,7 @@ def underutilization(run: Pass) -> Found:
             if run.room.take(candidate.pool, Reason.UNDERUTILIZED):
                 command = _command_of(run, candidate, proposal)
             else:
-                proposal = blocked(proposal, budget_block(candidate, Reason.UNDERUTILIZED))
+                proposal = blocked(proposal, run.room.block(candidate, Reason.UNDERUTILIZED))
         proposals.append(proposal)
     return Found(tuple(proposals), command)
 

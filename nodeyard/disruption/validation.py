@@ -13,7 +13,6 @@ from nodeyard.disruption.candidates import candidates
 from nodeyard.disruption.judgement import (
     Clock,
     Pass,
-    budget_block,
     consolidation_blocks,
     is_empty,
     judge,
@@ -39,7 +38,7 @@ def validate(command: Command, view: View, planner: Planner, clock: Clock) -> Co
         if stops:
             return stops[0]
         if not run.room.take(candidate.pool, command.reason):
-            return budget_block(candidate, command.reason)
+            return run.room.block(candidate, command.reason)
     return _still_worth_it(run, command, same[0])
 
 
@@ -56,7 +55,7 @@ def _still_empty(run: Pass, command: Command, same: Sequence[Candidate]) -> Comm
         elif run.room.take(candidate.pool, Reason.EMPTY):
             survivors.append(candidate)
         else:
-            stopped = budget_block(candidate, Reason.EMPTY)
+            stopped = run.room.block(candidate, Reason.EMPTY)
     if not survivors:
         return stopped or Block(Rule.CHANGED, "the nodes of the command are gone")
     saves = sum((c.price_per_hour or 0.0) + c.node_charge_per_hour for c in survivors)

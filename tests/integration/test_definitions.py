@@ -86,6 +86,8 @@ GOOD = {
                 {"nodes": "20%", "reasons": ["Empty", "Drifted"]},
                 {"nodes": "0", "schedule": "@daily", "duration": "10m"},
                 {"nodes": "5", "schedule": "0 9 * * mon-fri", "duration": "8h30m", "reasons": ["Underutilized"]},
+                {"nodes": "0", "schedule": "0 9 * * *", "duration": "8h", "timeZone": "America/New_York"},
+                {"nodes": "0", "start": "2026-12-24T12:00:00+01:00", "end": "2026-12-27T00:00:00Z"},
             ],
         },
     ),
@@ -162,6 +164,22 @@ BAD = {
     "a schedule of four fields": (
         nodepool(disruption={"budgets": [{"nodes": "1", "schedule": "0 9 * *", "duration": "1h"}]}),
         "schedule",
+    ),
+    "a time zone without a schedule": (
+        nodepool(disruption={"budgets": [{"nodes": "1", "timeZone": "Europe/Berlin"}]}),
+        "timeZone goes with a schedule",
+    ),
+    "a budget that ends before it starts": (
+        nodepool(
+            disruption={
+                "budgets": [{"nodes": "1", "start": "2026-12-24T12:00:00Z", "end": "2026-12-24T11:00:00Z"}]
+            }
+        ),
+        "start must come before end",
+    ),
+    "a window that is always open": (
+        nodepool(disruption={"allowWindows": [{"reasons": ["Drifted"]}]}),
+        "a window needs a schedule",
     ),
     "a reason nobody has": (nodepool(disruption={"budgets": [{"nodes": "1", "reasons": ["Rain"]}]}), "reasons"),
     "a weight beside replicas": (nodepool(replicas=1, weight=1), "weight means nothing"),

@@ -4,21 +4,30 @@ from typing import Any
 
 import pytest
 
+from nodeyard.api import labels as keys
 from nodeyard.api.nodepool import node_class_of, pool_of_nodepool
-from nodeyard.api.pool import Budget
+from nodeyard.api.pool import Budget, Renewal, Steadiness
 from nodeyard.api.reading import ConversionError
 
 
 def nodepool(**spec: Any) -> dict[str, Any]:
-    """The smallest good NodePool, with `spec` laid over; `template` is merged into the template's spec."""
+    """The smallest good NodePool, with `spec` laid over; `template` is merged into the template's spec, `annotations`
+    are the pool's own.
+    """
     template = {
         "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"},
         "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["spot"]}],
         **spec.pop("template", {}),
     }
-    metadata = spec.pop("labels", {})
+    metadata, annotations = spec.pop("labels", {}), spec.pop("annotations", {})
     return {
-        "metadata": {"name": "general", "uid": "u1", "resourceVersion": "5", "generation": 2},
+        "metadata": {
+            "name": "general",
+            "uid": "u1",
+            "resourceVersion": "5",
+            "generation": 2,
+            "annotations": annotations,
+        },
         "spec": {"template": {"metadata": {"labels": metadata}, "spec": template}, **spec},
     }
 
@@ -70,6 +79,32 @@ def test_what_is_said_is_read() -> None:
     )
 
 
+def test_annotations_say_what_a_move_must_be_worth_and_how_nodes_are_renewed() -> None:
+    pool = pool_of_nodepool(
+        nodepool(
+            annotations={
+                keys.MIN_SAVING: "0.05", keys.MIN_SAVING_SHARE: "10%", keys.MAX_PAYBACK: "Never",
+                keys.NO_RETURN: "2h", keys.DRIFT_WAVES: "Off", keys.DRIFT_WAVE_PAUSE: "5m",
+                keys.EXPIRY: "Graceful", keys.EXPIRY_JITTER: "0.1", keys.EXPIRY_CAP: "24h",
+            }
+        )
+    )  # fmt: skip
+    assert pool.problems == ()
+    assert pool.disruption.steadiness == Steadiness(0.05, 0.1, 1e9, 7200.0)
+    assert pool.disruption.renewal == Renewal(False, 300.0, True, 0.1, 24 * 3600.0)
+    assert pool_of_nodepool(nodepool()).disruption.renewal == Renewal()
+
+
+def test_budgets_and_windows_have_time_zones_and_ends() -> None:
+    night = {"schedule": "0 22 * * *", "duration": "6h", "timeZone": "Europe/Berlin", "reasons": ["Expired"]}
+    freeze = {"nodes": "0", "start": "2026-12-24T12:00:00Z", "end": "2026-12-27T00:00:00Z"}
+    found = pool_of_nodepool(nodepool(disruption={"budgets": [freeze], "allowWindows": [night]})).disruption
+    assert found.budgets == (Budget("0", start=freeze["start"], end=freeze["end"]),)
+    assert found.allow_windows == (
+        Budget(schedule="0 22 * * *", duration_s=6 * 3600.0, reasons=("Expired",), time_zone="Europe/Berlin"),
+    )
+
+
 @pytest.mark.parametrize(
     ("spec", "field", "what"),
     [
@@ -95,6 +130,19 @@ def test_what_is_said_is_read() -> None:
             "'99 * * * *' is not a cron schedule",
         ),
         ({"disruption": {"budgets": [{"reasons": ["Bored"]}]}}, "budgets[0].reasons", "'Bored' is none of"),
+        (
+            {"disruption": {"budgets": [{"schedule": "@daily", "duration": "1h", "timeZone": "Mars/Base"}]}},
+            "budgets[0].timeZone",
+            "'Mars/Base' is not a time zone",
+        ),
+        ({"disruption": {"budgets": [{"start": "2026-12-24"}]}}, "budgets[0].start", "'2026-12-24' is not a time"),
+        ({"disruption": {"allowWindows": [{"reasons": ["Empty"]}]}}, "allowWindows[0]", "needs a schedule"),
+        ({"annotations": {keys.MIN_SAVING: "much"}}, keys.MIN_SAVING, "'much' is not an amount in USD"),
+        ({"annotations": {keys.MIN_SAVING_SHARE: "120%"}}, keys.MIN_SAVING_SHARE, "a share up to 100%"),
+        ({"annotations": {keys.MAX_PAYBACK: "soon"}}, keys.MAX_PAYBACK, "'soon' is not a duration"),
+        ({"annotations": {keys.DRIFT_WAVES: "Maybe"}}, keys.DRIFT_WAVES, "'Maybe' is not On or Off"),
+        ({"annotations": {keys.EXPIRY: "Gently"}}, keys.EXPIRY, "'Gently' is not Forceful or Graceful"),
+        ({"annotations": {keys.EXPIRY_JITTER: "60%"}}, keys.EXPIRY_JITTER, "a share up to 50%"),
         ({"disruption": {"budgets": [{}] * 51}}, "budgets", "51 are more than 50"),
     ],
 )  # fmt: skip
