@@ -20,6 +20,7 @@ from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.estimates import SPOT_SHARE, on_demand_estimate
 from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.scarcity import Pool, risk_of
 
 PRICING_API: Final = "pricing-api"
 SPOT_HISTORY: Final = "spot-history"
@@ -94,6 +95,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     available: bool
     source: str
     priced_at: float
+    risk: float = 0.0
+    """USD per hour to add when plans are compared, for the odds that buying it fails."""
 
 
 class Market:
@@ -118,7 +121,7 @@ class Market:
     def revision(self) -> str:
         """Digest of everything but the times."""
         digest = blake2b(self.table.digest.encode(), digest_size=8)
-        digest.update(b"".join(_PACKED(r.price, r.available) + r.source.encode() for r in self.rows))
+        digest.update(b"".join(_PACKED(r.price, r.available, r.risk) + r.source.encode() for r in self.rows))
         digest.update("\0".join(sorted(self.exhausted_subnets)).encode())
         return digest.hexdigest()
 
@@ -129,8 +132,7 @@ class Market:
         return [
             index
             for index, (new, old) in enumerate(zip(self.rows, older.rows, strict=True))
-            if new is not old
-            and (new.price != old.price or new.available != old.available or new.source != old.source)
+            if new is not old and _said(new) != _said(old)
         ]
 
     def with_rows(
@@ -150,13 +152,26 @@ class Market:
         return out
 
 
-_PACKED: Final = struct.Struct("<d?").pack
+_PACKED: Final = struct.Struct("<d?d").pack
+
+
+def _said(row: Row) -> tuple[float, bool, str, float]:
+    return (row.price, row.available, row.source, row.risk)
 
 
 def market_of(
-    table: TypeTable, on_demand: PriceSheet | None, spot: PriceSheet | None, shut: Shut, *, now: float
+    table: TypeTable,
+    on_demand: PriceSheet | None,
+    spot: PriceSheet | None,
+    shut: Shut,
+    *,
+    now: float,
+    odds: Mapping[Pool, float] | None = None,
 ) -> Market:
-    """Joins types, prices and refusals. A missing sheet means that its source never answered: estimates stand in."""
+    """Joins types, prices and refusals. A missing sheet means that its source never answered: estimates stand in.
+
+    `odds`: the probability that a pool which is let back is refused again.
+    """
     estimates = _estimates(table, on_demand, spot)
     rows: list[Row] = []
     for type_index, zone_index, capacity_type in table.rows:
@@ -169,7 +184,11 @@ def market_of(
             source = (LAST_KNOWN if sheet.stale else sheet.source) if price > 0 else UNPRICED
             priced_at = sheet.asked_at
         available = price > 0 and not (shut and shut.offering(capacity_type, name, zone))
-        rows.append(Row(price, available, source, priced_at))
+        risk = 0.0
+        if odds and available and (chance := odds.get((capacity_type, name, zone))):
+            listed = on_demand.usd.get(name, 0.0) if on_demand is not None else estimates[type_index][0]
+            risk = round(risk_of(chance, price, listed), 6)
+        rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {s.source: s.asked_at for s in (on_demand, spot) if s is not None and not s.stale}
     return Market(table, rows, shut.exhausted_subnets, asked_at)
 

@@ -22,6 +22,8 @@ class Offering(Value, frozen=True):
     source: str = ""
     """Where the price came from: pricing-api, spot-history, file, last-known, estimate; empty in files."""
     price_age_s: float | None = None
+    risk: float = 0.0
+    """USD per hour to add when plans are compared: what the odds of a refusal will probably cost."""
 
 
 class InstanceType(Value, frozen=True):

@@ -2,7 +2,8 @@
 
 A `Refusal` names the pool it is about; an empty field means "any", so one refusal can shut a whole capacity type
 (no service-linked role for spot) or one subnet (no free addresses). `Shut` answers whether an offering is affected.
-How long a refusal is remembered, and where, is the pricing service's business; here is only the meaning.
+How often in a row, and what follows from that, is `scarcity`'s; here are only the meaning and a short memory for
+those who wait for pricing's word.
 """
 
 from collections.abc import Iterable
@@ -66,27 +67,12 @@ class RefusalMemory:
             self._until[refusal] = max(until, self._until.get(refusal, 0.0))
         return news
 
-    def merge(self, entries: Iterable[tuple[Refusal, float]]) -> bool:
-        """Notes what others remember. True when something was added."""
-        news = False
-        for refusal, until in entries:
-            news = self.remember((refusal,), until) or news
-        return news
-
     def forget(self, now: float) -> bool:
         """Drops what has ended by `now`. True when something was dropped."""
         ended = [refusal for refusal, until in self._until.items() if until <= now]
         for refusal in ended:
             del self._until[refusal]
         return bool(ended)
-
-    def next_end(self) -> float | None:
-        """When the next one ends; None when there is none."""
-        return min(self._until.values(), default=None)
-
-    def entries(self) -> dict[Refusal, float]:
-        """Refusal -> when it is forgotten."""
-        return dict(self._until)
 
     def shut(self) -> Shut:
         """What they say about offerings."""

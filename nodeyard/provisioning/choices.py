@@ -33,8 +33,8 @@ class Chooser:
     def __init__(self, setting: Setting, draft: Draft) -> None:
         self.setting, self.draft = setting, draft
         self.columns, self.state = setting.columns, draft.state
-        self.order = np.lexsort((self.columns.price, self.columns.variant))
-        self.prices = self.columns.price[self.order]
+        self.order = np.lexsort((self.columns.expected, self.columns.variant))
+        self.prices = self.columns.expected[self.order]
         self.starts = [v.first for v in self.columns.variants]
         self._locks: dict[int, tuple[str, ...]] = {}
         self.slack = self._shares()
@@ -55,7 +55,7 @@ class Chooser:
         load = load_of(self.state, node)
         variant = self.columns.variants[int(self.columns.variant[column])]
         able = self._able(node, column, load, variant.first, variant.last)
-        price = self.columns.price[able]
+        price = self.columns.expected[able]
         within = able[price <= price[0] * (1 + self.setting.options.price_tolerance) + 1e-12]
         chosen, relaxed = self._with_min_values(able, within)
         first = int(chosen[0])
@@ -68,7 +68,7 @@ class Chooser:
         """Columns of the pool variant that hold the node's pods, cheapest first, ties by room."""
         columns = self.columns
         demanding = any(r.min_values for r in columns.pool_of(column).requirements)
-        ceiling = np.inf if demanding else columns.price[column] * 2.0 + 1e-9
+        ceiling = np.inf if demanding else columns.expected[column] * 2.0 + 1e-9
         part = self.order[first:last]
         stop = int(np.searchsorted(self.prices[first:last], ceiling, side="right"))
         part = part[:stop]
@@ -130,7 +130,7 @@ class Chooser:
             relaxed |= len(picked) < (requirement.min_values or 0)
             merged = [*picked.tolist(), *[c for c in chosen.tolist() if c not in set(picked.tolist())]]
             chosen = np.array(merged[: max(most, len(picked))], np.int64)
-            chosen = chosen[np.lexsort((chosen, self.columns.price[chosen]))]
+            chosen = chosen[np.lexsort((chosen, self.columns.expected[chosen]))]
         return chosen, relaxed
 
 

@@ -49,6 +49,7 @@ class TypeTable:
         offers = [(i, o) for i, t in enumerate(types) for o in t.offerings if o.available]
         self.offer_type = np.array([i for i, _ in offers], np.int64)
         self.offer_price = np.array([o.price for _, o in offers], np.float64)
+        self.offer_risk = np.array([o.risk for _, o in offers], np.float64)
         self.offer_label: dict[str, LabelColumn] = {
             keys.ZONE: coded([o.zone for _, o in offers]),
             keys.CAPACITY_TYPE: coded([o.capacity_type for _, o in offers]),
@@ -119,6 +120,7 @@ class Columns:
         self.variant = np.zeros(total, np.int64)
         self.type = np.zeros(total, np.int64)
         self.price = np.zeros(total)
+        self.risk = np.zeros(total)
         self.charge = np.zeros(total)
         self.room: Floats = np.zeros((total, len(resources)))
         self.capacity: Floats = np.zeros((total, len(resources)))
@@ -128,6 +130,7 @@ class Columns:
             self.variant[here] = number
             self.type[here] = table.offer_type[variant.offers]
             self.price[here] = table.offer_price[variant.offers]
+            self.risk[here] = table.offer_risk[variant.offers]
             own = variant.pool.node_charge_usd_per_hour
             self.charge[here] = node_charge if own is None else own
             for j, resource in enumerate(resources):
@@ -135,7 +138,8 @@ class Columns:
                     row = table.resources.index(resource)
                     self.room[here, j] = table.allocatable[self.type[here], row]
                     self.capacity[here, j] = table.capacity[self.type[here], row]
-        self.cost = self.price + self.charge
+        self.expected = self.price + self.risk
+        self.cost = self.expected + self.charge
         self.labelled = Labelled(total, self._label)
         self.room_before_daemons = self.room.copy()
         self.daemon_of: list[tuple[PodShape, Bools]] = []

@@ -32,6 +32,9 @@ class OfferingView(BaseModel):
     capacityType: str  # noqa: N815
     priceUsdPerHour: float = Field(description="0 when no source has a price.")  # noqa: N815
     available: bool = Field(description="False while the cloud refuses it, or without a price.")
+    riskUsdPerHour: float = Field(  # noqa: N815
+        description="Added when plans are compared, for the odds that the cloud refuses."
+    )
     priceSource: str = Field(  # noqa: N815
         description="pricing-api, spot-history, file, last-known, estimate; empty without a price."
     )
@@ -70,13 +73,16 @@ class CatalogueView(BaseModel):
 
 
 class RefusalView(BaseModel):
-    """What the cloud refused; an empty field stands for all values."""
+    """What the cloud refused; an empty field stands for all values. Let back, it is still remembered for a while."""
 
     instanceType: str  # noqa: N815
     zone: str
     capacityType: str  # noqa: N815
     subnet: str
     code: str
+    strikes: int = Field(description="Refusals in a row; each doubles the time it is out, up to an hour.")
+    outForSeconds: float = Field(description="0: let back.")  # noqa: N815
+    odds: float = Field(description="Probability that asking now is refused.")
     forgottenInSeconds: float  # noqa: N815
 
 
@@ -147,14 +153,16 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
 
     @app.get("/v1/refusals")
     async def refusals() -> list[RefusalView]:
-        """What the cloud refused and when that is forgotten."""
+        """What the cloud refused, for how long it is out, and the odds of another refusal."""
         at = now()
         return [
             RefusalView(
-                instanceType=r.instance_type, zone=r.zone, capacityType=r.capacity_type, subnet=r.subnet, code=r.code,
-                forgottenInSeconds=round(max(0.0, until - at), 1),
+                instanceType=s.refusal.instance_type, zone=s.refusal.zone, capacityType=s.refusal.capacity_type,
+                subnet=s.refusal.subnet, code=s.refusal.code, strikes=s.strikes_left(at), odds=round(s.odds(at), 4),
+                outForSeconds=round(max(0.0, s.until - at), 1),
+                forgottenInSeconds=round(max(0.0, s.forgotten_at - at), 1),
             )
-            for r, until in sorted(board.refusals.entries().items(), key=lambda entry: entry[0].key)
+            for s in board.scarcity.standings()
         ]  # fmt: skip
 
     return app
@@ -171,6 +179,7 @@ def _views(market: Market, now: float) -> Iterator[OfferingView]:
             capacityType=capacity_type,
             priceUsdPerHour=row.price,
             available=row.available,
+            riskUsdPerHour=row.risk,
             priceSource=row.source,
             priceAgeSeconds=round(max(0.0, now - market.asked_at.get(row.source, row.priced_at)), 1),
             arch=described.arch,

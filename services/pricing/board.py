@@ -8,7 +8,7 @@ failed once, so that nobody plans with estimates only because the process is a s
 import asyncio
 
 from nodeyard.cloudprovider.market import Market, PriceSheet, TypeTable, market_of
-from nodeyard.cloudprovider.refusals import RefusalMemory
+from nodeyard.cloudprovider.scarcity import Key, Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
 from services.pricing.ports import Part
 
@@ -18,13 +18,15 @@ PARTS: tuple[Part, ...] = ("types", "on-demand", "spot")
 class PriceBoard:
     """One process's knowledge. Not for several threads."""
 
-    def __init__(self, metrics: PricingMetrics) -> None:
+    def __init__(self, metrics: PricingMetrics, scarcity: ScarcityMemory | None = None) -> None:
         self._metrics = metrics
         self._changed = asyncio.Condition()
         self.table: TypeTable | None = None
         self.types_asked_at = 0.0
         self.sheets: dict[Part, PriceSheet] = {}
-        self.refusals = RefusalMemory()
+        self.scarcity = scarcity or ScarcityMemory()
+        self._said: tuple[frozenset[Key], dict[Pool, float]] = (frozenset(), {})
+        """What the market was last made with."""
         self.market: Market | None = None
         self.problems: dict[Part, str] = {}
         """Part -> why the last attempt to ask for it failed; absent when it did not."""
@@ -71,11 +73,18 @@ class PriceBoard:
 
     async def publish(self, now: float) -> None:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
-        self._metrics.refusals.set(len(self.refusals.entries()))
+        shut, odds = self.scarcity.shut(now), self.scarcity.odds(now)
+        self._said = (shut.keys, odds)
+        self._metrics.refusals.set(len(shut.keys))
         if self.table is None or not all(part in self.sheets or part in self.problems for part in PARTS[1:]):
             return
         market = market_of(
-            self.table, self.sheets.get("on-demand"), self.sheets.get("spot"), self.refusals.shut(), now=now
+            self.table,
+            self.sheets.get("on-demand"),
+            self.sheets.get("spot"),
+            shut,
+            now=now,
+            odds=odds,
         )
         known = self.market
         if known is not None and known.revision == market.revision and known.asked_at == market.asked_at:
@@ -84,6 +93,12 @@ class PriceBoard:
             self.market = market
             self._changed.notify_all()
         self._measure(market)
+
+    async def let_back(self, now: float) -> None:
+        """Publishes if a refusal has ended, or the odds of another have faded, since the last time."""
+        said = (self.scarcity.shut(now).keys, self.scarcity.odds(now))
+        if said != self._said:
+            await self.publish(now)
 
     async def next(self, older: Market | None) -> Market:
         """The market, as soon as it is another than `older`."""

@@ -14,6 +14,7 @@ from typing import Final
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.scarcity import Key, Standing
 from nodeyard.runtime import logging
 from nodeyard.runtime.backoff import Backoff
 from nodeyard.runtime.clock import Clock
@@ -43,7 +44,6 @@ class PricingController:
         *,
         replica: str,
         intervals: Mapping[Part, float],
-        refusal_ttl_s: float,
         metrics: PricingMetrics,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -53,11 +53,10 @@ class PricingController:
         self._clock = clock
         self._replica = replica
         self._intervals = dict(intervals)
-        self._refusal_ttl_s = refusal_ttl_s
         self._metrics = metrics
         self._chance = chance
-        self._untold: dict[Refusal, float] = {}
-        """Refusals that Redis has not been told of yet, and when they end."""
+        self._untold: dict[Key, Standing] = {}
+        """Refusals that Redis has not been told of yet."""
         self._swept = asyncio.Event()
 
     # -- what others call
@@ -66,11 +65,12 @@ class PricingController:
         """The cloud refused these just now: out at once, here and at all replicas."""
         found = list(refusals)
         now = self._clock.now()
-        self._board.refusals.remember(found, now + self._refusal_ttl_s)
+        standings = self._board.scarcity.refuse(found, now)
         await self._board.publish(now)
         self._swept.set()
-        self._untold.update(dict.fromkeys(found, now + self._refusal_ttl_s))
-        log.info("cloud refused offerings", count=len(found), first=_shown(found))
+        self._untold.update({standing.refusal.key: standing for standing in standings})
+        strikes = max((standing.strikes for standing in standings), default=0)
+        log.info("cloud refused offerings", count=len(found), first=_shown(found), most_strikes=strikes)
         await self._tell()
 
     async def restore(self) -> None:
@@ -109,6 +109,7 @@ class PricingController:
                     elif news is not None:
                         await self._adopt(news)
                     else:
+                        self._untold.update({s.refusal.key: s for s in self._board.scarcity.standings()})
                         await self._tell()
                         await self._recall()
                         await self._share()
@@ -117,12 +118,12 @@ class PricingController:
             await self._clock.sleep(delay.next_s())
 
     async def sweep(self) -> None:
-        """Lets refusals end on time."""
+        """Lets refusals end, and their odds fade, on time."""
         while True:
             now = self._clock.now()
-            if self._board.refusals.forget(now):
-                await self._board.publish(now)
-            end = self._board.refusals.next_end()
+            self._board.scarcity.forget(now)
+            await self._board.let_back(now)
+            end = self._board.scarcity.next_change(now)
             wait_s = _SWEEP_S if end is None else min(_SWEEP_S, max(0.05, end - now))
             sleeping = asyncio.ensure_future(self._clock.sleep(wait_s))
             waking = asyncio.ensure_future(self._swept.wait())
@@ -247,20 +248,21 @@ class PricingController:
 
     async def _recall(self) -> None:
         now = self._clock.now()
-        if self._board.refusals.merge((r, now + left) for r, left in await self._memory.refusals()):
+        if self._board.scarcity.merge(await self._memory.refusals(now)):
             await self._board.publish(now)
             self._swept.set()
 
     async def _tell(self) -> None:
         """Writes down what Redis does not know yet; what can't be written now is kept for later."""
         now = self._clock.now()
-        for refusal, until in list(self._untold.items()):
-            try:
-                if until > now:
-                    await self._memory.remember((refusal,), until - now)
-            except StoreUnavailableError:
-                return
-            self._untold.pop(refusal, None)
+        told = dict(self._untold)
+        try:
+            await self._memory.remember(told.values(), now)
+        except StoreUnavailableError:
+            return
+        for key, standing in told.items():
+            if self._untold.get(key) is standing:
+                del self._untold[key]
 
     def _jitter(self) -> float:
         return 0.9 + 0.2 * self._chance()

@@ -7,6 +7,7 @@ from nodeyard.adapters.redis.catalogue import CatalogueStore
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.cloudprovider.errors import InvalidRequest
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.scarcity import ScarcityMemory
 from nodeyard.rpc.v1.catalog_pb2_grpc import add_PricingServicer_to_server
 from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
 from services.pricing.app import build_app
@@ -46,7 +47,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     except (InvalidRequest, ValueError) as error:
         raise StartError(str(error)) from error
     runtime.closing.push_async_callback(redis.aclose)
-    board = PriceBoard(metrics)
+    board = PriceBoard(metrics, ScarcityMemory(settings.refusal_ttl))
     controller = PricingController(
         Aws(session),
         CatalogueStore(redis, key_prefix(settings.cluster_name), region),
@@ -58,7 +59,6 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             "on-demand": settings.on_demand_price_interval,
             "spot": settings.spot_price_interval,
         },
-        refusal_ttl_s=settings.refusal_ttl,
         metrics=metrics,
     )
     await controller.restore()

@@ -13,5 +13,5 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     on_demand_price_interval: Seconds = 12 * 3600.0
     instance_type_interval: Seconds = 12 * 3600.0
     refusal_ttl: Seconds = 180.0
-    """How long an offering stays out after the cloud refused it."""
+    """How long an offering stays out after the cloud refused it once; twice as long each time in a row, up to 1 h."""
     aws_threads: int = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 from nodeyard.adapters.redis.catalogue import CatalogueStore
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import SystemClock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.ports import Memory
@@ -47,7 +49,7 @@ def memory(request: pytest.FixtureRequest, redis: Redis) -> Memory:
 async def test_an_empty_memory_holds_nothing(memory: Memory) -> None:
     assert await memory.types() is None
     assert await memory.sheet("spot") is None
-    assert await memory.refusals() == []
+    assert await memory.refusals(0.0) == []
 
 
 async def test_what_is_saved_is_read_back(memory: Memory) -> None:
@@ -62,19 +64,36 @@ async def test_what_is_saved_is_read_back(memory: Memory) -> None:
     assert await memory.sheet("on-demand") == on_demand_sheet(table, 7.0)
 
 
-async def test_refusals_are_kept_with_the_time_they_have_left(memory: Memory) -> None:
-    await memory.remember([ONE, TWO], 60.0)
-    await memory.remember([ONE], 5.0)
-    left = dict(await memory.refusals())
-    assert left.keys() == {ONE, TWO}
-    assert all(55.0 < seconds <= 60.0 for seconds in left.values())
+def standing(refusal: Refusal, at: float, lasts_s: float, strikes: int = 1) -> Standing:
+    return Standing(refusal, strikes, at, at + lasts_s)
 
 
-async def test_refusals_end(memory: Memory) -> None:
-    await memory.remember([ONE], 0.05)
-    await memory.remember([TWO], 60.0)
+async def test_refusals_are_kept_with_their_times_and_strikes(memory: Memory) -> None:
+    now = time.time()
+    await memory.remember([standing(ONE, now, 60.0, 3), standing(TWO, now - 5.0, 5.0)], now)
+    one, two = sorted(await memory.refusals(now), key=lambda s: s.refusal.key, reverse=True)
+    assert (one.refusal, one.strikes) == (ONE, 3)
+    assert one.until == pytest.approx(now + 60.0, abs=1.0)
+    assert two.refusal == TWO
+    assert [two.at, two.until] == pytest.approx([now - 5.0, now], abs=1.0)
+
+
+async def test_the_later_refusal_counts_and_no_time_is_shortened(memory: Memory) -> None:
+    now = time.time()
+    await memory.remember([standing(ONE, now - 10.0, 60.0, 2)], now)
+    await memory.remember([standing(ONE, now, 5.0, 3)], now)
+    await memory.remember([standing(ONE, now - 5.0, 5.0, 7)], now)
+    (kept,) = await memory.refusals(now)
+    assert kept.strikes == 3
+    assert kept.until == pytest.approx(now + 50.0, abs=1.0)
+
+
+async def test_refusals_are_forgotten_when_they_say_so(memory: Memory) -> None:
+    now = time.time()
+    await memory.remember([standing(ONE, now - 3700.0, 99.9)], now)
+    await memory.remember([standing(TWO, now, 60.0)], now)
     await asyncio.sleep(0.1)
-    assert [refusal for refusal, _ in await memory.refusals()] == [TWO]
+    assert [s.refusal for s in await memory.refusals(time.time())] == [TWO]
 
 
 async def test_one_claims_at_a_time_and_only_the_holder_releases(memory: Memory) -> None:
@@ -98,7 +117,7 @@ async def test_listeners_hear_what_changed_in_order(memory: Memory) -> None:
     assert await anext(news) is None
     await memory.save_types(table_of(), 1.0)
     await memory.save_sheet("spot", spot_sheet(table_of()))
-    await memory.remember([ONE], 60.0)
+    await memory.remember([standing(ONE, 0.0, 60.0)], 0.0)
     async with asyncio.timeout(5):
         assert [await anext(news) for _ in range(3)] == ["types", "spot", "refusals"]
     await news.aclose()  # type: ignore[attr-defined]
@@ -123,23 +142,48 @@ async def test_what_cannot_be_decoded_counts_as_absent(redis: Redis, content: by
     store = CatalogueStore(redis, "p:", REGION)
     assert await store.types() is None
     assert await store.sheet("spot") is None
-    await redis.zadd("p:refusals", {b"{": 9e15})
-    assert await store.refusals() == []
+    await redis.hset("p:refused", "x", b"{")  # type: ignore[misc]
+    await redis.hset("p:refused", "y", b"1 2 9999999999999 1 {")  # type: ignore[misc]
+    assert await store.refusals(0.0) == []
 
 
-async def test_the_set_of_refusals_expires_with_its_last(redis: Redis) -> None:
+async def test_the_refusals_expire_with_the_last_to_be_forgotten(redis: Redis) -> None:
     store = CatalogueStore(redis, "p:", REGION)
-    await store.remember([ONE], 60.0)
-    await store.remember([TWO], 5.0)
-    assert 55.0 < await redis.pttl("p:refusals") / 1000 <= 60.0
+    await store.remember([standing(ONE, 0.0, 60.0)], 0.0)
+    await store.remember([standing(TWO, 0.0, 5.0)], 0.0)
+    assert 3655.0 < await redis.pttl("p:refused") / 1000 <= 3660.0
+
+
+async def test_a_listener_whose_redis_was_replaced_is_told_to_look_again(tmp_path: Path) -> None:
+    with TestRedis(tmp_path) as server:
+        client = connect(server.url)
+        store = CatalogueStore(client, "p:", REGION)
+        news = store.news()
+        assert await anext(news) is None
+        looking = asyncio.ensure_future(anext(news))
+        await asyncio.sleep(0)
+        server.stop()
+        server.start()
+        async with asyncio.timeout(20):
+            try:
+                assert await looking is None
+            except StoreUnavailableError:
+                assert await anext(store.news()) is None
+        await news.aclose()  # type: ignore[attr-defined]
+        await client.aclose()
 
 
 async def test_an_absent_redis_is_one_kind_of_error(tmp_path: Path) -> None:
     with TestRedis(tmp_path) as server:
         client = connect(server.url)
         store = CatalogueStore(client, "p:", REGION)
-        await store.refusals()
-    for asked in (store.types(), store.refusals(), store.claim("spot", "x", 1.0), store.remember([ONE], 1.0)):
+        await store.refusals(0.0)
+    for asked in (
+        store.types(),
+        store.refusals(0.0),
+        store.claim("spot", "x", 1.0),
+        store.remember([standing(ONE, 0.0, 1.0)], 0.0),
+    ):
         with pytest.raises(StoreUnavailableError):
             await asked
     with pytest.raises(StoreUnavailableError):

@@ -34,7 +34,7 @@ class Served:
         self.board = PriceBoard(metrics)
         self.controller = PricingController(
             FakeCloud(), memory, self.board, clock,
-            replica=name, intervals={"types": 1e6, "on-demand": 1e6, "spot": 1e6}, refusal_ttl_s=180.0, metrics=metrics,
+            replica=name, intervals={"types": 1e6, "on-demand": 1e6, "spot": 1e6}, metrics=metrics,
         )  # fmt: skip
         self._servicer = PricingServicer(self.board, self.controller, metrics)
         self._server: grpc.aio.Server | None = None

@@ -30,6 +30,7 @@ rows = st.builds(
     available=st.booleans(),
     source=st.sampled_from([PRICING_API, SPOT_HISTORY, LAST_KNOWN, ESTIMATE, UNPRICED]),
     priced_at=st.floats(0, 2e9, allow_nan=False),
+    risk=st.sampled_from([0.0, 0.0, 0.25]),
 )
 asked = st.dictionaries(st.sampled_from([PRICING_API, SPOT_HISTORY]), st.floats(0, 2e9, allow_nan=False))
 subnets = st.frozensets(st.sampled_from(["subnet-eu-west-1a", "subnet-eu-west-1b", "other"]))
@@ -52,7 +53,7 @@ def same(one: Market, other: Market) -> bool:
         and one.asked_at == other.asked_at
         and one.exhausted_subnets == other.exhausted_subnets
         and all(
-            a.price == b.price and a.available == b.available
+            a.price == b.price and a.risk == b.risk and a.available == b.available
             for a, b in zip(one.rows, other.rows, strict=True)
         )
     )

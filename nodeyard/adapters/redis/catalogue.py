@@ -1,7 +1,7 @@
 """The pricing replicas' shared memory: the last types and prices, and what the cloud refused to sell.
 
-A hash with one compressed part per source makes a restart warm; a sorted set of refusals by when they end, in Redis'
-own time; a channel on which replicas hear of each other's news; a short claim so that one replica at a time asks AWS.
+A hash with one compressed part per source makes a restart warm; a hash of refusals with their times by Redis' own
+clock, of which the later one counts; a channel on which replicas hear of each other's news; a short claim so that one replica at a time asks AWS.
 All of it may vanish: nothing is lost but warmth. What can't be decoded counts as absent, since another version of us
 may have written it.
 """
@@ -18,6 +18,7 @@ from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable, Zone
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.scarcity import Standing
 
 Part = Literal["types", "on-demand", "spot"]
 News = Literal["types", "on-demand", "spot", "refusals"]
@@ -30,18 +31,37 @@ _LISTEN_S: Final = 0.8
 _REMEMBER: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'GT', now + ARGV[1], ARGV[i]) end
-redis.call('PEXPIRE', KEYS[1], math.max(ARGV[1], redis.call('PTTL', KEYS[1])))
+local longest = math.max(1, redis.call('PTTL', KEYS[1]))
+for i = 1, #ARGV, 6 do
+  local at, out, gone = now - ARGV[i + 1], now + ARGV[i + 2], now + ARGV[i + 3]
+  local known = redis.call('HGET', KEYS[1], ARGV[i])
+  local known_at, known_out = string.match(known or '', '^(%d+) (%d+) ')
+  if known_out then out = math.max(out, known_out) end
+  if not known_at or at >= tonumber(known_at) then
+    local times = string.format('%d %d %d ', at, out, gone)
+    redis.call('HSET', KEYS[1], ARGV[i], times .. ARGV[i + 4] .. ' ' .. ARGV[i + 5])
+    longest = math.max(longest, gone - now)
+  end
+end
+redis.call('PEXPIRE', KEYS[1], longest)
 redis.call('PUBLISH', KEYS[2], 'refusals')
 return 1
 """
+"""Per refusal: field, milliseconds since it was refused, until it is let back, until it is forgotten, strikes, JSON."""
 _RECALL: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local found = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now), '+inf', 'WITHSCORES')
-for i = 2, #found, 2 do found[i] = tonumber(found[i]) - now end
-return found
+local found = redis.call('HGETALL', KEYS[1])
+local told = {}
+for i = 1, #found, 2 do
+  local at, out, gone, strikes, body = string.match(found[i + 1], '^(%d+) (%d+) (%d+) (%d+) (.*)$')
+  if not gone or tonumber(gone) <= now then
+    redis.call('HDEL', KEYS[1], found[i])
+  else
+    for _, value in ipairs({now - at, out - now, tonumber(strikes), body}) do told[#told + 1] = value end
+  end
+end
+return told
 """
 _RELEASE: Final = (
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
@@ -70,7 +90,7 @@ class CatalogueStore:
         self._redis = redis
         self._region = region
         self._parts = f"{prefix}catalogue"
-        self._refusals = f"{prefix}refusals"
+        self._refusals = f"{prefix}refused"
         self._claim = f"{prefix}catalogue-claim:"
         self._channel = f"{prefix}catalogue-news"
         self._remember = redis.register_script(_REMEMBER)
@@ -108,29 +128,45 @@ class CatalogueStore:
         with translated("catalogue"):
             await self._release([self._claim + part], [holder])
 
-    async def remember(self, refusals: Iterable[Refusal], ttl_s: float) -> None:
-        """Keeps refusals for `ttl_s` from now (never shortened) and tells the other replicas."""
-        members = [_encode_refusal(refusal) for refusal in refusals]
-        if members:
-            with translated("refusals"):
-                await self._remember([self._refusals, self._channel], [round(ttl_s * 1000), *members])
+    async def remember(self, standings: Iterable[Standing], now: float) -> None:
+        """Keeps refusals until they are forgotten and tells the other replicas; a later one is not overwritten.
 
-    async def refusals(self) -> list[tuple[Refusal, float]]:
-        """Refusals in force and the seconds each has left."""
+        `now`: Unix seconds by the clock that the standings' times are of.
+        """
+        told: list[int | bytes] = []
+        for s in standings:
+            key = msgspec.json.encode(s.refusal.key)
+            times = (now - s.at, s.until - now, s.forgotten_at - now)
+            told += [key, *(round(t * 1000) for t in times), s.strikes, msgspec.json.encode(s.refusal)]
+        if told:
+            with translated("refusals"):
+                await self._remember([self._refusals, self._channel], told)
+
+    async def refusals(self, now: float) -> list[Standing]:
+        """What is remembered, its times turned to the clock that `now` (Unix seconds) is of."""
         with translated("refusals"):
             found = await self._recall([self._refusals], [])
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return [(refusal, int(left) / 1000) for raw, left in pairs if (refusal := _decode_refusal(raw))]
+        out: list[Standing] = []
+        for since_ms, left_ms, strikes, raw in zip(*[iter(found)] * 4, strict=True):
+            refusal = _decode_refusal(raw)
+            if refusal is not None:
+                out.append(Standing(refusal, strikes, now - since_ms / 1000, now + left_ms / 1000))
+        return out
 
     async def news(self) -> AsyncIterator[News | None]:
-        """What other replicas (or this one) changed, as it happens. None once at first, when listening has begun."""
+        """What other replicas (or this one) changed, as it happens.
+
+        None when listening has begun, and again when the client had to connect anew: something may have been missed.
+        """
         with translated("catalogue"):
             async with self._redis.pubsub() as listener:
                 await listener.subscribe(self._channel)
-                yield None
                 while True:
-                    message = await listener.get_message(ignore_subscribe_messages=True, timeout=_LISTEN_S)
+                    message = await listener.get_message(timeout=_LISTEN_S)
                     if message is None:
+                        continue
+                    if message["type"] == "subscribe":
+                        yield None
                         continue
                     name = message["data"].decode(errors="replace")
                     if name in (*_PARTS, REFUSALS):
@@ -153,10 +189,6 @@ class CatalogueStore:
                 pipe.hset(self._parts, part, raw)
                 pipe.publish(self._channel, part)
                 await pipe.execute()
-
-
-def _encode_refusal(refusal: Refusal) -> bytes:
-    return msgspec.json.encode(refusal)
 
 
 def _decode_refusal(raw: bytes) -> Refusal | None:

@@ -173,6 +173,7 @@ class Offerings(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PRICED_AT_FIELD_NUMBER: _builtins.int
+    RISK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def type(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Index into the list of types."""
@@ -193,6 +194,10 @@ class Offerings(_message.Message):
     def priced_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Unix seconds at which the price was learned."""
 
+    @_builtins.property
+    def risk(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """USD per hour to add when plans are compared, for the odds of a refusal; left out when there is none."""
+
     def __init__(
         self,
         *,
@@ -203,10 +208,11 @@ class Offerings(_message.Message):
         available: _abc.Iterable[_builtins.bool] | None = ...,
         source: _abc.Iterable[Global___PriceSource.ValueType] | None = ...,
         priced_at: _abc.Iterable[_builtins.float] | None = ...,
+        risk: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "capacity_type", b"capacity_type", "price", b"price", "priced_at", b"priced_at", "source", b"source", "type", b"type", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "capacity_type", b"capacity_type", "price", b"price", "priced_at", b"priced_at", "risk", b"risk", "source", b"source", "type", b"type", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,7 +253,7 @@ class Refusal(_message.Message):
     code: _builtins.str
     """EC2's error code. An empty field above stands for all values."""
     subnet: _builtins.str
-    """Set: the subnet has no free addresses."""
+    """Set: the subnet has no free addresses. The code "SpotInstanceInterruption" stands for the loss of an instance."""
     def __init__(
         self,
         *,

@@ -161,7 +161,7 @@ def test_refusals_are_forgotten_at_their_end_and_a_later_end_wins() -> None:
     refusal = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
     assert memory.remember([refusal], 180.0)
     assert not memory.remember([refusal], 200.0)
-    memory.merge([(refusal, 150.0)])
+    assert not memory.remember([refusal], 150.0)
     assert not memory.forget(199.0)
     assert memory.shut().offering("spot", "m5.large", "eu-west-1a")
     assert memory.forget(200.0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
+
 from nodeyard.cloudprovider.errors import CloudError, Unreachable
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
-from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.ports import News, Part
@@ -50,7 +52,7 @@ class FakeMemory:
         self.kept_types: tuple[TypeTable, float] | None = None
         self.sheets: dict[Part, PriceSheet] = {}
         self.claims: dict[Part, tuple[str, float]] = {}
-        self.kept: dict[Refusal, float] = {}
+        self.kept: dict[tuple[str, ...], Standing] = {}
         self._listeners: list[asyncio.Queue[News | None]] = []
 
     async def types(self) -> tuple[TypeTable, float] | None:
@@ -83,16 +85,20 @@ class FakeMemory:
         if self.claims.get(part, ("", 0.0))[0] == holder:
             del self.claims[part]
 
-    async def remember(self, refusals: Iterable[Refusal], ttl_s: float) -> None:
+    async def remember(self, standings: Iterable[Standing], now: float) -> None:
         self._reach()
-        for refusal in refusals:
-            self.kept[refusal] = max(self._clock.now() + ttl_s, self.kept.get(refusal, 0.0))
-        self._tell("refusals")
+        told = list(standings)
+        for standing in told:
+            known = self.kept.get(standing.refusal.key, standing)
+            if standing.at >= known.at:
+                until = max(standing.until, known.until)
+                self.kept[standing.refusal.key] = msgspec.structs.replace(standing, until=until)
+        if told:
+            self._tell("refusals")
 
-    async def refusals(self) -> list[tuple[Refusal, float]]:
+    async def refusals(self, now: float) -> list[Standing]:
         self._reach()
-        now = self._clock.now()
-        return [(refusal, until - now) for refusal, until in self.kept.items() if until > now]
+        return [standing for standing in self.kept.values() if standing.forgotten_at > now]
 
     async def news(self) -> AsyncIterator[News | None]:
         self._reach()

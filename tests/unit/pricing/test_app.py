@@ -29,9 +29,7 @@ async def http(board: PriceBoard) -> AsyncIterator[httpx.AsyncClient]:
 
 async def fill(board: PriceBoard) -> None:
     table = table_of()
-    board.refusals.remember(
-        [Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")], 130.0
-    )
+    board.scarcity.refuse([Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")], 0.0)
     await board.learn_types(table, 10.0, 100.0)
     await board.learn_prices("on-demand", on_demand_sheet(table, 40.0), 100.0)
     await board.learn_prices("spot", spot_sheet(table, 90.0), 100.0)
@@ -52,6 +50,7 @@ async def test_offerings_are_cheapest_first(http: httpx.AsyncClient, board: Pric
     assert answer["offerings"][0] == {
         "instanceType": "m5.large", "zone": "eu-west-1a", "zoneId": "euw1-az1", "capacityType": "spot",
         "priceUsdPerHour": 0.04, "available": False, "priceSource": "spot-history", "priceAgeSeconds": 10.0,
+        "riskUsdPerHour": 0.0,
         "arch": "amd64", "vcpus": 2, "memoryMiB": 8192,
     }  # fmt: skip
 
@@ -111,4 +110,5 @@ async def test_the_catalogue_s_freshness_is_shown(http: httpx.AsyncClient, board
 async def test_refusals_are_shown_with_their_end(http: httpx.AsyncClient, board: PriceBoard) -> None:
     await fill(board)
     (refusal,) = (await http.get("/v1/refusals")).json()
-    assert (refusal["instanceType"], refusal["forgottenInSeconds"]) == ("m5.large", 30.0)
+    assert (refusal["instanceType"], refusal["outForSeconds"]) == ("m5.large", 80.0)
+    assert (refusal["strikes"], refusal["odds"], refusal["forgottenInSeconds"]) == (1, 1.0, 3680.0)

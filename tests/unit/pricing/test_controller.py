@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from nodeyard.cloudprovider.market import Market
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.scarcity import Standing
 from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
@@ -33,7 +34,6 @@ class Replica:
             clock,
             replica=name,
             intervals={"types": HOURS_S, "on-demand": HOURS_S, "spot": SPOT_S},
-            refusal_ttl_s=180.0,
             metrics=metrics,
             chance=lambda: 0.5,
         )
@@ -229,6 +229,38 @@ async def test_a_refusal_survives_a_restart_for_the_rest_of_its_time(world: Worl
     assert second.available()
 
 
+async def test_a_pool_refused_again_is_out_longer_at_every_replica_and_after_a_restart(world: World) -> None:
+    one, two = await world.replica("one"), await world.replica("two")
+    await one.controller.refused([REFUSED])
+    await world.clock.advance(181.0)
+    await two.controller.refused([REFUSED])
+    await world.clock.advance(350.0)
+    assert not one.available()
+    await one.stop()
+    await two.stop()
+    three = await world.replica("three")
+    assert not three.available()
+    await world.clock.advance(11.0)
+    assert three.available()
+    await three.controller.refused([REFUSED])
+    await world.clock.advance(719.0)
+    assert not three.available()
+    await world.clock.advance(2.0)
+    assert three.available()
+
+
+async def test_a_pool_let_back_is_offered_with_a_risk_that_fades(world: World) -> None:
+    replica = await world.replica()
+    await replica.controller.refused([REFUSED])
+    await world.clock.advance(181.0)
+    first = sum(row.risk for row in replica.market.rows)
+    assert first > 0
+    await world.clock.advance(900.0)
+    assert sum(row.risk for row in replica.market.rows) == pytest.approx(first / 2, rel=1e-3)
+    await world.clock.advance(6 * 900.0)
+    assert all(row.risk == 0 for row in replica.market.rows)
+
+
 async def test_without_the_memory_prices_and_refusals_go_on(world: World) -> None:
     world.memory.away = True
     replica = await world.replica()
@@ -248,7 +280,9 @@ async def test_a_refusal_is_written_down_when_the_memory_comes_back(world: World
     assert world.memory.kept == {}
     world.memory.away = False
     await world.clock.advance(3.0)
-    assert world.memory.kept == {REFUSED: pytest.approx(world.clock.now() + 177.0, abs=3.0)}
+    (kept,) = world.memory.kept.values()
+    assert kept.refusal == REFUSED
+    assert kept.until == pytest.approx(world.clock.now() + 177.0, abs=3.0)
 
 
 async def test_a_replica_that_lost_the_channel_catches_up_when_it_returns(world: World) -> None:
@@ -256,18 +290,22 @@ async def test_a_replica_that_lost_the_channel_catches_up_when_it_returns(world:
     world.memory.go_away()
     await world.clock.advance(1.0)
     world.memory.away = False
-    world.memory.kept[REFUSED] = world.clock.now() + 60.0
+    now = world.clock.now()
+    world.memory.kept[REFUSED.key] = Standing(REFUSED, 1, now, now + 60.0)
     await world.clock.advance(3.0)
     assert not one.available()
 
 
 async def test_a_memory_that_lost_everything_is_given_it_again(world: World) -> None:
     replica = await world.replica()
+    await replica.controller.refused([REFUSED])
     world.memory.go_away()
     await world.clock.advance(1.0)
     world.memory.kept_types, world.memory.away = None, False
+    world.memory.kept.clear()
     world.memory.sheets.clear()
     await world.clock.advance(3.0)
+    assert world.memory.kept.keys() == {REFUSED.key}
     assert world.memory.kept_types is not None
     assert world.memory.kept_types[0].digest == replica.market.table.digest
     assert world.memory.sheets.keys() == {"on-demand", "spot"}

@@ -1,0 +1,46 @@
+"""A pool that was just refused has to be cheaper by what another refusal would cost."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.model import Options, Problem
+from nodeyard.provisioning.planner import plan
+from tests.support.planning import posed
+from tests.support.problems import plain_deployments
+
+Offer = tuple[str, str, str]
+
+
+@pytest.mark.parametrize(("risk", "avoided"), [(0.0, False), (5.0, True)])
+def test_a_doubtful_pool_is_chosen_only_where_it_is_worth_it(risk: float, avoided: bool) -> None:
+    problem = posed(plain_deployments(count=1, each=3))
+    (first, *_) = sorted(_bought(problem))
+    doubted = msgspec.structs.replace(
+        problem, catalogues={"": _with_risk(problem.catalogues[""], first, risk)}
+    )
+    assert (first not in _bought(doubted)) is avoided
+
+
+def _with_risk(catalogue: Catalogue, doubted: Offer, risk: float) -> Catalogue:
+    return Catalogue(
+        msgspec.structs.replace(
+            found,
+            offerings=tuple(
+                msgspec.structs.replace(o, risk=risk)
+                if (found.name, o.zone, o.capacity_type) == doubted
+                else o
+                for o in found.offerings
+            ),
+        )
+        for found in catalogue.types
+    )
+
+
+def _bought(problem: Problem) -> set[Offer]:
+    made = plan(problem, Options(), time.monotonic)
+    return {(node.instance_type, node.zone, node.capacity_type) for node in made.nodes}
