@@ -14,6 +14,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, Pool
 from nodeyard.disruption.budgets import Room
 from nodeyard.disruption.candidates import candidates
+from nodeyard.disruption.hysteresis import steadied
 from nodeyard.disruption.model import Action, Block, Candidate, Planner, Proposal, Reason, Rule, View
 from nodeyard.disruption.replacement import cheaper
 from nodeyard.disruption.simulation import Simulation
@@ -112,6 +113,9 @@ def judge(run: Pass, candidate: Candidate) -> Proposal:
         message = "its pods would need several new nodes"
         return kept(run, candidate, (Block(Rule.SEVERAL_NODES, message, {"nodes": len(plan.nodes)}),))
     if not plan.nodes:
+        held = steadied(run.view, [candidate], ())
+        if isinstance(held, Block):
+            return kept(run, candidate, (held,))
         return _balanced(
             run,
             candidate,
@@ -120,6 +124,10 @@ def judge(run: Pass, candidate: Candidate) -> Proposal:
     node = cheaper(plan.nodes[0], [candidate], run.view.options)
     if isinstance(node, Block):
         return kept(run, candidate, (node,))
+    steady = steadied(run.view, [candidate], (node,))
+    if isinstance(steady, Block):
+        return kept(run, candidate, (steady,))
+    node = steady[0]
     saves = candidate.price_per_hour + candidate.node_charge_per_hour
     saves -= node.price_per_hour + node.node_charge_per_hour
     proposal = _proposal(run, candidate, Action.REPLACE, Reason.UNDERUTILIZED, moves=plan.existing)

@@ -35,7 +35,12 @@ from nodeyard.disruption.model import (
     View,
 )
 
-PASSING = frozenset({Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS})
+PASSING = frozenset(
+    {
+        Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS,
+        Rule.WAVE, Rule.BACKOFF, Rule.RETURN, Rule.FAILED_BEFORE,
+    }
+)  # fmt: skip
 """Rules that may stop holding without the cluster or a price changing."""
 UNTOUCHABLE = frozenset(
     {

@@ -57,6 +57,12 @@ class Rule(enum.StrEnum):
     SPOT_TO_SPOT = "SpotToSpot"
     DEADLINE = "Deadline"
     CHANGED = "Changed"
+    WAVE = "Wave"
+    BACKOFF = "PoolBackoff"
+    MIN_SAVING = "MinimumSaving"
+    PAYBACK = "Payback"
+    RETURN = "BackAndForth"
+    FAILED_BEFORE = "FailedBefore"
 
 
 class Block(Value, frozen=True):
@@ -148,6 +154,29 @@ class Command(Value, frozen=True):
         return tuple(c.node for c in self.candidates)
 
 
+class Fate(enum.StrEnum):
+    """What became of a move."""
+
+    STARTED = "Started"
+    DONE = "Done"
+    UNDONE = "Undone"
+
+
+class Move(Value, frozen=True):
+    """A command remembered: `left` and `came` are offerings as `<type>/<capacity type>`, those that came as launched,
+    or as planned while nothing has been. `id` is the command's.
+    """
+
+    id: str
+    pool: PoolKey
+    reason: Reason
+    left: tuple[str, ...]
+    came: tuple[str, ...]
+    at: float
+    fate: Fate = Fate.STARTED
+    ended_at: float = 0.0
+
+
 class Options(msgspec.Struct, frozen=True):
     """Settings of the disruption room; the defaults are the product's."""
 
@@ -157,6 +186,12 @@ class Options(msgspec.Struct, frozen=True):
     """A spot node is replaced by spot only where this many cheaper types are allowed."""
     deadline_s: float = 180.0
     """For one pass over all nodes; what was found by then is used."""
+    eviction_usd: float = 0.001
+    """What one unit of eviction cost is taken to cost, once; a saving must pay it back."""
+    max_payback_s: float = 8 * 3600.0
+    """Longest time it may take to; a pool may say otherwise."""
+    no_return_s: float = 3600.0
+    """How long an instance type that was left is not gone back to; a pool may say otherwise."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -171,6 +206,8 @@ class View(msgspec.Struct, frozen=True):
     in_command: frozenset[str] = frozenset()
     quiet_since: Mapping[str, float] = {}
     options: Options = Options()
+    moves: tuple[Move, ...] = ()
+    """What was done of late, in any order."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

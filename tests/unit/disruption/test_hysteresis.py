@@ -1,0 +1,198 @@
+"""Hysteresis: what a move must be worth, and that it is not made back and forth."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pool import Steadiness
+from nodeyard.disruption.hysteresis import doubling, pool_backoff
+from nodeyard.disruption.methods import decide
+from nodeyard.disruption.model import Block, Command, Fate, Move, Options, Reason, Rule
+from nodeyard.disruption.validation import validate
+from nodeyard.state.cluster import Kind
+from tests.support.disruption import NOW, Builder, catalogue, first_fit
+
+HOUR = 3600.0
+NOTHING_WANTED = Steadiness()
+
+
+def clock() -> float:
+    return 0.0
+
+
+def one_too_large(steadiness: Steadiness = NOTHING_WANTED, pods: int = 1) -> Builder:
+    """An m5.4xlarge (0.80) whose pods fit on an m5.large; spot costs as much as on-demand."""
+    build = Builder()
+    pool = build.pool()
+    wants = msgspec.structs.replace(pool.disruption, steadiness=steadiness)
+    build.put(Kind.POOL, "default", msgspec.structs.replace(pool, disruption=wants))
+    build.node("a", "m5.4xlarge")
+    for i in range(pods):
+        build.pod(f"p{i}", "a")
+    return build
+
+
+def looked(build: Builder, *moves: Move, **fields: Any) -> Command | Rule | None:
+    """The command, or what keeps node a."""
+    values = {"catalogues": {"default": catalogue(spot=1.0)}, "moves": moves} | fields
+    outcome = decide(build.view(**values), first_fit, clock)
+    if outcome.command is not None:
+        return outcome.command
+    return next(p.blocks[0].rule for p in outcome.proposals if p.node == "a")
+
+
+def move(left: str, came: str, ago_s: float, fate: Fate = Fate.DONE, **fields: Any) -> Move:
+    values = {"reason": Reason.UNDERUTILIZED, "pool": "default", "id": f"{left}-{came}-{ago_s}"} | fields
+    at = NOW - ago_s
+    return Move(left=(left,), came=(came,), at=at, fate=fate, ended_at=at, **values)
+
+
+def types_of(command: Command | Rule | None) -> set[str]:
+    assert isinstance(command, Command)
+    (new,) = command.replacements
+    return {new.instance_type, *(r.instance_type for r in new.alternatives)}
+
+
+# --- worth ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("steadiness", "kept"),
+    [
+        (Steadiness(min_saving_usd_per_hour=0.69), None),
+        (Steadiness(min_saving_usd_per_hour=0.71), Rule.MIN_SAVING),
+        (Steadiness(min_saving_share=0.85), None),
+        (Steadiness(min_saving_share=0.90), Rule.MIN_SAVING),
+        (Steadiness(max_payback_s=6.0), None),
+        (Steadiness(max_payback_s=5.0), Rule.PAYBACK),
+    ],
+)
+def test_a_move_must_be_worth_what_its_pool_wants(steadiness: Steadiness, kept: Rule | None) -> None:
+    """It saves 0.70 of 0.81 USD/h and costs one eviction of 0.001 USD: paid back in 5.14 s."""
+    found = looked(one_too_large(steadiness))
+    assert found is kept if kept else isinstance(found, Command)
+
+
+def test_a_move_that_pays_for_its_evictions_too_late_is_not_made_by_default_either() -> None:
+    build = one_too_large(pods=3)
+    assert isinstance(looked(build, options=Options(eviction_usd=1.0)), Command)
+    assert looked(build, options=Options(eviction_usd=5.0)) is Rule.PAYBACK
+
+
+def test_a_pool_may_accept_any_payback() -> None:
+    build = one_too_large(Steadiness(max_payback_s=1e9), pods=3)
+    assert isinstance(looked(build, options=Options(eviction_usd=100.0)), Command)
+
+
+def test_removing_without_a_replacement_is_weighed_too() -> None:
+    build = one_too_large(Steadiness(min_saving_usd_per_hour=1.0))
+    build.node("b", "m5.4xlarge", annotations={keys.DO_NOT_DISRUPT: "true"})
+    assert looked(build) is Rule.MIN_SAVING
+
+
+def test_empty_nodes_go_however_little_that_saves() -> None:
+    build = one_too_large(Steadiness(min_saving_usd_per_hour=50.0), pods=0)
+    assert isinstance(looked(build), Command)
+
+
+# --- back and forth -------------------------------------------------------------------------------------------------
+def test_a_type_that_was_left_is_not_gone_back_to_within_the_time() -> None:
+    build = one_too_large()
+    assert "m5.large" in types_of(looked(build))
+    back = move("m5.large/spot", "m5.4xlarge/on-demand", 0.5 * HOUR)
+    assert "m5.large" not in types_of(looked(build, back))
+    everything = [
+        move(f"{type_}/{kind}", "m5.4xlarge/on-demand", 0.5 * HOUR)
+        for type_ in ("m5.large", "m5.xlarge", "m5.2xlarge", "m5.4xlarge")
+        for kind in (keys.ON_DEMAND, keys.SPOT)
+    ]
+    assert looked(build, *everything) is Rule.RETURN
+    later = [msgspec.structs.replace(m, at=NOW - 1.1 * HOUR) for m in everything]
+    assert isinstance(looked(build, *later), Command)
+
+
+def test_the_time_may_be_the_pools_own() -> None:
+    def bars(build: Builder, ago_s: float) -> bool:
+        back = move("m5.large/spot", "m5.4xlarge/on-demand", ago_s)
+        return "m5.large" not in types_of(looked(build, back))
+
+    assert bars(one_too_large(Steadiness(no_return_s=10 * HOUR)), 9 * HOUR)
+    assert not bars(one_too_large(Steadiness(no_return_s=0.0)), 60.0)
+
+
+def test_moves_of_another_pool_and_undone_ones_do_not_count_as_left() -> None:
+    build = one_too_large()
+    other = move("m5.large/spot", "m5.4xlarge/on-demand", 60.0, pool="other")
+    undone = move("m5.large/spot", "m5.4xlarge/on-demand", 60.0, fate=Fate.UNDONE)
+    assert "m5.large" in types_of(looked(build, other, undone))
+
+
+def test_a_move_that_failed_is_tried_again_only_after_a_time_that_doubles() -> None:
+    build = one_too_large()
+
+    def tried(*ago_s: float) -> bool:
+        failed = [move("m5.4xlarge/on-demand", "m5.large/spot", s, Fate.UNDONE) for s in ago_s]
+        return "m5.large" in types_of(looked(build, *failed))
+
+    assert not tried(599.0)
+    assert tried(601.0)
+    assert not tried(601.0, 3000.0)
+    assert tried(1201.0, 3000.0)
+
+
+def test_a_move_whose_every_offering_failed_is_not_made_and_says_so() -> None:
+    build = one_too_large()
+    failed = [
+        move("m5.4xlarge/on-demand", f"{t}/{kind}", 60.0, Fate.UNDONE)
+        for t in ("m5.large", "m5.xlarge", "m5.2xlarge", "m5.4xlarge")
+        for kind in (keys.ON_DEMAND, keys.SPOT)
+    ]
+    assert looked(build, *failed) is Rule.FAILED_BEFORE
+
+
+def test_a_node_that_had_to_be_bought_again_right_after_one_like_it_went_stays_for_a_while() -> None:
+    build = one_too_large()
+    claim = build.snapshot.claims["a-c"]
+    gone = move("m5.4xlarge/on-demand", "", 1000.0)
+    gone = msgspec.structs.replace(gone, came=())
+    build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, created_at=NOW - 900.0))
+    assert looked(build, gone) is Rule.RETURN
+    build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, created_at=NOW - 600.0))
+    assert isinstance(looked(build, gone), Command), "bought later, for other pods"
+
+
+def test_the_second_look_remembers_too() -> None:
+    build = one_too_large()
+    command = looked(build)
+    assert isinstance(command, Command)
+    moves = tuple(
+        move("m5.4xlarge/on-demand", f"{t}/{kind}", 60.0, Fate.UNDONE)
+        for t in ("m5.large", "m5.xlarge", "m5.2xlarge", "m5.4xlarge")
+        for kind in (keys.ON_DEMAND, keys.SPOT)
+    )
+    view = build.view(catalogues={"default": catalogue(spot=1.0)}, moves=moves)
+    again = validate(command, view, first_fit, clock)
+    assert isinstance(again, Block)
+
+
+# --- pools whose replacements fail -------------------------------------------------------------------------------------
+def test_a_pool_waits_twice_as_long_after_every_failure_and_not_after_a_success() -> None:
+    def failed(ago_s: float) -> Move:
+        return move("x", "y", ago_s, Fate.UNDONE, reason=Reason.DRIFTED)
+
+    def waits(*moves: Move) -> bool:
+        return pool_backoff(moves, "default", Reason.DRIFTED, NOW) is not None
+
+    assert waits(failed(59))
+    assert not waits(failed(61))
+    assert waits(failed(61), failed(600))
+    assert not waits(failed(121), failed(600))
+    assert not waits(move("x", "y", 1, reason=Reason.DRIFTED), failed(2), failed(3))
+    assert not waits(move("x", "y", 1, Fate.UNDONE, reason=Reason.EXPIRED))
+    assert not waits(move("x", "y", 1, Fate.UNDONE, reason=Reason.DRIFTED, pool="other"))
+
+
+def test_waiting_is_bounded() -> None:
+    assert doubling(0, 60.0, 3600.0) == 0.0
+    assert doubling(3, 60.0, 3600.0) == 240.0
+    assert doubling(10_000, 60.0, 3600.0) == 3600.0
