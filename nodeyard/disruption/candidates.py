@@ -14,7 +14,12 @@ from nodeyard.api.node import INITIALIZED, Node, NodeClaim
 from nodeyard.api.pod import PodRecord
 from nodeyard.api.pool import Pool
 from nodeyard.disruption.evictability import PodGuard, eviction_cost, must_move
-from nodeyard.disruption.model import Block, Candidate, Rule, View
+from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
+
+BY_PODS = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS})
+"""What pods ask for; the end of a termination grace period overrides it."""
+EVENTUAL = frozenset({Reason.DRIFTED, Reason.EXPIRED})
+"""Reasons that will not go away: pods delay them only where nothing else bounds the drain."""
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -42,6 +47,16 @@ def candidates(view: View) -> tuple[Candidate, ...]:
             continue
         found.append(_candidate(view, node, claim, guard))
     return tuple(found)
+
+
+def stops(view: View, candidate: Candidate, reason: Reason) -> tuple[Block, ...]:
+    """What keeps the node from being disrupted for this reason. Where its claim bounds the drain (it has a termination
+    grace period), pods do not delay what has to happen in the end.
+    """
+    claim = view.snapshot.claims.get(candidate.claim)
+    if reason not in EVENTUAL or claim is None or claim.termination_grace_period_s is None:
+        return candidate.blocks
+    return tuple(block for block in candidate.blocks if block.rule not in BY_PODS)
 
 
 def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard) -> Candidate:

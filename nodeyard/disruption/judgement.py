@@ -15,13 +15,30 @@ from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, Pool
 from nodeyard.disruption.budgets import Room
 from nodeyard.disruption.candidates import candidates
 from nodeyard.disruption.hysteresis import steadied
-from nodeyard.disruption.model import Action, Block, Candidate, Planner, Proposal, Reason, Rule, View
+from nodeyard.disruption.model import (
+    Action,
+    Block,
+    Candidate,
+    Command,
+    Planner,
+    Proposal,
+    Reason,
+    Rule,
+    View,
+)
 from nodeyard.disruption.replacement import cheaper
 from nodeyard.disruption.simulation import Simulation
 
 Clock = Callable[[], float]
 _BALANCE: Final = 0.5
 """Balanced: a node's share of its pool's savings must be at least half its share of the pool's disruption."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a method found: its judgement of nodes, and at most one command."""
+
+    proposals: tuple[Proposal, ...] = ()
+    command: Command | None = None
 
 
 class Pass:
@@ -93,7 +110,7 @@ def judge_empty(run: Pass, candidate: Candidate) -> Proposal:
     blocks = list(candidate.blocks) + list(consolidation_blocks(run, candidate, Reason.EMPTY))
     if not blocks and (coming := run.simulation.receiving.get(candidate.node, 0)):
         blocks.append(Block(Rule.PENDING_PODS, "pods without a place would land here", {"pods": coming}))
-    return _proposal(run, candidate, Action.DELETE, Reason.EMPTY, blocks=tuple(blocks))
+    return proposal_of(run, candidate, Action.DELETE, Reason.EMPTY, blocks=tuple(blocks))
 
 
 def judge(run: Pass, candidate: Candidate) -> Proposal:
@@ -119,7 +136,7 @@ def judge(run: Pass, candidate: Candidate) -> Proposal:
         return _balanced(
             run,
             candidate,
-            _proposal(run, candidate, Action.DELETE, Reason.UNDERUTILIZED, moves=plan.existing),
+            proposal_of(run, candidate, Action.DELETE, Reason.UNDERUTILIZED, moves=plan.existing),
         )
     node = cheaper(plan.nodes[0], [candidate], run.view.options)
     if isinstance(node, Block):
@@ -130,7 +147,7 @@ def judge(run: Pass, candidate: Candidate) -> Proposal:
     node = steady[0]
     saves = candidate.price_per_hour + candidate.node_charge_per_hour
     saves -= node.price_per_hour + node.node_charge_per_hour
-    proposal = _proposal(run, candidate, Action.REPLACE, Reason.UNDERUTILIZED, moves=plan.existing)
+    proposal = proposal_of(run, candidate, Action.REPLACE, Reason.UNDERUTILIZED, moves=plan.existing)
     return _balanced(
         run, candidate, msgspec.structs.replace(proposal, replacement=node, saves_per_hour=saves)
     )
@@ -161,7 +178,7 @@ def blocked(proposal: Proposal, *blocks: Block) -> Proposal:
     return msgspec.structs.replace(proposal, blocks=blocks + proposal.blocks) if blocks else proposal
 
 
-def _proposal(
+def proposal_of(
     run: Pass, candidate: Candidate, action: Action, reason: Reason | None, **more: object
 ) -> Proposal:
     saves = (candidate.price_per_hour or 0.0) + candidate.node_charge_per_hour
@@ -184,4 +201,4 @@ def _proposal(
 
 
 def kept(run: Pass, candidate: Candidate, blocks: tuple[Block, ...]) -> Proposal:
-    return _proposal(run, candidate, Action.KEEP, None, blocks=blocks)
+    return proposal_of(run, candidate, Action.KEEP, None, blocks=blocks)

@@ -5,15 +5,17 @@ and at most one command. Adding a way adds one line to METHODS. Validation asks 
 Source: Karpenter documentation, "Disruption", "Automated Graceful Methods".
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from nodeyard.api.pool import PoolKey
+from nodeyard.disruption.candidates import EVENTUAL
 from nodeyard.disruption.commands import command_of
 from nodeyard.disruption.judgement import (
     Clock,
+    Found,
     Pass,
     blocked,
     consolidation_blocks,
@@ -34,6 +36,7 @@ from nodeyard.disruption.model import (
     Rule,
     View,
 )
+from nodeyard.disruption.renewal import drift, expiration
 
 PASSING = frozenset(
     {
@@ -58,11 +61,6 @@ _BLOCKED_SHARE_S = 5.0
 """Seconds of a pass that may go into nodes that can't be disrupted anyway, to tell what it would save."""
 
 
-class Found(msgspec.Struct, frozen=True):
-    proposals: tuple[Proposal, ...] = ()
-    command: Command | None = None
-
-
 Method = Callable[[Pass], Found]
 
 
@@ -71,10 +69,12 @@ def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
     run = Pass(view, planner, clock)
     allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
     proposals: dict[str, Proposal] = {}
+    stopped: dict[str, Counter[Rule]] = {}
     command: Command | None = None
     for method in METHODS:
         found = method(run)
-        proposals |= {p.node: p for p in found.proposals}
+        proposals |= {p.node: p for p in found.proposals if _tells_more(p, proposals.get(p.node))}
+        stopped[method.__name__] = Counter(p.blocks[0].rule for p in found.proposals if p.blocks)
         command = found.command
         if command is not None:
             break
@@ -86,7 +86,13 @@ def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
         recheck_at=_recheck_at(run),
         complete=run.complete,
         allowed=allowed,
+        stopped=stopped,
     )
+
+
+def _tells_more(later: Proposal, before: Proposal | None) -> bool:
+    """Whether a later method's proposal stands: one that nothing stops, or where none has to be made anew."""
+    return before is None or before.reason not in EVENTUAL or not later.blocks
 
 
 def _allowed(run: Pass, pool: PoolKey, reason: Reason) -> int:
@@ -151,7 +157,7 @@ def underutilization(run: Pass) -> Found:
     return Found(tuple(proposals), command)
 
 
-METHODS: tuple[Method, ...] = (emptiness, underutilization)
+METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization)
 
 
 def by_savings(found: Iterable[Candidate]) -> list[Candidate]:

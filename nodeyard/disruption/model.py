@@ -220,3 +220,5 @@ class Outcome(msgspec.Struct, frozen=True):
     complete: bool = True
     allowed: Mapping[PoolKey, Mapping[Reason, int]] = {}
     """How many nodes of each pool the budgets let go before this pass."""
+    stopped: Mapping[str, Mapping[Rule, int]] = {}
+    """By method, how many nodes each rule was the first to keep."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from nodeyard.disruption.candidates import candidates
+from nodeyard.disruption.candidates import EVENTUAL, candidates, stops
 from nodeyard.disruption.judgement import (
     Clock,
     Pass,
@@ -19,6 +19,7 @@ from nodeyard.disruption.judgement import (
     judge_empty,
 )
 from nodeyard.disruption.model import Block, Candidate, Command, Planner, Reason, Rule, View
+from nodeyard.disruption.renewal import renewed_again
 from nodeyard.disruption.replacement import same_or_wider
 
 
@@ -29,14 +30,16 @@ def validate(command: Command, view: View, planner: Planner, clock: Clock) -> Co
     same = [now[c.node] for c in command.candidates if c.node in now and now[c.node].claim_uid == c.claim_uid]
     if command.reason is Reason.EMPTY:
         return _still_empty(run, command, same)
+    if command.reason in EVENTUAL:
+        return renewed_again(run, command, same)
     if len(same) < len(command.candidates):
         return Block(Rule.CHANGED, "a node of the command is gone")
     for candidate in same:
         if is_empty(run, candidate):
             return Block(Rule.CHANGED, f"node {candidate.node} has become empty")
-        stops = candidate.blocks + tuple(consolidation_blocks(run, candidate, command.reason))
-        if stops:
-            return stops[0]
+        blocks = candidate.blocks + tuple(consolidation_blocks(run, candidate, command.reason))
+        if blocks:
+            return blocks[0]
         if not run.room.take(candidate.pool, command.reason):
             return run.room.block(candidate, command.reason)
     return _still_worth_it(run, command, same[0])
@@ -81,8 +84,8 @@ def still_open(command: Command, view: View) -> Block | None:
         again = now.get(candidate.node)
         if again is None or again.claim_uid != candidate.claim_uid:
             return Block(Rule.CHANGED, f"node {candidate.node} is gone")
-        if again.blocks:
-            return again.blocks[0]
+        if gates := stops(view, again, command.reason):
+            return gates[0]
         if not frozenset(again.pods) <= frozenset(candidate.pods):
             return Block(Rule.CHANGED, f"pods came to node {candidate.node}")
     return None

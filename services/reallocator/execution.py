@@ -139,7 +139,11 @@ class Execution:
                 plan_id=f"{command.id}-{name}",
                 group=DISRUPTION_GROUP,
                 epoch=self._lead_epoch(),
-                annotations={MARK: command.id, keys.REPLACES: replaces},
+                annotations={
+                    MARK: command.id,
+                    keys.REPLACES: replaces,
+                    keys.DISRUPTION_REASON: command.reason.value,
+                },
                 pods=(),
             )
             created = await self._claims.create(claim, pool)

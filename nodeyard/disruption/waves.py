@@ -1,0 +1,70 @@
+"""Drift in waves: one replacement, then two, then four, and no next wave before the one before is healthy.
+
+What a change of template, image or network breaks shows on the first node made by it, so that one goes alone. All is
+read from the cluster: replacements carry why they were made, the condition Drifted says since when a change is under
+way. Nodes whose pods fit elsewhere need no replacement and no wave. Neighbour: `renewal`, which asks.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import INITIALIZED, NodeClaim
+from nodeyard.disruption.drift import DRIFTED, drifted_since
+from nodeyard.disruption.model import Block, Reason, Rule, View
+from nodeyard.state.cluster import Snapshot
+
+_SETTLED_S: Final = 120.0
+"""A pod that is not ready this long after it was bound counts as broken."""
+
+
+class Wave(msgspec.Struct, frozen=True):
+    """How far a pool's change has come: replacements made and, of those, found healthy."""
+
+    made: int
+    healthy: int
+
+    @property
+    def most(self) -> int:
+        """How many replacements may have been made by the end of the wave that is under way."""
+        return int(2 ** (math.floor(math.log2(self.healthy + 1)) + 1) - 1)
+
+
+def wave_block(view: View, pool: str, replacements: int) -> Block | None:
+    """Whether so many more replacements have to wait for the wave before."""
+    found = view.snapshot.pools.get(pool)
+    if found is None or not found.disruption.renewal.waves or not replacements:
+        return None
+    wave = wave_of(view.snapshot, pool, view.now, found.disruption.renewal.wave_pause_s)
+    if wave.made + replacements <= wave.most or wave.made == wave.healthy:
+        return None
+    message = f"the drift of pool {pool} waits until its replacements so far are healthy"
+    return Block(Rule.WAVE, message, {"made": wave.made, "healthy": wave.healthy, "wave": wave.most})
+
+
+def wave_of(snapshot: Snapshot, pool: str, now: float, pause_s: float) -> Wave:
+    """The wave of the change that the pool's drifted nodes are of."""
+    claims = [c for c in snapshot.claims.values() if c.pool == pool]
+    began = min((drifted_since(c, now) for c in claims if c.is_true(DRIFTED)), default=now)
+    made = [
+        c
+        for c in claims
+        if c.annotations.get(keys.DISRUPTION_REASON) == Reason.DRIFTED.value
+        and c.created_at >= began
+        and not c.deleting
+    ]
+    return Wave(len(made), sum(healthy(snapshot, c, now, pause_s) for c in made))
+
+
+def healthy(snapshot: Snapshot, claim: NodeClaim, now: float, pause_s: float) -> bool:
+    """Whether a new node has been up for `pause_s` seconds and at least half of its pods are ready."""
+    initialized, node = claim.condition(INITIALIZED), snapshot.node_of(claim)
+    if initialized is None or initialized.status != "True" or node is None or not node.ready:
+        return False
+    if now < initialized.since + pause_s:
+        return False
+    pods = [p for p in snapshot.pods_of_node(node.name) if not (p.daemon or p.finished or p.terminating)]
+    broken = sum(not p.ready and now >= p.scheduled_at + _SETTLED_S for p in pods)
+    return 2 * broken <= len(pods)
