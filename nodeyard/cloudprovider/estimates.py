@@ -13,6 +13,7 @@ from nodeyard.cloudprovider.description import TypeDescription
 
 SPOT_SHARE: Final = 0.65
 """Of the on-demand price, where no spot price is known at all."""
+_CNY_PER_USD: Final = 7.0
 _PER_VCPU: Final = {
     "a": "a1:0.02550",
     "c": "c1:0.06500 c3:0.05250 c4:0.04975 c5:0.04250 c5a:0.03850 c5ad:0.04300 c5d:0.04800 c5n:0.05400 c6a:0.03825 c6g:0.03400 c6gd:0.03840 c6gn:0.04320 c6i:0.04250 c6id:0.05040 c6in:0.05670 c7a:0.05132 c7g:0.03625 c7gd:0.04536 c7gn:0.06240 c7i:0.04462 c7i-flex:0.04239 c8a:0.05389 c8g:0.03988 c8gd:0.04899 c8gn:0.05925 c8i:0.04686 c8i-flex:0.04451 c8in:0.06804",
@@ -47,6 +48,16 @@ _PER_ACCELERATOR: Final = {
     "f": 1.6,
     "vt": 0.2,
 }
+
+
+def currency_of(region: str) -> str:
+    """China's price list is in its own currency, its spot prices too, so that they compare."""
+    return "CNY" if region.startswith("cn-") else "USD"
+
+
+def estimate_scale(region: str) -> float:
+    """What estimates, which are in USD, are multiplied by to be in a region's currency."""
+    return _CNY_PER_USD if currency_of(region) == "CNY" else 1.0
 
 
 @lru_cache(maxsize=1)

@@ -18,13 +18,13 @@ import msgspec
 from nodeyard.api.labels import ON_DEMAND, SPOT
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.description import TypeDescription
-from nodeyard.cloudprovider.estimates import SPOT_SHARE, on_demand_estimate
+from nodeyard.cloudprovider.estimates import SPOT_SHARE, estimate_scale, on_demand_estimate
 from nodeyard.cloudprovider.refusals import Shut
 from nodeyard.cloudprovider.scarcity import Pool, risk_of
 
 PRICING_API: Final = "pricing-api"
 SPOT_HISTORY: Final = "spot-history"
-FEED: Final = "file"
+FEED: Final = "feed"
 LAST_KNOWN: Final = "last-known"
 ESTIMATE: Final = "estimate"
 UNPRICED: Final = ""
@@ -48,6 +48,10 @@ class PriceSheet(Value, frozen=True):
     usd: dict[str, float] = {}
     stale: bool = False
     """A later attempt to ask failed, so these are the last known."""
+
+
+Sheets = PriceSheet | Sequence[PriceSheet] | None
+"""Where a price is looked for, in order; nothing: nobody ever answered."""
 
 
 class TypeTable:
@@ -161,46 +165,63 @@ def _said(row: Row) -> tuple[float, bool, str, float]:
 
 def market_of(
     table: TypeTable,
-    on_demand: PriceSheet | None,
-    spot: PriceSheet | None,
+    on_demand: Sheets,
+    spot: Sheets,
     shut: Shut,
     *,
     now: float,
     odds: Mapping[Pool, float] | None = None,
 ) -> Market:
-    """Joins types, prices and refusals. A missing sheet means that its source never answered: estimates stand in.
+    """Joins types, prices and refusals.
 
-    `odds`: the probability that a pool which is let back is refused again.
+    The first sheet that has a price counts. Where none has, the offering is unpriced if the cloud itself has ever
+    answered, else an estimate stands in. `odds`: the probability that a pool which is let back is refused again.
     """
-    estimates = _estimates(table, on_demand, spot)
+    layers = (_layers(on_demand), _layers(spot))
+    estimates = _estimates(table, *layers)
     rows: list[Row] = []
     for type_index, zone_index, capacity_type in table.rows:
         name, zone = table.types[type_index].name, table.zones[zone_index].name
-        sheet, key = (spot, f"{name}/{zone}") if capacity_type == SPOT else (on_demand, name)
-        if sheet is None:
-            price, source, priced_at = estimates[type_index][capacity_type == SPOT], ESTIMATE, now
-        else:
-            price = sheet.usd.get(key, 0.0)
-            source = (LAST_KNOWN if sheet.stale else sheet.source) if price > 0 else UNPRICED
-            priced_at = sheet.asked_at
+        is_spot = capacity_type == SPOT
+        found = _figure(layers[is_spot], f"{name}/{zone}" if is_spot else name)
+        price, source, priced_at = found or (estimates[type_index][is_spot], ESTIMATE, now)
         available = price > 0 and not (shut and shut.offering(capacity_type, name, zone))
         risk = 0.0
         if odds and available and (chance := odds.get((capacity_type, name, zone))):
-            listed = on_demand.usd.get(name, 0.0) if on_demand is not None else estimates[type_index][0]
-            risk = round(risk_of(chance, price, listed), 6)
+            listed = _figure(layers[0], name)
+            risk = round(risk_of(chance, price, listed[0] if listed else estimates[type_index][0]), 6)
         rows.append(Row(price, available, source, priced_at, risk))
-    asked_at = {s.source: s.asked_at for s in (on_demand, spot) if s is not None and not s.stale}
+    asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
     return Market(table, rows, shut.exhausted_subnets, asked_at)
 
 
+def _layers(sheets: Sheets) -> tuple[PriceSheet, ...]:
+    if sheets is None:
+        return ()
+    return (sheets,) if isinstance(sheets, PriceSheet) else tuple(sheets)
+
+
+def _figure(layers: Sequence[PriceSheet], key: str) -> tuple[float, str, float] | None:
+    """(price, source, Unix seconds); a price of 0 where the cloud answered without one; None: nobody knows."""
+    unpriced = None
+    for sheet in layers:
+        price = sheet.usd.get(key, 0.0)
+        if price > 0:
+            return price, LAST_KNOWN if sheet.stale else sheet.source, sheet.asked_at
+        if sheet.source != FEED:
+            unpriced = (0.0, UNPRICED, sheet.asked_at)
+    return unpriced
+
+
 def _estimates(
-    table: TypeTable, on_demand: PriceSheet | None, spot: PriceSheet | None
+    table: TypeTable, on_demand: Sequence[PriceSheet], spot: Sequence[PriceSheet]
 ) -> dict[int, tuple[float, float]]:
-    if on_demand is not None and spot is not None:
+    if all(any(sheet.source != FEED for sheet in layers) for layers in (on_demand, spot)):
         return {}
+    scale = estimate_scale(table.region)
     out: dict[int, tuple[float, float]] = {}
     for index, described in enumerate(table.types):
-        known = on_demand.usd.get(described.name, 0.0) if on_demand is not None else 0.0
-        price = known or on_demand_estimate(described)
+        known = _figure(on_demand, described.name)
+        price = (known[0] if known else 0.0) or round(on_demand_estimate(described) * scale, 6)
         out[index] = (price, round(price * SPOT_SHARE, 6))
     return out

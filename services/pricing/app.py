@@ -36,7 +36,7 @@ class OfferingView(BaseModel):
         description="Added when plans are compared, for the odds that the cloud refuses."
     )
     priceSource: str = Field(  # noqa: N815
-        description="pricing-api, spot-history, file, last-known, estimate; empty without a price."
+        description="pricing-api, spot-history, feed, last-known, estimate; empty without a price."
     )
     priceAgeSeconds: float  # noqa: N815
     arch: str
@@ -60,6 +60,15 @@ class PartView(BaseModel):
     problem: str
 
 
+class FeedView(BaseModel):
+    """The price feed, which stands in while AWS can't be asked."""
+
+    ageSeconds: float  # noqa: N815
+    onDemandPrices: int  # noqa: N815
+    spotPrices: int  # noqa: N815
+    problems: list[str]
+
+
 class CatalogueView(BaseModel):
     """What there is, and how fresh."""
 
@@ -70,6 +79,7 @@ class CatalogueView(BaseModel):
     offerings: int
     bySource: dict[str, int]  # noqa: N815
     parts: dict[str, PartView]
+    feed: FeedView | None = Field(description="None: no feed was ever read.")
 
 
 class RefusalView(BaseModel):
@@ -149,6 +159,7 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
             offerings=len(seen.rows),
             bySource={source or "none": count for source, count in seen.counts().items()},
             parts=parts,
+            feed=_feed_view(board, at),
         )
 
     @app.get("/v1/refusals")
@@ -166,6 +177,17 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
         ]  # fmt: skip
 
     return app
+
+
+def _feed_view(board: PriceBoard, at: float) -> FeedView | None:
+    if board.feed is None:
+        return None
+    return FeedView(
+        ageSeconds=round(max(0.0, at - board.feed.on_demand.asked_at), 1),
+        onDemandPrices=len(board.feed.on_demand.usd),
+        spotPrices=len(board.feed.spot.usd),
+        problems=list(board.feed_problems),
+    )
 
 
 def _views(market: Market, now: float) -> Iterator[OfferingView]:

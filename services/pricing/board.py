@@ -6,7 +6,9 @@ failed once, so that nobody plans with estimates only because the process is a s
 """
 
 import asyncio
+from collections.abc import Mapping
 
+from nodeyard.cloudprovider.feed import Feed, screened
 from nodeyard.cloudprovider.market import Market, PriceSheet, TypeTable, market_of
 from nodeyard.cloudprovider.scarcity import Key, Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
@@ -16,10 +18,19 @@ PARTS: tuple[Part, ...] = ("types", "on-demand", "spot")
 
 
 class PriceBoard:
-    """One process's knowledge. Not for several threads."""
+    """One process's knowledge. Not for several threads.
 
-    def __init__(self, metrics: PricingMetrics, scarcity: ScarcityMemory | None = None) -> None:
+    `trusted_s`: part -> how old AWS's last answer may be before the feed goes before it, while AWS can't be asked.
+    """
+
+    def __init__(
+        self,
+        metrics: PricingMetrics,
+        scarcity: ScarcityMemory | None = None,
+        trusted_s: Mapping[Part, float] | None = None,
+    ) -> None:
         self._metrics = metrics
+        self._trusted_s = dict(trusted_s or {})
         self._changed = asyncio.Condition()
         self.table: TypeTable | None = None
         self.types_asked_at = 0.0
@@ -28,6 +39,10 @@ class PriceBoard:
         self._said: tuple[frozenset[Key], dict[Pool, float]] = (frozenset(), {})
         """What the market was last made with."""
         self.market: Market | None = None
+        self.feed: Feed | None = None
+        """The price feed as last read, before it is held against the types."""
+        self._screened: tuple[Feed, TypeTable, Feed] | None = None
+        self._feed_failure = ""
         self.problems: dict[Part, str] = {}
         """Part -> why the last attempt to ask for it failed; absent when it did not."""
 
@@ -71,6 +86,44 @@ class PriceBoard:
             self.sheets[part] = PriceSheet(sheet.source, sheet.asked_at, sheet.usd, stale=True)
         await self.publish(now)
 
+    async def learn_feed(self, feed: Feed, now: float) -> None:
+        """Takes a newer feed over."""
+        self.feed, self._feed_failure = feed, ""
+        await self.publish(now)
+
+    @property
+    def feed_problems(self) -> tuple[str, ...]:
+        """Why the feed can't be had, and what in it is of no use."""
+        read = self._screened[2] if self._screened else self.feed
+        failed = (self._feed_failure,) if self._feed_failure else ()
+        return (*failed, *(read.problems if read else ()))
+
+    def feed_failed(self, problem: str) -> None:
+        """Notes that the feed can't be used; what was read before stays."""
+        self._feed_failure = problem
+        self._metrics.feed_problems.set(len(self.feed_problems))
+
+    def _sheets(self, part: Part, feed: PriceSheet | None, now: float) -> tuple[PriceSheet, ...]:
+        """Where a part's prices are looked for, in order."""
+        sheet = self.sheets.get(part)
+        if sheet is None or feed is None or not feed.usd:
+            return tuple(s for s in (sheet, feed) if s is not None and (s is sheet or s.usd))
+        if not sheet.stale:
+            return (sheet,)
+        recent = now - sheet.asked_at <= self._trusted_s.get(part, 0.0)
+        return (sheet, feed) if recent else (feed, sheet)
+
+    def _screened_feed(self) -> Feed | None:
+        if self.feed is None or self.table is None:
+            return None
+        if (
+            self._screened is None
+            or self._screened[0] is not self.feed
+            or self._screened[1] is not self.table
+        ):
+            self._screened = (self.feed, self.table, screened(self.feed, self.table))
+        return self._screened[2]
+
     async def publish(self, now: float) -> None:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
         shut, odds = self.scarcity.shut(now), self.scarcity.odds(now)
@@ -78,10 +131,11 @@ class PriceBoard:
         self._metrics.refusals.set(len(shut.keys))
         if self.table is None or not all(part in self.sheets or part in self.problems for part in PARTS[1:]):
             return
+        feed = self._screened_feed()
         market = market_of(
             self.table,
-            self.sheets.get("on-demand"),
-            self.sheets.get("spot"),
+            self._sheets("on-demand", feed.on_demand if feed else None, now),
+            self._sheets("spot", feed.spot if feed else None, now),
             shut,
             now=now,
             odds=odds,
@@ -108,8 +162,10 @@ class PriceBoard:
         return self.market
 
     def _measure(self, market: Market) -> None:
+        self._metrics.feed_asked_at.set(self.feed.on_demand.asked_at if self.feed else 0)
+        self._metrics.feed_problems.set(len(self.feed_problems))
         counts = market.counts()
-        for source in ("pricing-api", "spot-history", "file", "last-known", "estimate", ""):
+        for source in ("pricing-api", "spot-history", "feed", "last-known", "estimate", ""):
             self._metrics.offerings.labels(source or "none").set(counts.get(source, 0))
         self._metrics.unavailable.set(sum(1 for row in market.rows if row.price > 0 and not row.available))
         for part in PARTS:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from nodeyard.cloudprovider.errors import CloudError
+from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Key, Standing
@@ -21,7 +22,7 @@ from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.board import PARTS, PriceBoard
 from services.pricing.metrics import PricingMetrics
-from services.pricing.ports import Cloud, Memory, Part
+from services.pricing.ports import Backup, Cloud, Memory, Part, Shelf
 
 log = logging.get_logger("services.pricing.controller")
 
@@ -45,6 +46,9 @@ class PricingController:
         replica: str,
         intervals: Mapping[Part, float],
         metrics: PricingMetrics,
+        backup: Backup | None = None,
+        disk: Shelf | None = None,
+        feed_interval_s: float = 3600.0,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._cloud = cloud
@@ -54,6 +58,9 @@ class PricingController:
         self._replica = replica
         self._intervals = dict(intervals)
         self._metrics = metrics
+        self._backup = backup
+        self._disk = disk
+        self._feed_interval_s = feed_interval_s
         self._chance = chance
         self._untold: dict[Key, Standing] = {}
         """Refusals that Redis has not been told of yet."""
@@ -74,13 +81,18 @@ class PricingController:
         await self._tell()
 
     async def restore(self) -> None:
-        """Takes over what Redis remembers; nothing of it is needed to start."""
+        """Takes over what Redis or the disk remembers; nothing of it is needed to start."""
         try:
             for part in PARTS:
                 await self._adopt(part)
             await self._recall()
         except StoreUnavailableError as error:
             log.warning("shared memory can't be read; AWS will be asked", error=str(error))
+        if self._disk is not None:
+            for part in PARTS:
+                await self._adopt(part, self._disk)
+        if self._backup is not None:
+            await self._read_feed(self._backup)
         log.info("catalogue restored", warm=self._board.market is not None)
 
     # -- loops
@@ -96,6 +108,13 @@ class PricingController:
     async def keep_spot(self) -> None:
         """Refreshes the spot prices for ever."""
         await self._keep("spot")
+
+    async def keep_feed(self) -> None:
+        """Reads the price feed anew for ever, if there is one."""
+        while True:
+            await self._clock.sleep(self._feed_interval_s * self._jitter())
+            if self._backup is not None:
+                await self._read_feed(self._backup)
 
     async def listen(self) -> None:
         """Takes over what other replicas learn, as they learn it."""
@@ -196,16 +215,30 @@ class PricingController:
         await self._save(part, sheet)
         return len(sheet.usd)
 
-    async def _adopt(self, part: Part) -> None:
-        """Takes the shared memory's part over if it is newer. Raises StoreUnavailableError."""
+    async def _read_feed(self, backup: Backup) -> None:
+        now = self._clock.now()
+        try:
+            await self._board.learn_feed(await backup.read(now), now)
+        except (CloudError, FeedError) as error:
+            self._metrics.refreshes.labels("feed", type(error).__name__).inc()
+            self._board.feed_failed(str(error))
+            log.warning("price feed can't be used; what was read of it before stays", error=str(error))
+            return
+        self._metrics.refreshes.labels("feed", "asked").inc()
+        if self._board.feed_problems:
+            log.warning("price feed has figures of no use", problems=self._board.feed_problems)
+
+    async def _adopt(self, part: Part, shelf: Shelf | None = None) -> None:
+        """Takes the shelf's part (the shared memory's) over if it is newer. Raises StoreUnavailableError."""
+        shelf = shelf or self._memory
         known = self._board.asked_at(part) or 0.0
         now = self._clock.now()
         if part == "types":
-            found = await self._memory.types()
+            found = await shelf.types()
             if found is not None and found[1] > known:
                 await self._board.learn_types(*found, now)
             return
-        sheet = await self._memory.sheet(part)
+        sheet = await shelf.sheet(part)
         if sheet is not None and sheet.asked_at > known:
             await self._board.learn_prices(part, sheet, now)
 
@@ -229,13 +262,14 @@ class PricingController:
                 log.debug("claim is left to end by itself", part=part)
 
     async def _save(self, part: Part, learned: TypeTable | PriceSheet) -> None:
-        try:
-            if isinstance(learned, TypeTable):
-                await self._memory.save_types(learned, self._board.types_asked_at)
-            else:
-                await self._memory.save_sheet(part, learned)
-        except StoreUnavailableError as error:
-            log.warning("catalogue is not saved; a restart will ask AWS", part=part, error=str(error))
+        for shelf in filter(None, (self._memory, self._disk)):
+            try:
+                if isinstance(learned, TypeTable):
+                    await shelf.save_types(learned, self._board.types_asked_at)
+                else:
+                    await shelf.save_sheet(part, learned)
+            except StoreUnavailableError as error:
+                log.warning("catalogue is not saved; a restart may ask AWS", part=part, error=str(error))
 
     async def _share(self) -> None:
         """Takes over what is newer in the shared memory and gives it what it has lost."""

@@ -1,11 +1,17 @@
 """Composition root of pricing: AWS on one side, Redis on the other, gRPC and HTTP over one board."""
 
+import asyncio
+from pathlib import Path
+
 from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.pricing.disk import CatalogueDirectory
+from nodeyard.adapters.pricing.feed import fetch, problem_of
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.adapters.redis.catalogue import CatalogueStore
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.cloudprovider.errors import InvalidRequest
+from nodeyard.cloudprovider.feed import Feed, read_feed
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.scarcity import ScarcityMemory
 from nodeyard.rpc.v1.catalog_pb2_grpc import add_PricingServicer_to_server
@@ -14,8 +20,21 @@ from services.pricing.app import build_app
 from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
+from services.pricing.ports import Part
 from services.pricing.servicer import PricingServicer
 from services.pricing.settings import Settings
+
+
+class PriceFeed:
+    """The feed at one address, for one region."""
+
+    def __init__(self, address: str, session: Ec2Session) -> None:
+        self._address = address
+        self._session = session
+
+    async def read(self, now: float) -> Feed:
+        raw, modified_at = await fetch(self._address, self._session)
+        return await asyncio.to_thread(read_feed, raw, self._session.region, modified_at or now)
 
 
 class Aws:
@@ -47,19 +66,27 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     except (InvalidRequest, ValueError) as error:
         raise StartError(str(error)) from error
     runtime.closing.push_async_callback(redis.aclose)
-    board = PriceBoard(metrics, ScarcityMemory(settings.refusal_ttl))
+    if settings.price_feed and (problem := problem_of(settings.price_feed)):
+        raise StartError(f"NODEYARD_PRICE_FEED: {settings.price_feed}: {problem}")
+    intervals: dict[Part, float] = {
+        "types": settings.instance_type_interval,
+        "on-demand": settings.on_demand_price_interval,
+        "spot": settings.spot_price_interval,
+    }
+    trusted_s = {part: 2 * interval for part, interval in intervals.items()}
+    board = PriceBoard(metrics, ScarcityMemory(settings.refusal_ttl), trusted_s)
+    directory = settings.catalogue_directory
     controller = PricingController(
         Aws(session),
         CatalogueStore(redis, key_prefix(settings.cluster_name), region),
         board,
         runtime.clock,
         replica=settings.replica,
-        intervals={
-            "types": settings.instance_type_interval,
-            "on-demand": settings.on_demand_price_interval,
-            "spot": settings.spot_price_interval,
-        },
+        intervals=intervals,
         metrics=metrics,
+        backup=PriceFeed(settings.price_feed, session) if settings.price_feed else None,
+        disk=CatalogueDirectory(Path(directory), region) if directory else None,
+        feed_interval_s=settings.price_feed_interval,
     )
     await controller.restore()
     servicer = PricingServicer(board, controller, metrics)
@@ -68,6 +95,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             "types": controller.keep_types,
             "on-demand": controller.keep_on_demand,
             "spot": controller.keep_spot,
+            "feed": controller.keep_feed,
             "listen": controller.listen,
             "sweep": controller.sweep,
         },

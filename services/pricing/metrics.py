@@ -6,7 +6,7 @@ from nodeyard.runtime.metrics import SECONDS
 
 
 class PricingMetrics:
-    """`source` is pricing-api, spot-history, file, last-known, estimate or none; `part` types, on-demand or spot."""
+    """`source` is pricing-api, spot-history, feed, last-known, estimate or none; `part` types, on-demand or spot."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.offerings = Gauge(
@@ -22,6 +22,16 @@ class PricingMetrics:
             "nodeyard_catalogue_asked_timestamp_seconds",
             "When a part was last learned.",
             ["part"],
+            registry=registry,
+        )
+        self.feed_asked_at = Gauge(
+            "nodeyard_price_feed_timestamp_seconds",
+            "The moment that the prices of the feed are of; 0 without a feed.",
+            registry=registry,
+        )
+        self.feed_problems = Gauge(
+            "nodeyard_price_feed_problems",
+            "What is wrong with the feed as last read, figures left out included.",
             registry=registry,
         )
         self.refreshes = Counter(

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Literal, Protocol
 
+from nodeyard.cloudprovider.feed import Feed
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.scarcity import Standing
 
@@ -18,13 +19,27 @@ class Cloud(Protocol):
     async def spot(self, now: float) -> PriceSheet: ...
 
 
-class Memory(Protocol):
-    """What replicas share. Raises nodeyard.runtime.leadership.StoreUnavailableError."""
+class Backup(Protocol):
+    """Prices from elsewhere, for when AWS can't be asked.
+
+    Raises CloudError when it can't be had, nodeyard.cloudprovider.feed.FeedError when it is of no use.
+    """
+
+    async def read(self, now: float) -> Feed: ...
+
+
+class Shelf(Protocol):
+    """Where the last answers outlive the process. Raises nodeyard.runtime.leadership.StoreUnavailableError."""
 
     async def types(self) -> tuple[TypeTable, float] | None: ...
     async def sheet(self, part: Part) -> PriceSheet | None: ...
     async def save_types(self, table: TypeTable, asked_at: float) -> None: ...
     async def save_sheet(self, part: Part, sheet: PriceSheet) -> None: ...
+
+
+class Memory(Shelf, Protocol):
+    """What replicas share. Raises nodeyard.runtime.leadership.StoreUnavailableError."""
+
     async def claim(self, part: Part, holder: str, ttl_s: float) -> bool: ...
     async def release(self, part: Part, holder: str) -> None: ...
     async def remember(self, standings: Iterable[Standing], now: float) -> None: ...

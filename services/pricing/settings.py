@@ -12,6 +12,11 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     spot_price_interval: Seconds = 300.0
     on_demand_price_interval: Seconds = 12 * 3600.0
     instance_type_interval: Seconds = 12 * 3600.0
+    price_feed: str = ""
+    """file, http(s):// or s3:// address of prices for when AWS can't be asked."""
+    price_feed_interval: Seconds = 3600.0
+    catalogue_directory: str = ""
+    """Where the last known catalogue is kept besides Redis."""
     refusal_ttl: Seconds = 180.0
     """How long an offering stays out after the cloud refused it once; twice as long each time in a row, up to 1 h."""
     aws_threads: int = 4

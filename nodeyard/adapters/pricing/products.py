@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from nodeyard.cloudprovider.estimates import currency_of
 from nodeyard.cloudprovider.market import PRICING_API, PriceSheet
 
 _DEAREST_PER_HOUR: Final = 10_000.0
@@ -61,7 +62,7 @@ _DECODER: Final = msgspec.json.Decoder(_Entry)
 async def read_on_demand_prices(aws: Pages, now: float) -> PriceSheet:
     """Price per hour of every type of the region. `now`: Unix seconds. Raises CloudError's subclasses."""
     answers = await asyncio.gather(*(_ask(aws, query) for query in _QUERIES))
-    prices = await asyncio.to_thread(_prices, answers, _currency(aws.region))
+    prices = await asyncio.to_thread(_prices, answers, currency_of(aws.region))
     return PriceSheet(PRICING_API, now, prices)
 
 
@@ -107,8 +108,3 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return price if math.isfinite(price) and 0 < price <= _DEAREST_PER_HOUR else None
-
-
-def _currency(region: str) -> str:
-    """China's price list is in its own currency, its spot prices too, so that they compare."""
-    return "CNY" if region.startswith("cn-") else "USD"

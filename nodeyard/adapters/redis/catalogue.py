@@ -6,19 +6,17 @@ All of it may vanish: nothing is lost but warmth. What can't be decoded counts a
 may have written it.
 """
 
-import zlib
 from collections.abc import AsyncIterator, Iterable
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import msgspec
 from redis.asyncio import Redis
 
 from nodeyard.adapters.redis.connection import translated
-from nodeyard.api.selectors import Value
-from nodeyard.cloudprovider.description import TypeDescription
-from nodeyard.cloudprovider.market import PriceSheet, TypeTable, Zone
+from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Standing
+from nodeyard.cloudprovider.stored import packed_sheet, packed_types, sheet_in, types_in
 
 Part = Literal["types", "on-demand", "spot"]
 News = Literal["types", "on-demand", "spot", "refusals"]
@@ -68,21 +66,6 @@ _RELEASE: Final = (
 )
 
 
-class _StoredTypes(Value, frozen=True):
-    region: str
-    asked_at: float
-    zones: tuple[Zone, ...] = ()
-    types: tuple[TypeDescription, ...] = ()
-
-
-class _StoredSheet(Value, frozen=True):
-    region: str
-    sheet: PriceSheet
-
-
-S = TypeVar("S")
-
-
 class CatalogueStore:
     """The memory of one cluster's pricing replicas, for one region. Every method raises RedisUnavailableError."""
 
@@ -99,23 +82,19 @@ class CatalogueStore:
 
     async def types(self) -> tuple[TypeTable, float] | None:
         """The last table and when it was read (Unix seconds)."""
-        stored = await self._load("types", _StoredTypes)
-        if stored is None or stored.region != self._region:
-            return None
-        return TypeTable(stored.region, stored.zones, stored.types), stored.asked_at
+        return types_in(await self._load("types"), self._region)
 
     async def sheet(self, part: Part) -> PriceSheet | None:
         """The last prices of a part."""
-        stored = await self._load(part, _StoredSheet)
-        return stored.sheet if stored is not None and stored.region == self._region else None
+        return sheet_in(await self._load(part), self._region)
 
     async def save_types(self, table: TypeTable, asked_at: float) -> None:
         """Keeps the table and tells the other replicas."""
-        await self._save("types", _StoredTypes(table.region, asked_at, table.zones, table.types))
+        await self._save("types", packed_types(table, asked_at))
 
     async def save_sheet(self, part: Part, sheet: PriceSheet) -> None:
         """Keeps the prices and tells the other replicas."""
-        await self._save(part, _StoredSheet(self._region, sheet))
+        await self._save(part, packed_sheet(self._region, sheet))
 
     async def claim(self, part: Part, holder: str, ttl_s: float) -> bool:
         """Whether `holder` may ask AWS for the part now; nobody else may until it releases or `ttl_s` has passed."""
@@ -172,18 +151,12 @@ class CatalogueStore:
                     if name in (*_PARTS, REFUSALS):
                         yield name
 
-    async def _load(self, part: str, kind: type[S]) -> S | None:
+    async def _load(self, part: str) -> bytes | None:
         with translated("catalogue"):
             raw = await self._redis.hget(self._parts, part)
-        if raw is None:
-            return None
-        try:
-            return msgspec.msgpack.decode(zlib.decompress(raw), type=kind)  # type: ignore[arg-type]
-        except (zlib.error, msgspec.MsgspecError):
-            return None
+        return raw if isinstance(raw, bytes) else None
 
-    async def _save(self, part: Part, value: Value) -> None:
-        raw = zlib.compress(msgspec.msgpack.encode(value), 3)
+    async def _save(self, part: Part, raw: bytes) -> None:
         with translated("catalogue"):
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hset(self._parts, part, raw)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterable
 import msgspec
 
 from nodeyard.cloudprovider.errors import CloudError, Unreachable
-from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.feed import Feed
+from nodeyard.cloudprovider.market import FEED, PriceSheet, TypeTable
 from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -41,6 +42,20 @@ class FakeCloud:
     async def spot(self, now: float) -> PriceSheet:
         self._asked("spot")
         return spot_sheet(self.table, now, self.spot_usd)
+
+
+class FakeFeed:
+    """A feed of one price for everything on demand. `broken` is raised instead, where set."""
+
+    def __init__(self, on_demand_usd: float = 0.123) -> None:
+        self.on_demand_usd = on_demand_usd
+        self.broken: Exception | None = None
+
+    async def read(self, now: float) -> Feed:
+        if self.broken is not None:
+            raise self.broken
+        usd = dict.fromkeys(("m5.large", "c7g.xlarge"), self.on_demand_usd)
+        return Feed(PriceSheet(FEED, now - 1000.0, usd), PriceSheet(FEED, now - 1000.0, {}))
 
 
 class FakeMemory:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from nodeyard.adapters.pricing.disk import CatalogueDirectory
+from nodeyard.cloudprovider.errors import Unreachable
+from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.market import Market
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Standing
@@ -15,7 +19,7 @@ from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
 from tests.support.clock import FakeClock, settle
-from tests.unit.pricing.fakes import FakeCloud, FakeMemory
+from tests.unit.pricing.fakes import FakeCloud, FakeFeed, FakeMemory
 
 SPOT_S, HOURS_S = 300.0, 12 * 3600.0
 REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
@@ -24,9 +28,17 @@ REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacit
 class Replica:
     """One pricing process without its wires."""
 
-    def __init__(self, name: str, cloud: FakeCloud, memory: FakeMemory, clock: FakeClock) -> None:
+    def __init__(
+        self,
+        name: str,
+        cloud: FakeCloud,
+        memory: FakeMemory,
+        clock: FakeClock,
+        feed: FakeFeed | None = None,
+        disk: CatalogueDirectory | None = None,
+    ) -> None:
         metrics = PricingMetrics(CollectorRegistry())
-        self.board = PriceBoard(metrics)
+        self.board = PriceBoard(metrics, trusted_s={"on-demand": 2 * HOURS_S, "spot": 2 * SPOT_S})
         self.controller = PricingController(
             cloud,
             memory,
@@ -35,6 +47,8 @@ class Replica:
             replica=name,
             intervals={"types": HOURS_S, "on-demand": HOURS_S, "spot": SPOT_S},
             metrics=metrics,
+            backup=feed,
+            disk=disk,
             chance=lambda: 0.5,
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -42,7 +56,7 @@ class Replica:
     async def start(self) -> None:
         await self.controller.restore()
         c = self.controller
-        for loop in (c.keep_types, c.keep_on_demand, c.keep_spot, c.listen, c.sweep):
+        for loop in (c.keep_types, c.keep_on_demand, c.keep_spot, c.listen, c.sweep, c.keep_feed):
             self._tasks.append(asyncio.create_task(loop()))
         await settle()
 
@@ -75,8 +89,10 @@ class World:
         self.memory = FakeMemory(self.clock)
         self.replicas: list[Replica] = []
 
-    async def replica(self, name: str = "one") -> Replica:
-        made = Replica(name, self.cloud, self.memory, self.clock)
+    async def replica(
+        self, name: str = "one", feed: FakeFeed | None = None, disk: CatalogueDirectory | None = None
+    ) -> Replica:
+        made = Replica(name, self.cloud, self.memory, self.clock, feed, disk)
         self.replicas.append(made)
         await made.start()
         return made
@@ -155,6 +171,73 @@ async def test_a_source_that_fails_later_leaves_its_last_prices_marked(world: Wo
     await world.clock.advance(SPOT_S)
     assert replica.market.counts() == {"pricing-api": 15, "spot-history": 15}
     assert replica.board.problems == {}
+
+
+def prices(replica: Replica, kind: str = "on-demand") -> dict[str, tuple[float, str]]:
+    table = replica.market.table
+    return {
+        table.types[key[0]].name: (row.price, row.source)
+        for key, row in zip(table.rows, replica.market.rows, strict=True)
+        if key[2] == kind
+    }
+
+
+async def test_where_aws_never_answered_the_feed_stands_in_and_estimates_fill_its_gaps(world: World) -> None:
+    world.cloud.down = {"on-demand"}
+    replica = await world.replica(feed=FakeFeed())
+    shown = prices(replica)
+    assert shown["m5.large"] == shown["c7g.xlarge"] == (0.123, "feed")
+    assert shown["r6g.large"][1] == "estimate"
+    assert replica.market.asked_at["feed"] == world.clock.now() - 1000.0
+    world.cloud.down = set()
+    await world.clock.advance(10.0)
+    assert {source for _, source in prices(replica).values()} == {"pricing-api"}
+
+
+async def test_the_last_answer_of_aws_counts_for_two_refreshes_before_the_feed_does(world: World) -> None:
+    replica = await world.replica(feed=FakeFeed())
+    world.cloud.down = {"on-demand"}
+    await world.clock.advance(1.2 * HOURS_S)
+    assert prices(replica)["m5.large"] == (0.1, "last-known")
+    await world.clock.advance(HOURS_S)
+    shown = prices(replica)
+    assert shown["m5.large"] == (0.123, "feed")
+    assert shown["r6g.large"] == (0.1, "last-known")
+
+
+@pytest.mark.parametrize("failure", [Unreachable("no route"), FeedError("prices in EUR, not in USD")])
+async def test_a_feed_that_is_of_no_use_is_told_and_the_last_one_stays(
+    world: World, failure: Exception
+) -> None:
+    feed = FakeFeed()
+    world.cloud.down = {"on-demand"}
+    replica = await world.replica(feed=feed)
+    feed.broken = failure
+    await world.clock.advance(1.2 * 3600.0)
+    assert prices(replica)["m5.large"] == (0.123, "feed")
+    assert replica.board.feed_problems == (str(failure),)
+    feed.broken, feed.on_demand_usd = None, 0.2
+    await world.clock.advance(1.2 * 3600.0)
+    assert prices(replica)["m5.large"] == (0.2, "feed")
+    assert replica.board.feed_problems == ()
+
+
+async def test_an_absurd_price_of_the_feed_is_told_and_not_used(world: World) -> None:
+    world.cloud.down = {"on-demand"}
+    replica = await world.replica(feed=FakeFeed(on_demand_usd=900.0))
+    assert prices(replica)["m5.large"][1] == "estimate"
+    assert replica.board.feed_problems[0].startswith("onDemand[m5.large]: 900 is absurd")
+
+
+async def test_the_disk_makes_a_start_warm_when_everything_else_is_away(world: World, tmp_path: Path) -> None:
+    disk = CatalogueDirectory(tmp_path / "kept", "eu-west-1")
+    first = await world.replica(disk=disk)
+    revision = first.market.revision
+    await first.stop()
+    world.cloud.down = {"types", "on-demand", "spot"}
+    world.memory.away = True
+    second = await world.replica("two", disk=disk)
+    assert second.market.revision == revision
 
 
 async def test_a_source_that_stays_away_is_not_asked_in_a_hurry(world: World) -> None:

@@ -1,0 +1,66 @@
+"""The parts of the catalogue as bytes that outlive a process, in Redis or on disk.
+
+Compressed msgpack with the region in it. What can't be decoded, or is of another region, counts as absent, since
+another version of us, or a cluster elsewhere, may have written it.
+"""
+
+import zlib
+from typing import TypeVar
+
+import msgspec
+
+from nodeyard.api.selectors import Value
+from nodeyard.cloudprovider.description import TypeDescription
+from nodeyard.cloudprovider.market import PriceSheet, TypeTable, Zone
+
+
+class _StoredTypes(Value, frozen=True):
+    region: str
+    asked_at: float
+    zones: tuple[Zone, ...] = ()
+    types: tuple[TypeDescription, ...] = ()
+
+
+class _StoredSheet(Value, frozen=True):
+    region: str
+    sheet: PriceSheet
+
+
+S = TypeVar("S", _StoredTypes, _StoredSheet)
+
+
+def packed_types(table: TypeTable, asked_at: float) -> bytes:
+    """The table and when it was read (Unix seconds)."""
+    return _packed(_StoredTypes(table.region, asked_at, table.zones, table.types))
+
+
+def packed_sheet(region: str, sheet: PriceSheet) -> bytes:
+    """One part's prices."""
+    return _packed(_StoredSheet(region, sheet))
+
+
+def types_in(raw: bytes | None, region: str) -> tuple[TypeTable, float] | None:
+    """What `packed_types` made, if it is of this region."""
+    stored = _unpacked(raw, _StoredTypes)
+    if stored is None or stored.region != region:
+        return None
+    return TypeTable(stored.region, stored.zones, stored.types), stored.asked_at
+
+
+def sheet_in(raw: bytes | None, region: str) -> PriceSheet | None:
+    """What `packed_sheet` made, if it is of this region."""
+    stored = _unpacked(raw, _StoredSheet)
+    return stored.sheet if stored is not None and stored.region == region else None
+
+
+def _packed(value: Value) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(value), 3)
+
+
+def _unpacked(raw: bytes | None, kind: type[S]) -> S | None:
+    if raw is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(zlib.decompress(raw), type=kind)
+    except (zlib.error, msgspec.MsgspecError):
+        return None
