@@ -103,8 +103,7 @@ class Chooser:
 
     def _move(self, node: int, old: int, new: int) -> None:
         """Same pods, same domains, another column."""
-        self.state.room[node] += self.columns.room[new] - self.columns.room[old]
-        self.state.column[node] = new
+        self.state.move(node, new)
         limits = self.draft.limits
         if limits.any:
             limits.left = limits.left + limits.use[old] - limits.use[new]

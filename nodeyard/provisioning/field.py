@@ -257,8 +257,12 @@ class Field:
             out[h:] = self.rules.on_columns(one)[self.column[h : self.count]]
         return out
 
-    def capacity(self, one: PodClass, carried: Sequence[int], *, first: int = 0) -> Ints:
-        """How many pods of the class each node can take now by room and per-node terms; 0 before node `first`."""
+    def capacity(
+        self, one: PodClass, carried: Sequence[int], *, first: int = 0, whatever_room: bool = False
+    ) -> Ints:
+        """How many pods of the class each node can take now by room and per-node terms; 0 before node `first`.
+        `whatever_room`: by per-node terms alone, as if nodes could grow.
+        """
         out = np.zeros(self.count, np.int64)
         mask = self.admitted(one)
         mask[:first] = False
@@ -266,8 +270,11 @@ class Field:
         if not len(where):
             return out
         needed = one.request > 0
-        amount = np.floor((self.room[where][:, needed] / one.request[needed]).min(axis=1) + 1e-9)
-        amount = np.minimum(np.maximum(amount, 0), _PLENTY).astype(np.int64)
+        if whatever_room:
+            amount = np.full(len(where), _PLENTY, np.int64)
+        else:
+            fit = np.floor((self.room[where][:, needed] / one.request[needed]).min(axis=1) + 1e-9)
+            amount = np.minimum(np.maximum(fit, 0), _PLENTY).astype(np.int64)
         amount = self._terms_cap(one, carried, where, amount)
         if one.ports:
             amount = np.minimum(amount, 1)
@@ -376,6 +383,11 @@ class Field:
         self.count += many
         return np.arange(first, first + many)
 
+    def move(self, node: int, column: int) -> None:
+        """Make a planned node of another column, in the same domains, with the pods it holds."""
+        self.room[node] += self.columns.room[column] - self.columns.room[int(self.column[node])]
+        self.column[node] = column
+
     def _grow(self) -> None:
         def longer(old: Ints, fill: int = 0) -> Ints:
             out = np.full((len(old) * 2, *old.shape[1:]), fill, old.dtype)
@@ -436,6 +448,7 @@ class Field:
         """All that placing changes, to be restored if it leads nowhere."""
         return {
             "room": self.room.copy(),
+            "column": self.column.copy(),
             "contents": [dict(held) for held in self.contents],
             "matched": self.matched.copy(),
             "carried": self.carried.copy(),

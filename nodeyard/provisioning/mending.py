@@ -34,6 +34,8 @@ class Mender:
             if not placed:
                 placed = self._on_new(one, carried, left, loose)
             if not placed:
+                placed = self._on_grown(one, carried, left, loose)
+            if not placed:
                 break
             left -= placed
         return left
@@ -113,6 +115,66 @@ class Mender:
         state.place(one, carried, node, np.array([max(many, 1)]))
         return max(many, 1)
 
+    # --- larger nodes --------------------------------------------------------------------------------------------------
+    def _on_grown(self, one: PodClass, carried: Sequence[int], left: int, loose: bool) -> int:
+        """Where a pod must join a planned node that is full, or no more nodes may be made: a larger one in its place."""
+        state = self.state
+        if not self.new_nodes or state.count == state.hosts.count:
+            return 0
+        room = state.capacity(one, carried, first=state.hosts.count, whatever_room=True)
+        if not loose:
+            room = room * state.domain_ok(one, carried)[0]
+        if self.cells is not None:
+            room[state.hosts.count :] *= self.cells[1][state.column[state.hosts.count : state.count]]
+        if self.closed >= 0:
+            room[self.closed] = 0
+        best: tuple[float, int, int, int] | None = None
+        for node in np.nonzero(room)[0].tolist():
+            if self.spare() <= 0:
+                break
+            wanted = min(left, int(room[node])) if loose else 1
+            for many in dict.fromkeys((wanted, (wanted + 1) // 2, 1)):
+                column = self._larger(node, one, many)
+                if column is not None:
+                    more = state.columns.cost[column] - state.columns.cost[state.column[node]]
+                    found = (float(more) / many, node, column, many)
+                    best = found if best is None or found < best else best
+                    break
+        if best is None:
+            return 0
+        _, node, column, many = best
+        self.limits.give_back(int(state.column[node]))
+        self.limits.spend(column)
+        state.move(node, column)
+        state.place(one, carried, np.array([node]), np.array([many]))
+        return many
+
+    def _larger(self, node: int, one: PodClass, many: int) -> int | None:
+        """The cheapest column for the node with `many` more pods of the class: its pool, its domains, its daemons."""
+        state = self.state
+        columns, old = state.columns, int(state.column[node])
+        load = columns.room[old] - state.room[node] + one.request * many
+        able = (columns.variant == columns.variant[old]) & (columns.room >= load - 1e-6).all(axis=1)
+        if not able.any():
+            return None
+        able &= state.rules.on_columns(one)
+        for number in state.contents[node]:
+            able &= state.rules.on_columns(state.classes.classes[number])
+        for key in state.keys:
+            able &= state.column_domain[key] == state.column_domain[key][old]
+        for there, _ in state.daemon_matched:
+            able &= there == there[old]
+        self.limits.give_back(old)
+        able &= self.limits.affordable()
+        self.limits.spend(old)
+        where = np.nonzero(able)[0]
+        if not len(where):
+            return None
+        flexible = where[columns.flexible[where]]
+        where = flexible if len(flexible) else where
+        return int(where[np.argmin(columns.cost[where])])
+
+    # --- how a new node is chosen --------------------------------------------------------------------------------------
     def _together(self, one: PodClass, carried: Sequence[int]) -> bool:
         """The class must share one host with its own kind."""
         return any(

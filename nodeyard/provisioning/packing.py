@@ -472,27 +472,14 @@ class Packer:
             lots.most[active], lots.allowed[lots.mask[active]], self.shop.room, self.shop.cost,
             np.full(len(self.shop.cost), np.inf), self.shop.use[:, finite], np.maximum(self.shop.left[finite], 0.0),
         )  # fmt: skip
-        solver = PatternSolver(model, self.exact_s, self._seeds(bins, active))
+        place = {int(lot): i for i, lot in enumerate(active)}
+        best = [(b.column, _dense(b, place), 1) for b in bins]
+        seeds = [(b.column, _dense(b, place)) for b in self.history]
+        solver = PatternSolver(model, self.exact_s, seeds, best)
         answer = solver.solve(cost, integer_s=seconds * 0.7)
         if not answer.nodes or answer.cost >= cost - 1e-9:
             return bins
         return self._trimmed(answer.nodes, active)
-
-    def _seeds(self, bins: list[Bin], active: Ints) -> list[tuple[int, Ints]]:
-        """Patterns seen so far, and random fillings of the promising columns."""
-        place = {int(lot): i for i, lot in enumerate(active)}
-        seen: dict[tuple[int, bytes], tuple[int, Ints]] = {}
-        for one in [*bins, *self.history]:
-            counts = np.zeros(len(active), np.int64)
-            counts[[place[int(lot)] for lot in one.lots]] = one.counts
-            seen[(one.column, counts.tobytes())] = (one.column, counts)
-        columns = self._candidates(active)
-        if len(columns):
-            found = self.fillings(active, self.lots.demand[active], columns, 8)
-            for i, column in enumerate(columns.tolist()):
-                for counts in found[:, i]:
-                    seen[(column, counts.tobytes())] = (column, counts)
-        return list(seen.values())
 
     def _trimmed(self, nodes: list[tuple[int, Ints, int]], active: Ints) -> list[Bin]:
         """The chosen patterns as bins, without the pods they hold beyond the demand, each the right size."""
@@ -520,6 +507,13 @@ class Packer:
         chance = waste + 0.02 * waste.mean() + 1e-12
         many = min(many, len(bins))
         return [int(i) for i in self.rng.choice(len(bins), many, replace=False, p=chance / chance.sum())]
+
+
+def _dense(one: Bin, place: dict[int, int]) -> Ints:
+    """A bin's pods by the places of its lots."""
+    counts = np.zeros(len(place), np.int64)
+    counts[[place[int(lot)] for lot in one.lots]] = one.counts
+    return counts
 
 
 class _Nodes:

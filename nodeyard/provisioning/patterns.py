@@ -7,7 +7,7 @@ be part of a better plan gives the plan, and raises the bound with it. Neighbour
 the bound.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import highspy
@@ -20,7 +20,10 @@ _INF = highspy.kHighsInf
 _MOST_PER_COLUMN = 12_000
 _MOST_PATTERNS = 250_000
 _MOST_COLUMNS = 90
-_MOST_INTEGER = 1_500
+_MOST_COMPLETE = 4_000
+_MOST_INTEGER = 1_200
+_TRIES = 6
+_GENERATED = 400
 
 
 @dataclass(slots=True)
@@ -61,20 +64,29 @@ class Model:
 
 @dataclass(slots=True)
 class Answer:
-    """`bound` holds for every integer solution. `nodes`: (column, pods per lot, how many) of the plan, if one came."""
+    """`bound` holds for every integer solution. `nodes`: (column, pods per lot, how many) of the plan, if one came;
+    they may hold more pods than there are: `delivered` says how many of each lot are meant.
+    """
 
     bound: float
     cost: float = np.inf
     nodes: list[tuple[int, Ints, int]] = field(default_factory=list)
+    delivered: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class PatternSolver:
     """One model being solved. `spare`: seconds left."""
 
     def __init__(
-        self, model: Model, spare: Callable[[], float], seeds: list[tuple[int, Ints]] | None = None
+        self,
+        model: Model,
+        spare: Callable[[], float],
+        seeds: Sequence[tuple[int, Ints]] = (),
+        incumbent: Sequence[tuple[int, Ints, int]] = (),
     ) -> None:
-        """`seeds`: (column, pods per lot) known to be good, for columns with too many patterns to list."""
+        """`seeds`: (column, pods per lot) known to be good, for columns with too many patterns to list.
+        `incumbent`: the best plan known, as (column, pods per lot, how many).
+        """
         self.model, self.spare = model, spare
         self.most = np.minimum(model.cap, model.demand[model.group])
         self.fits = model.allowed & (model.room[None] >= model.request[:, None]).all(axis=2)
@@ -83,10 +95,12 @@ class PatternSolver:
         self.counts: Ints = np.zeros((0, model.lots), np.int64)
         self.broad: list[int] = []
         self._list_patterns()
-        self.listed = len(self.column)
-        if seeds:
-            self.column = np.concatenate([self.column, np.array([c for c, _ in seeds], np.int64)])
-            self.counts = np.concatenate([self.counts, np.array([p for _, p in seeds], np.int64)])
+        self._known: set[tuple[int, bytes]] = set()
+        self.rng = np.random.default_rng(1)
+        first = len(self.column)
+        self.start = {first + i: float(times) for i, (_, _, times) in enumerate(incumbent)}
+        self._append([(column, counts) for column, counts, _ in incumbent])
+        self._append(seeds)
 
     # --- patterns -----------------------------------------------------------------------------------------------------
     def _undominated(self) -> Ints:
@@ -165,9 +179,58 @@ class PatternSolver:
         counts = counts[full]
         return counts if len(counts) <= _MOST_PER_COLUMN else None
 
+    def _append(self, patterns: Sequence[tuple[int, Ints]]) -> None:
+        if patterns:
+            self.column = np.concatenate([self.column, np.array([c for c, _ in patterns], np.int64)])
+            self.counts = np.concatenate([self.counts, np.array([p for _, p in patterns], np.int64)])
+
+    def _generate(self, duals: tuple[Floats, Floats, Floats]) -> None:
+        """Add fillings that these duals say are worth more than they cost: greedy ones, in shaken orders of worth."""
+        model, value = self.model, duals[0]
+        columns, n_lot = self.columns, model.lots
+        share = (model.request[None] / np.maximum(model.room[columns], 1e-9)[:, None]).max(axis=2)
+        worth = np.log(np.maximum(value[None], 1e-12) / np.maximum(share, 1e-12))  # [column, lot]
+        shake = np.linspace(0.0, 0.8, _TRIES)[:, None, None] * self.rng.standard_normal(
+            (_TRIES, len(columns), n_lot)
+        )
+        lean = (
+            np.resize(np.array([0.0, 0.5, 0.0, 1.0]), _TRIES)[:, None, None]
+            * np.log(np.maximum(share, 1e-12))[None]
+        )
+        order = np.argsort(-(worth[None] + shake + lean), axis=2, kind="stable")
+        free = np.repeat(model.room[columns][None], _TRIES, axis=0)
+        able = np.where(
+            (self.fits[:, columns] & (value[:, None] > 0)).T, self.most[None], 0.0
+        )  # [column, lot]
+        divisor = np.where(model.request > 0, model.request, 1e-30)
+        counts = np.zeros((_TRIES, len(columns), n_lot), np.int64)
+        t_index, c_index = np.arange(_TRIES)[:, None], np.arange(len(columns))[None]
+        for rank in range(n_lot):
+            lot = order[:, :, rank]
+            amount = np.floor(((free + 1e-6) / divisor[lot]).min(axis=2))
+            amount = np.maximum(np.minimum(amount, able[c_index, lot]), 0.0)
+            free -= amount[:, :, None] * model.request[lot]
+            counts[t_index, c_index, lot] = amount
+        reduced = self._price(duals)[columns][None] - counts @ value
+        good = np.argsort(reduced, axis=None, kind="stable")[:_GENERATED]
+        found: list[tuple[int, Ints]] = []
+        for pick in good.tolist():
+            trial, place = divmod(pick, len(columns))
+            if reduced[trial, place] > -1e-9:
+                break
+            key = (int(columns[place]), counts[trial, place].tobytes())
+            if key not in self._known:
+                self._known.add(key)
+                found.append((int(columns[place]), counts[trial, place]))
+        self._append(found)
+
     # --- programs -----------------------------------------------------------------------------------------------------
-    def solve(self, upper: float, *, integer_s: float, good_enough: float = 0.002) -> Answer:
-        """The bound and, if the time allows, the best plan. `upper`: cost of the best plan known."""
+    def solve(
+        self, upper: float, *, integer_s: float, good_enough: float = 0.002, bound_only: bool = False
+    ) -> Answer:
+        """The bound and, if the time allows, the best plan. `upper`: cost of the best plan known. `bound_only`: no plan
+        is wanted, so integers are asked for only where they could raise the bound.
+        """
         model = self.model
         if not self.fits.any(axis=1).all() and not model.spreads:
             return Answer(0.0)
@@ -177,7 +240,7 @@ class PatternSolver:
             solved = self._program(active, None)
             if solved is None:
                 return Answer(0.0)
-            value, duals = solved[0], solved[1]
+            value, duals = solved.value, solved.duals
             worth = self._reduced(duals)
             worst = np.nonzero(worth < -1e-7 * max(1.0, value))[0]
             worst = np.setdiff1d(worst, active)
@@ -191,7 +254,8 @@ class PatternSolver:
         if not np.isfinite(bound):  # not priced out: charge what the worst pattern still lacks
             return Answer(0.0)
         bound *= 1 - 1e-7
-        if upper <= bound * (1 + good_enough) or integer_s <= 0 or self.spare() <= 0:
+        idle = bound_only and bool(self.broad)
+        if idle or upper <= bound * (1 + good_enough) or integer_s <= 0 or self.spare() <= 0:
             return Answer(bound)
         return self._integer(bound, duals, upper, min(integer_s, self.spare()))
 
@@ -205,38 +269,76 @@ class PatternSolver:
                 chosen.add(int(np.argmin(np.where(many > 0, (cost + 1e-9) / np.maximum(many, 1), np.inf))))
         return np.array(sorted(chosen), np.int64)
 
+    def _price(self, duals: tuple[Floats, Floats, Floats]) -> Floats:
+        """What a node of each column costs with its use of what is scarce."""
+        _, scarcity, toll = duals
+        out: Floats = self.model.cost + scarcity + (self.model.use @ toll if len(toll) else 0.0)
+        return out
+
     def _reduced(self, duals: tuple[Floats, Floats, Floats]) -> Floats:
-        value, scarcity, toll = duals
-        model = self.model
-        price = model.cost + scarcity + (model.use @ toll if len(toll) else 0.0)
-        out: Floats = price[self.column] - self.counts @ value
+        out: Floats = self._price(duals)[self.column] - self.counts @ duals[0]
         return out
 
     def _integer(
         self, bound: float, duals: tuple[Floats, Floats, Floats], upper: float, seconds: float
     ) -> Answer:
         """Patterns dearer than the gap can't be part of a better plan; over the others the program is exact."""
+        stop = self.spare() - seconds
         worth = self._reduced(duals)
         able = np.nonzero(worth <= upper - bound + 1e-9)[0]
-        complete = len(able) <= _MOST_INTEGER and not self.broad
-        if len(able) > _MOST_INTEGER:
-            able = able[np.argsort(worth[able], kind="stable")[:_MOST_INTEGER]]
+        complete = len(able) <= _MOST_COMPLETE and not self.broad
         kept, self.broad = self.broad, []  # a plan is made of patterns only
-        solved = self._program(able, seconds)
+        if not complete:
+            able = self._promising(stop + seconds * 0.6)
+        able = np.union1d(able, np.array(list(self.start), np.int64))
+        solved = self._program(able, max(self.spare() - stop, 0.05), from_start=True)
         self.broad = kept
         if solved is None:
             return Answer(bound)
-        value, _, nodes, low = solved
         if complete:
-            bound = max(bound, min(low * (1 - 1e-9), upper))
-        return Answer(bound, value if nodes else np.inf, nodes)
+            bound = max(bound, min(solved.low * (1 - 1e-9), upper))
+        return Answer(bound, solved.value if solved.nodes else np.inf, solved.nodes, solved.delivered)
+
+    def _promising(self, stop: float) -> Ints:
+        """The patterns nearest to being used where nodes can be bought in fractions but not pods; more are made on
+        the way, until `stop` seconds are left.
+        """
+        active = np.union1d(self._first_patterns(), np.array(list(self.start), np.int64))
+        duals = (np.zeros(self.model.lots), np.zeros(len(self.model.cost)), np.zeros(len(self.model.left)))
+        for _ in range(60):
+            solved = self._program(active, None)
+            if solved is None:
+                break
+            duals = solved.duals
+            self._generate(duals)
+            worth = self._reduced(duals)
+            fresh = np.setdiff1d(np.nonzero(worth < -1e-7 * max(1.0, solved.value))[0], active)
+            if not len(fresh) or self.spare() <= stop:
+                break
+            active = np.union1d(active, fresh[np.argsort(worth[fresh], kind="stable")[:80]])
+        out: Ints = np.argsort(self._reduced(duals), kind="stable")[:_MOST_INTEGER]
+        return out
 
     def _program(
-        self, active: Ints, seconds: float | None
-    ) -> tuple[float, tuple[Floats, Floats, Floats], list[tuple[int, Ints, int]], float] | None:
-        """Solve over the active patterns; `seconds` set: in integers. (value, duals, nodes, dual bound)."""
+        self, active: Ints, seconds: float | None, *, from_start: bool = False
+    ) -> "_Solution | None":
+        """Solve over the active patterns; `seconds` set: in integers."""
         built = _Built(self.model, self.column[active], self.counts[active], self.broad, self.most, self.fits)
-        return built.solve(seconds)
+        start = (
+            {i: self.start.get(int(pattern), 0.0) for i, pattern in enumerate(active)} if self.start else {}
+        )
+        return built.solve(seconds, start)
+
+
+@dataclass(slots=True)
+class _Solution:
+    """`duals`: (of lots, of times, of limits), of the program in fractions; `low`: no solution is below."""
+
+    value: float
+    duals: tuple[Floats, Floats, Floats]
+    low: float
+    nodes: list[tuple[int, Ints, int]] = field(default_factory=list)
+    delivered: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class _Built:
@@ -253,7 +355,7 @@ class _Built:
         self.row_lower: list[float] = [0.0] * model.lots
         self.row_upper: list[float] = [_INF] * model.lots
         self.finite = [int(c) for c in np.nonzero(np.isfinite(model.times))[0]]
-        self.group_row = self._rows(model.demand.tolist(), [_INF] * len(model.demand))
+        self.group_row = self._rows(model.demand.tolist(), model.demand.tolist())
         times = [float(model.times[c]) for c in self.finite]
         self.times_row = self._rows([-_INF] * len(times), times)
         self.limit_row = self._rows([-_INF] * len(model.left), model.left.tolist())
@@ -334,9 +436,7 @@ class _Built:
             ]
             self._add(0.0, (own, amounts))
 
-    def solve(
-        self, seconds: float | None
-    ) -> tuple[float, tuple[Floats, Floats, Floats], list[tuple[int, Ints, int]], float] | None:
+    def solve(self, seconds: float | None, start: Mapping[int, float]) -> "_Solution | None":
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = len(self.cost), len(self.row_lower)
         lp.col_cost_, lp.col_lower_, lp.col_upper_ = self.cost, self.lower, self.upper
@@ -349,10 +449,19 @@ class _Built:
         solver = quiet_solver()
         if seconds is not None:
             whole, part = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
-            lp.integrality_ = [whole] * len(self.column) + [part] * (len(self.cost) - len(self.column))
+            many = len(self.column) + self.model.lots
+            lp.integrality_ = [whole] * many + [part] * (len(self.cost) - many)
             solver.setOptionValue("time_limit", max(seconds, 0.05))
             solver.setOptionValue("mip_rel_gap", 1e-4)
+            solver.setOptionValue("mip_heuristic_run_feasibility_jump", False)  # it heeds no time limit
         solver.passModel(lp)
+        if seconds is not None and any(start.values()):
+            known = highspy.HighsSolution()
+            known.col_value = self._completed(start)
+            solver.setSolution(known)
+            solver.setOptionValue(
+                "presolve", "off"
+            )  # with it the solver answers wrongly from a given solution
         solver.run()
         status = solver.getModelStatus()
         good = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
@@ -362,8 +471,13 @@ class _Built:
         model = self.model
         zero = (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))
         if seconds is not None:
-            nodes = self._nodes(np.array(solution.col_value)) if solution.value_valid else []
-            return float(info.objective_function_value), zero, nodes, float(info.mip_dual_bound)
+            if not solution.value_valid:
+                return _Solution(np.inf, zero, float(info.mip_dual_bound))
+            primal = np.array(solution.col_value)
+            value = float(primal @ np.array(self.cost))
+            lots = primal[self.first_delivered : self.first_delivered + model.lots]
+            low = min(float(info.mip_dual_bound), value)
+            return _Solution(value, zero, low, self._nodes(primal), np.round(lots).astype(np.int64))
         dual = np.array(solution.row_dual)
         value = np.maximum(dual[: model.lots], 0.0)
         scarcity = np.zeros(len(model.cost))
@@ -371,7 +485,23 @@ class _Built:
             scarcity[column] = max(-dual[row], 0.0)
         toll = np.maximum(-dual[self.limit_row : self.limit_row + len(model.left)], 0.0)
         objective = float(info.objective_function_value)
-        return objective, (value, scarcity, toll), [], objective
+        return _Solution(objective, (value, scarcity, toll), objective)
+
+    def _completed(self, start: Mapping[int, float]) -> Floats:
+        """All variables of the plan that buys these patterns."""
+        out = np.zeros(len(self.cost))
+        times = np.array([start.get(i, 0.0) for i in range(len(self.column))])
+        out[: len(times)] = times
+        given = times @ self.counts
+        lots = self.model.lots
+        out[self.first_delivered : self.first_delivered + lots] = given
+        for i, spread in enumerate(self.model.spreads):
+            least = min(
+                float(given[mine].sum()) + standing
+                for mine, standing in zip(spread.lots_of, spread.standing, strict=True)
+            )
+            out[self.first_delivered + lots + i] = 0.0 if spread.floor_zero else least
+        return out
 
     def _nodes(self, primal: Floats) -> list[tuple[int, Ints, int]]:
         """The chosen patterns; none if some broad column was bought, which is no plan."""

@@ -20,6 +20,7 @@ from nodeyard.provisioning.columns import Columns
 from nodeyard.provisioning.explaining import Explainer, Skipped
 from nodeyard.provisioning.field import Rules
 from nodeyard.provisioning.hosts import Hosts, daemons_to_come, hosts_of, settle_claims
+from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.launching import Writer, dearest, names
 from nodeyard.provisioning.mending import Mender
 from nodeyard.provisioning.model import (
@@ -37,6 +38,8 @@ _IMPROVE_SHARE = 0.06
 _IMPROVE_MOST_S = 0.6
 _EXACT_SHARE = 0.15
 _EXACT_MOST_S = 1.5
+_JOINT_SHARE = 0.3
+_JOINT_MOST_S = 3.0
 _MANY_PODS = 5_000
 _BOUND_SHARE = 0.15
 _BOUND_MOST_S = 1.5
@@ -46,7 +49,7 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
     """The cheapest plan found for the problem's pods. `clock`: seconds, monotonic."""
     started = clock()
     setting, skipped = compile_problem(problem, options)
-    draft, complete = _best_draft(setting, clock, started)
+    draft, complete, proved = _best_draft(setting, clock, started)
     choices = _choices(setting, draft, lambda: started + options.deadline_s * 0.95 - clock())
     planned_s = clock() - started
     bound: Bound | None = None
@@ -55,7 +58,7 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
         begin = clock()
         seconds = min(_BOUND_MOST_S, options.deadline_s * _BOUND_SHARE)
         objective = sum(float(setting.columns.cost[c.columns[0]]) for c in choices)
-        bound = bound_of(setting, draft.state, placed, objective, lambda: seconds - (clock() - begin))
+        bound = bound_of(setting, placed, objective, lambda: seconds - (clock() - begin), proved)
     bound_s = clock() - started - planned_s
     return _written(setting, draft, choices, skipped, bound, complete, (planned_s, bound_s))
 
@@ -106,7 +109,10 @@ def _usable_pools(problem: Problem) -> tuple[list[tuple[Pool, Catalogue]], list[
 
 
 # --- attempts -----------------------------------------------------------------------------------------------------------
-def _best_draft(setting: Setting, clock: Callable[[], float], started: float) -> tuple[Draft, bool]:
+def _best_draft(
+    setting: Setting, clock: Callable[[], float], started: float
+) -> tuple[Draft, bool, float | None]:
+    """(the best draft, whether time sufficed, what the joint program proved no plan can be below)."""
     deadline = started + setting.options.deadline_s * 0.9
 
     def total() -> float:
@@ -116,6 +122,7 @@ def _best_draft(setting: Setting, clock: Callable[[], float], started: float) ->
     if len(setting.problem.pods) > _MANY_PODS:  # what improving gains is spread thin there
         most *= 0.5
     exact = min(_EXACT_MOST_S, setting.options.deadline_s * _EXACT_SHARE)
+    joint = _joint(setting)
 
     def attempt(stages: Sequence[Honour], share: float) -> Draft:
         begin = clock()
@@ -123,11 +130,16 @@ def _best_draft(setting: Setting, clock: Callable[[], float], started: float) ->
         def spare(seconds: float) -> Callable[[], float]:
             return lambda: min(seconds * share - (clock() - begin), total())
 
-        return Attempt(setting, stages, spare(most), total, spare(most + exact)).run()
+        later = spare(most + exact) if joint is None else spare(0.0)
+        return Attempt(setting, stages, spare(most), total, later).run()
 
     ways = programmes(setting)
     if len(ways) == 1:
-        return attempt(ways[0], 1.0), total() > 0
+        draft, proved = attempt(ways[0], 1.0), None
+        if joint is not None and not draft.unplaced:
+            stop = clock() + min(_JOINT_MOST_S, setting.options.deadline_s * _JOINT_SHARE)
+            draft, proved = joint.improve(draft, lambda: min(stop - clock(), total()))
+        return draft, total() > 0, proved
     best: tuple[int, float] | None = None
     chosen = ways[0]
     for way in ways:
@@ -137,7 +149,15 @@ def _best_draft(setting: Setting, clock: Callable[[], float], started: float) ->
             best, chosen = worth, way
         if total() < setting.options.deadline_s * 0.5:
             break
-    return attempt(chosen, 1.0), total() > 0
+    return attempt(chosen, 1.0), total() > 0, None
+
+
+def _joint(setting: Setting) -> Joint | None:
+    """The program that decides all at once, where it is small, knows all there is and has more to decide than packing."""
+    joint = Joint.of(setting, [(c, c.demand) for c in setting.classes.classes])
+    if joint is None or not (any(k.spread for k in joint.kinds) or joint.host_groups):
+        return None
+    return joint if joint.knows_all() else None
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------

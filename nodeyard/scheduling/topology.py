@@ -7,7 +7,7 @@ matched (`matchLabelKeys`) are folded into the selector from the pod's own label
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodShape
@@ -138,14 +138,39 @@ def _term_namespaces(term: PodAffinityTerm, own: str, namespaces_of: NamespacesO
     return None if chosen is None else tuple(sorted({*chosen, *term.namespaces}))
 
 
+def _together(terms: Sequence[TopologyTerm]) -> list[TopologyTerm]:
+    """Required affinity terms of one pod count only pods that match all of them, as the kube-scheduler's filter does."""
+    if len({t.group for t in terms}) < 2:
+        return list(terms)
+    group = terms[0].group
+    for term in terms[1:]:
+        group = _both(group, term.group)
+    return [TopologyTerm(t.kind, t.key, group, soft=t.soft, weight=t.weight) for t in terms]
+
+
+def _both(one: PodGroup, other: PodGroup) -> PodGroup:
+    """The pods that are in both groups."""
+    spaces = one.namespaces
+    if spaces is None:
+        spaces = other.namespaces
+    elif other.namespaces is not None:
+        spaces = tuple(n for n in spaces if n in other.namespaces)
+    parts = {*one.expressions, *other.expressions}
+    ordered = tuple(sorted(parts, key=lambda e: (e.key, e.operator, e.values)))
+    return PodGroup(spaces, ordered, one.nobody or other.nobody)
+
+
 def terms_of(
     shape: PodShape, namespaces_of: NamespacesOf, default_spread: Iterable[TopologySpreadConstraint] = ()
 ) -> tuple[TopologyTerm, ...]:
     """Every term of a pod, required ones first; `default_spread` stands in where it has no spread of its own."""
     out: list[TopologyTerm] = []
     if shape.pod_affinity is not None:
-        for term in shape.pod_affinity.required:
-            out.append(affinity_term(term, shape, TermKind.AFFINITY, namespaces_of))
+        required = [
+            affinity_term(term, shape, TermKind.AFFINITY, namespaces_of)
+            for term in shape.pod_affinity.required
+        ]
+        out += _together(required)
     if shape.pod_anti_affinity is not None:
         for term in shape.pod_anti_affinity.required:
             out.append(affinity_term(term, shape, TermKind.ANTI_AFFINITY, namespaces_of))

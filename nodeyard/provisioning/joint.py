@@ -1,0 +1,283 @@
+"""Small problems as one integer program: which domain, which node and which column, all decided together.
+
+Kinds that bear a settled spread have one lot per cell, others one in all; standing nodes are columns that cost nothing
+and exist so many times. The program's value bounds every plan (`bounding`); where it knows every constraint there is,
+its solution is a plan as well, and better than dealing first and packing then. Neighbours: `kinds`, `patterns`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nodeyard.provisioning.attempt import Draft, Setting
+from nodeyard.provisioning.classes import PodClass
+from nodeyard.provisioning.domains import cells_of
+from nodeyard.provisioning.field import Field
+from nodeyard.provisioning.kinds import Kind, Shares, bearers_and_counted, cheapest, kinds_of, shares_of
+from nodeyard.provisioning.labelled import Bools, Ints
+from nodeyard.provisioning.limits import Limits
+from nodeyard.provisioning.patterns import Answer, Model, PatternSolver, Spread
+from nodeyard.scheduling.topology import TermKind
+
+_MOST_KINDS = 24
+_MOST_LOTS = 60
+_MOST_HOSTS = 40
+_MOST_SHARES = 8
+
+
+@dataclass(slots=True)
+class _Waiting:
+    one: PodClass
+    many: int
+
+
+class Joint:
+    """The program for placing so many pods of each class. `first`: the field with the standing pods only."""
+
+    def __init__(self, setting: Setting, first: Field, kinds: list[Kind]) -> None:
+        self.setting, self.first, self.kinds = setting, first, kinds
+        self.cells = cells_of(first)
+        self.lots: list[tuple[int, int]] = []
+        for i, kind in enumerate(kinds):
+            self.lots += [(i, cell) for cell in range(self.cells.count)] if kind.spread else [(i, -1)]
+        self.on_hosts = np.array([_on_hosts(setting, k) for k in kinds])
+        self.shares: Shares = shares_of(setting, first, kinds, _MOST_SHARES)
+        self.host_groups = self._host_groups()
+        self.spread_terms: set[int] = set()
+
+    @staticmethod
+    def of(setting: Setting, placed: Sequence[tuple[PodClass, int]]) -> "Joint | None":
+        """The program, unless it would be too large."""
+        first = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
+        kinds = kinds_of(setting, first, placed)
+        if not kinds or len(kinds) > _MOST_KINDS or not setting.columns.count:
+            return None
+        if sum(cells_of(first).count if k.spread else 1 for k in kinds) > _MOST_LOTS:
+            return None
+        made = Joint(setting, first, kinds)
+        return made if len(made.host_groups) <= _MOST_HOSTS else None
+
+    # --- the program ------------------------------------------------------------------------------------------------
+    def _host_groups(self) -> list[Ints]:
+        """Standing nodes of equal room, shares, users and cell."""
+        hosts = self.setting.hosts
+        useful = np.nonzero(self.on_hosts.any(axis=0))[0] if hosts.count else np.zeros(0, np.int64)
+        if not len(useful):
+            return []
+        cell = self.cells.of_host[useful, None]
+        key = np.concatenate(
+            [hosts.room[useful], self.shares.hosts[useful], self.on_hosts[:, useful].T, cell], axis=1
+        )
+        _, group = np.unique(key, axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        return [useful[group == g] for g in range(int(group.max()) + 1)]
+
+    def model(self) -> Model:
+        setting, columns = self.setting, self.setting.columns
+        limits = Limits(columns, setting.hosts)
+        limited = limits.inclusive if limits.any else np.zeros(0, np.bool_)
+        host_of = np.array([int(g[0]) for g in self.host_groups], np.int64)
+        allowed = []
+        for i, cell in self.lots:
+            both = np.concatenate([_allowed(setting, self.kinds[i]), self.on_hosts[i][host_of]])
+            if cell >= 0:
+                both = both & (np.concatenate([self.cells.of_column, self.cells.of_host[host_of]]) == cell)
+            allowed.append(both)
+        kind_of = np.array([i for i, _ in self.lots])
+        request = np.array([k.one.request for k in self.kinds])[kind_of]
+        able = np.array(allowed)
+        chosen = np.nonzero(able[:, : columns.count].any(axis=0))[0]
+        chosen = chosen[cheapest(setting, able[:, chosen], chosen)]
+        self.pick: Ints = np.concatenate([chosen, columns.count + np.arange(len(host_of))])
+        self.place = {int(c): i for i, c in enumerate(chosen)}
+        room = np.concatenate([columns.room, setting.hosts.room[host_of]])[self.pick]
+        fresh = np.repeat(self.shares.fresh[None], len(chosen), axis=0)
+        use = np.zeros((len(self.pick), int(limited.sum())))
+        if limited.any():
+            use[: len(chosen)] = limits.use[chosen][:, limited]
+        return Model(
+            np.concatenate([request, self.shares.units[kind_of]], axis=1),
+            kind_of,
+            np.array([k.demand for k in self.kinds]),
+            np.full(len(self.lots), np.inf),
+            able[:, self.pick],
+            np.concatenate([room, np.concatenate([fresh, self.shares.hosts[host_of]])], axis=1),
+            np.concatenate([columns.cost[chosen], np.zeros(len(host_of))]),
+            np.concatenate([np.full(len(chosen), np.inf), [float(len(g)) for g in self.host_groups]]),
+            use,
+            np.maximum(limits.left[limited], 0.0) if limited.any() else np.zeros(0),
+            self._spreads(),
+        )
+
+    def _spreads(self) -> list[Spread]:
+        """The settled spread terms as rows over lots; domains that stand too high already are left free."""
+        out = []
+        for number in sorted({n for k in self.kinds for n in k.spread}):
+            term = self.first.by_domain[number]
+            at = self.cells.keys.index(term.term.key)
+            eligible = np.nonzero(term.eligible)[0].tolist()
+            standing = [int(term.matched[d]) for d in eligible]
+            if not eligible or max(standing) - min(standing) > term.term.max_skew:
+                continue
+            members = [
+                [lot for lot, (i, cell) in enumerate(self.lots)
+                 if cell >= 0 and number in self.kinds[i].spread and self.cells.codes[cell, at] == d]
+                for d in eligible
+            ]  # fmt: skip
+            self.spread_terms.add(number)
+            out.append(Spread(term.term.max_skew, members, standing, len(eligible) < term.term.min_domains))
+        return out
+
+    def bound(self, objective: float, spare: Callable[[], float]) -> float:
+        """The bound by patterns."""
+        solver = PatternSolver(self.model(), spare)
+        return solver.solve(objective, integer_s=spare() * 0.8, bound_only=True).bound
+
+    # --- the plan ---------------------------------------------------------------------------------------------------
+    def knows_all(self) -> bool:
+        """Whether the program has every constraint there is, so that its solution is a plan."""
+        setting = self.setting
+        self._spreads()
+        if len(setting.columns.tiers) > 1 or not setting.columns.flexible.all():
+            return False
+        if setting.options.max_share_per_node is not None or self.first.daemon_matched:
+            return False
+        limits = Limits(setting.columns, setting.hosts)
+        if not setting.problem.allow_new_nodes or not limits.inclusive.all():
+            return False
+        bearers, counted = bearers_and_counted(setting)
+        return all(self._knows(one, bearers, counted) for k in self.kinds for one, _ in k.members)
+
+    def _knows(self, one: PodClass, bearers: dict[int, set[int]], counted: dict[int, set[int]]) -> bool:
+        terms = self.setting.classes.terms
+        if one.soft or one.preferred or one.attachments or len(one.ports) != sum(
+            (p.protocol, p.port) in self.shares.names for p in one.ports
+        ):  # fmt: skip
+            return False
+        for number in {*one.carried, *one.matched}:
+            if terms[number].kind is TermKind.AFFINITY or bearers.get(number) != counted.get(number):
+                return False
+            if number not in self.shares.names and number not in self.spread_terms:
+                return False
+        return True
+
+    def improve(self, draft: Draft, spare: Callable[[], float]) -> tuple[Draft, float]:
+        """(the better of the draft and the program's plan, the bound)."""
+        solver = PatternSolver(self.model(), spare, (), self._incumbent(draft))
+        answer = solver.solve(draft.cost, integer_s=spare() * 0.9)
+        if answer.nodes and answer.cost < draft.cost - 1e-9:
+            better = self._drafted(answer, draft)
+            if better is not None and better.cost < draft.cost - 1e-9:
+                return better, answer.bound
+        return draft, answer.bound
+
+    def _incumbent(self, draft: Draft) -> list[tuple[int, Ints, int]]:
+        """The draft as the program would write it; nothing where it can't."""
+        state, hosts = draft.state, self.setting.hosts.count
+        place = {lot: i for i, lot in enumerate(self.lots)}
+        kind_of = {one.number: i for i, k in enumerate(self.kinds) for one, _ in k.members}
+        group_of = {int(h): g for g, members in enumerate(self.host_groups) for h in members}
+        out = []
+        for node, held in enumerate(state.contents):
+            if not held:
+                continue
+            counts = np.zeros(len(self.lots), np.int64)
+            column = int(state.column[node])
+            cell = int(self.cells.of_host[node] if node < hosts else self.cells.of_column[column])
+            for number, many in held.items():
+                kind = kind_of[number]
+                counts[place[(kind, cell if self.kinds[kind].spread else -1)]] += many
+            at = len(self.place) + group_of[node] if node < hosts else self.place.get(column)
+            if at is None:  # a twin of the column is cheaper
+                at = self._twin(column)
+            out.append((at, counts, 1))
+        return out
+
+    def _twin(self, column: int) -> int:
+        """The column in the program that stands for this one: same type, pool and cell, no dearer."""
+        columns = self.setting.columns
+        same = [
+            (float(columns.cost[c]), i)
+            for c, i in self.place.items()
+            if columns.type[c] == columns.type[column]
+            and columns.variant[c] == columns.variant[column]
+            and self.cells.of_column[c] == self.cells.of_column[column]
+        ]
+        return min(same)[1] if same else 0
+
+    def _drafted(self, answer: Answer, draft: Draft) -> Draft | None:
+        """The program's plan as a draft; None if anything in it turns out not to hold."""
+        setting = self.setting
+        state = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
+        limits = Limits(setting.columns, setting.hosts)
+        queues = [[_Waiting(one, many) for one, many in k.members] for k in self.kinds]
+        wanted = answer.delivered.copy()
+        free_hosts = [list(map(int, g)) for g in self.host_groups]
+        bought: list[int] = []
+        plan: list[tuple[int, Ints]] = []
+        for column, counts, times in sorted(answer.nodes, key=lambda n: -int(n[1].sum())):
+            for _ in range(times):
+                held = np.minimum(counts, wanted)
+                if not held.any():
+                    continue
+                wanted -= held
+                real = int(self.pick[column])
+                if real >= setting.columns.count:
+                    plan.append((free_hosts[real - setting.columns.count].pop(), held))
+                else:
+                    plan.append((setting.hosts.count + len(bought), held))
+                    bought.append(real)
+        if bought:
+            state.add_nodes(np.array(bought, np.int64))
+            limits.spend_all(np.array(bought, np.int64))
+        if wanted.any() or not all(self._settle(state, node, held, queues) for node, held in plan):
+            return None
+        if (
+            not self._holds(state)
+            or (limits.left < -1e-6).any()
+            or any(w.many for queue in queues for w in queue)
+        ):
+            return None
+        cost = float(setting.columns.cost[bought].sum()) if bought else 0.0
+        return replace(draft, state=state, limits=limits, left={}, cost=cost)
+
+    def _settle(self, state: Field, node: int, held: Ints, queues: list[list[_Waiting]]) -> bool:
+        """Put a node's pods on it, judged as ever."""
+        given: dict[int, int] = defaultdict(int)
+        for lot in np.nonzero(held)[0].tolist():
+            many = int(held[lot])
+            for waiting in queues[self.lots[lot][0]]:
+                part = min(many, waiting.many)
+                given[waiting.one.number] += part
+                waiting.many -= part
+                many -= part
+            if many:
+                return False
+        for number, many in given.items():
+            if not many:
+                continue
+            one_class = self.setting.classes.classes[number]
+            if int(state.capacity(one_class, one_class.carried)[node]) < many:
+                return False
+            state.place(one_class, one_class.carried, np.array([node]), np.array([many]))
+        return True
+
+    def _holds(self, state: Field) -> bool:
+        """Whether every spread over domains holds in the end."""
+        for number in self.spread_terms:
+            term = state.by_domain[number]
+            if int(term.matched[term.eligible].max()) - term.lowest() > term.term.max_skew:
+                return False
+        return True
+
+
+def _allowed(setting: Setting, kind: Kind) -> Bools:
+    one = kind.one
+    return setting.rules.on_columns(one) & (setting.columns.room >= one.request).all(axis=1)
+
+
+def _on_hosts(setting: Setting, kind: Kind) -> Bools:
+    one = kind.one
+    return setting.rules.on_hosts(one.rule) & (setting.hosts.room >= one.request).all(axis=1)

@@ -1,0 +1,166 @@
+"""Pods that a bound or an exact program need not tell apart, and what each takes of a node besides room.
+
+A kind is classes of equal request, rule, node shares and settled spread. A node share is anything of which a node has
+a whole number: of an anti-affinity whose carriers exclude each other one, of a spread over hosts its skew, of a host
+port one, of a volume driver the attachments left. Neighbours: `bounding` proves with them, `joint` plans with them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nodeyard.provisioning.attempt import Setting
+from nodeyard.provisioning.classes import PodClass
+from nodeyard.provisioning.field import Field
+from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.scheduling.topology import TermKind
+
+PLENTY = 1e6
+"""Of a node share where a node sets no limit."""
+_ANY_ADDRESS = ("", "0.0.0.0")
+
+
+@dataclass(slots=True)
+class Kind:
+    """`takes`: node share -> units per pod. `spread`: settled spread terms over domains."""
+
+    one: PodClass
+    takes: dict[object, int]
+    spread: tuple[int, ...]
+    members: list[tuple[PodClass, int]] = field(default_factory=list)
+
+    @property
+    def demand(self) -> float:
+        return float(sum(many for _, many in self.members))
+
+
+def kinds_of(setting: Setting, state: Field, placed: Sequence[tuple[PodClass, int]]) -> list[Kind]:
+    """The kinds of so many pods of each class; classes without pods are left out."""
+    settled = settled_spreads(setting, state)
+    own_volumes = _own_volumes(setting)
+    found: dict[tuple[object, ...], Kind] = {}
+    for one, many in placed:
+        if many <= 0:
+            continue
+        takes = _takes(setting, one, own_volumes)
+        spread = tuple(n for n in one.carried if n in settled)
+        key = (one.rule, one.ports, one.request.tobytes(), tuple(takes.items()), spread)
+        kind = found.setdefault(key, Kind(one, takes, spread))
+        kind.members.append((one, many))
+    return list(found.values())
+
+
+def settled_spreads(setting: Setting, state: Field) -> frozenset[int]:
+    """Hard spread terms over domains whose every counted pod in the problem bears them too: final counts must obey."""
+    bearers, counted = bearers_and_counted(setting)
+    return frozenset(
+        n
+        for n, term in state.by_domain.items()
+        if term.term.kind is TermKind.SPREAD
+        and not term.term.soft
+        and bearers.get(n)
+        and bearers[n] == counted.get(n, set())
+    )
+
+
+def bearers_and_counted(setting: Setting) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
+    """Per term, the classes that carry it as a requirement, and those that it counts."""
+    bearers: dict[int, set[int]] = {}
+    counted: dict[int, set[int]] = {}
+    for one in setting.classes.classes:
+        for number in one.carried:
+            bearers.setdefault(number, set()).add(one.number)
+        for number in one.matched:
+            counted.setdefault(number, set()).add(one.number)
+    return bearers, counted
+
+
+def _own_volumes(setting: Setting) -> frozenset[tuple[str, str]]:
+    """Volumes that one pod of the problem uses alone: each takes an attachment wherever its pod goes."""
+    uses: dict[tuple[str, str], int] = {}
+    for one in setting.classes.classes:
+        for volume in one.attachments:
+            uses[volume] = uses.get(volume, 0) + one.demand
+    return frozenset(volume for volume, many in uses.items() if many == 1)
+
+
+def _takes(setting: Setting, one: PodClass, own_volumes: frozenset[tuple[str, str]]) -> dict[object, int]:
+    terms = setting.classes.terms
+    takes: dict[object, int] = {
+        n: 1
+        for n in one.carried
+        if terms[n].per_host and terms[n].kind is not TermKind.AFFINITY and n in one.matched
+    }
+    takes |= {(p.protocol, p.port): 1 for p in one.ports if p.host_ip in _ANY_ADDRESS}
+    for driver, volume in one.attachments:
+        if (driver, volume) in own_volumes:
+            takes[("attach", driver)] = takes.get(("attach", driver), 0) + 1
+    return takes
+
+
+@dataclass(slots=True)
+class Shares:
+    """The node shares a program knows. `units`: [kind, share]; `fresh`: of a new node; `hosts`: [host, share] left."""
+
+    names: list[object]
+    units: Floats
+    fresh: Floats
+    hosts: Floats
+
+
+def shares_of(setting: Setting, state: Field, kinds: Sequence[Kind], most: int) -> Shares:
+    """The shares that need most nodes. `state`: with the standing pods counted only."""
+    need: dict[object, float] = {}
+    for kind in kinds:
+        for name, each in kind.takes.items():
+            need[name] = need.get(name, 0.0) + each * kind.demand / _fresh(setting, name)
+    names = sorted(need, key=lambda n: -need[n])[:most]
+    units: Floats = np.array([[float(k.takes.get(n, 0)) for n in names] for k in kinds]).reshape(
+        len(kinds), len(names)
+    )
+    fresh = np.array([_fresh(setting, n) for n in names])
+    count = setting.hosts.count
+    hosts: Floats = np.array([_left_on_hosts(setting, state, n) for n in names]).reshape(len(names), count).T
+    return Shares(names, units, fresh, hosts)
+
+
+def _fresh(setting: Setting, name: object) -> float:
+    if isinstance(name, int):
+        term = setting.classes.terms[name]
+        return 1.0 if term.kind is TermKind.ANTI_AFFINITY else float(term.max_skew)
+    return PLENTY if isinstance(name, tuple) and name[0] == "attach" else 1.0
+
+
+def _left_on_hosts(setting: Setting, state: Field, name: object) -> Floats:
+    count = setting.hosts.count
+    out = np.full(count, _fresh(setting, name))
+    if isinstance(name, int):
+        at = state.at[name]
+        return np.maximum(out - state.matched[:count, at], 0.0)
+    if isinstance(name, tuple) and name[0] == "attach":
+        for node, held in state.attached.items():
+            limits = setting.problem.snapshot.csi_nodes[setting.hosts.hosts[node].name].limits
+            if name[1] in limits:
+                out[node] = max(limits[name[1]] - len(held.get(name[1], ())), 0)
+        return out
+    for node, ports in state.ports.items():
+        if any((p.protocol, p.port) == name for p in ports):
+            out[node] = 0.0
+    return out
+
+
+def cheapest(setting: Setting, allowed: Bools, used: Ints) -> Ints:
+    """Of columns of one type and pool with the same users and room, the cheapest; positions in `used`."""
+    columns = setting.columns
+    marks = [np.packbits(allowed, axis=0).T]
+    if columns.daemon_of:
+        marks.append(np.packbits(np.array([m[used] for _, m in columns.daemon_of]), axis=0).T)
+    _, sign = np.unique(np.concatenate(marks, axis=1), axis=0, return_inverse=True)
+    key = np.column_stack([sign.reshape(-1), columns.variant[used], columns.type[used]])
+    order = np.lexsort((columns.cost[used], key[:, 2], key[:, 1], key[:, 0]))
+    ordered = key[order]
+    first: Bools = np.ones(len(order), np.bool_)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    out: Ints = order[first]
+    return out
