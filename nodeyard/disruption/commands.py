@@ -37,6 +37,8 @@ class Mark(Value, frozen=True):
     reason: Reason
     replacements: int = 0
     at: float = 0.0
+    saves: float = 0.0
+    """USD per hour, once the nodes are gone."""
 
 
 class Running(Value, frozen=True):
@@ -77,7 +79,7 @@ def command_of(
 
 
 def mark_of(command: Command, now: float) -> Mark:
-    return Mark(command.id, command.reason, len(command.replacements), now)
+    return Mark(command.id, command.reason, len(command.replacements), now, command.saves_per_hour)
 
 
 def marked(node: Node) -> Mark | None:

@@ -138,7 +138,8 @@ def _bought_again(view: View, candidate: Candidate) -> Block | None:
     for move in view.moves:
         soon = move.at < claim.created_at <= move.at + _BOUGHT_AGAIN_S
         fresh = view.now - move.at < no_return_s(view, move.pool)
-        if soon and fresh and move.pool == candidate.pool and own in move.left and own not in move.came:
+        given_up = move.pool == candidate.pool and own in move.left and own not in move.came
+        if soon and fresh and given_up and move.reason is Reason.UNDERUTILIZED:
             message = f"one like it was given up and had to be bought again: {own}"
             return Block(Rule.RETURN, message, {"command": move.id})
     return None

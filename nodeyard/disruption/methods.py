@@ -87,7 +87,15 @@ def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
         complete=run.complete,
         allowed=allowed,
         stopped=stopped,
+        cost=_cost(run),
     )
+
+
+def _cost(run: Pass) -> dict[PoolKey, float]:
+    cost = dict.fromkeys(run.view.snapshot.pools, 0.0)
+    for c in run.found:
+        cost[c.pool] = cost.get(c.pool, 0.0) + (c.price_per_hour or 0.0) + c.node_charge_per_hour
+    return cost
 
 
 def _tells_more(later: Proposal, before: Proposal | None) -> bool:

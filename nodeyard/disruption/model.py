@@ -222,3 +222,5 @@ class Outcome(msgspec.Struct, frozen=True):
     """How many nodes of each pool the budgets let go before this pass."""
     stopped: Mapping[str, Mapping[Rule, int]] = {}
     """By method, how many nodes each rule was the first to keep."""
+    cost: Mapping[PoolKey, float] = {}
+    """Rent and node charges of each pool's nodes, as far as prices are known."""

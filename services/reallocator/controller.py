@@ -28,8 +28,10 @@ from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.logging import get_logger
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.reallocator.chronicle import Chronicle
+from services.reallocator.drift_marks import DriftMarks
 from services.reallocator.execution import Execution, LostLead
 from services.reallocator.metrics import ReallocatorMetrics
+from services.reallocator.moves import MoveMemory
 from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating, Prices
 from services.reallocator.surveying import Proposals
 
@@ -52,6 +54,7 @@ class Disruption:
         claims: Claims,
         nodes: Nodes,
         nominations: Nominating,
+        moves: MoveMemory,
         lead: Lead,
         execution: Execution,
         chronicle: Chronicle,
@@ -68,6 +71,7 @@ class Disruption:
         self._claims = claims
         self._nodes = nodes
         self._nominations = nominations
+        self._moves = moves
         self._lead = lead
         self._execution = execution
         self._chronicle = chronicle
@@ -80,6 +84,7 @@ class Disruption:
         self._validation_wait_s = validation_wait_s
         self._events = PodEvents()
         self._quiet: tuple[tuple[str, int, str], float] | None = None
+        self._drift = DriftMarks(cluster, claims, chronicle, clock)
         self.proposals = Proposals(chronicle)
 
     @property
@@ -131,6 +136,7 @@ class Disruption:
     async def _publish(self, outcome: Outcome) -> None:
         await self.proposals.take(outcome, self._cluster.snapshot())
         self._measures.observe_proposals(self.proposals.all)
+        self._measures.observe_pass(outcome)
         for pool, by_reason in outcome.allowed.items():
             for reason, count in by_reason.items():
                 self._measures.allowed.labels(pool, reason.value).set(count)
@@ -145,6 +151,7 @@ class Disruption:
             in_command=self._execution.busy(snapshot),
             quiet_since=dict(self._events.last),
             options=self._options,
+            moves=await self._moves.recall(),
         )
 
     def _catalogues(self, snapshot: Snapshot) -> Mapping[str, Catalogue]:
@@ -217,6 +224,8 @@ class Disruption:
         snapshot = self._cluster.snapshot()
         self._events.observe(snapshot, self._clock.now())
         self._name_unreadable(snapshot)
+        if self._prices.ready:
+            await self._drift.write(snapshot, self._catalogues(snapshot))
         for stamp in stamps(snapshot):
             since = render_time(self._clock.now()) if stamp.empty else None
             node = await self._nodes.stamp(snapshot.nodes[stamp.node], since)

@@ -27,7 +27,7 @@ from nodeyard.disruption.commands import (
     running,
     stale,
 )
-from nodeyard.disruption.model import Candidate, Command, Reason
+from nodeyard.disruption.model import Candidate, Command, Fate, Reason
 from nodeyard.provisioning.claims import DISRUPTION_GROUP, claim_names, claim_of
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -36,6 +36,7 @@ from nodeyard.runtime.logging import get_logger
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.reallocator.chronicle import Chronicle
 from services.reallocator.metrics import ReallocatorMetrics
+from services.reallocator.moves import MoveMemory
 from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating
 
 NOMINATION_S: Final = 20.0
@@ -57,6 +58,7 @@ class Execution:
         claims: Claims,
         nodes: Nodes,
         nominations: Nominating,
+        moves: MoveMemory,
         lead: Lead,
         chronicle: Chronicle,
         clock: Clock,
@@ -66,6 +68,7 @@ class Execution:
         self._claims = claims
         self._nodes = nodes
         self._nominations = nominations
+        self._moves = moves
         self._lead = lead
         self._chronicle = chronicle
         self._clock = clock
@@ -98,10 +101,15 @@ class Execution:
             return False
         if command.replacements:
             await self._replace(command)
+            await self._moves.begun(command)
             return True
         for candidate in going:
             self._lead_epoch()
             await self._end(candidate.claim, candidate.claim_uid, command.reason)
+        await self._moves.begun(msgspec.structs.replace(command, candidates=tuple(going)))
+        self._measures.saved(
+            command.reason, sum((c.price_per_hour or 0.0) + c.node_charge_per_hour for c in going)
+        )
         return True
 
     async def _take(self, candidate: Candidate, command: Command, mark: str) -> bool:
@@ -173,10 +181,14 @@ class Execution:
             return
         if verdict is Verdict.READY:
             await self._nominate_replacements(command, snapshot)
+            if not any(snapshot.claims[name].uid in self._ended for name in command.claims):
+                self._measures.saved(command.mark.reason, command.mark.saves)
             for name in command.claims:
                 self._lead_epoch()
                 await self._end(name, snapshot.claims[name].uid, command.mark.reason)
+            await self._moves.ended(command, snapshot, Fate.DONE)
             return
+        await self._moves.ended(command, snapshot, Fate.UNDONE)
         self._measures.queue_failures.labels("replace" if command.mark.replacements else "delete").inc()
         for name in command.nodes:
             await self._restore(snapshot, name, verdict.value, why)

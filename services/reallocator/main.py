@@ -19,6 +19,7 @@ from nodeyard.adapters.kubernetes.termination import NodeTermination
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.adapters.redis.journal import Journal
 from nodeyard.adapters.redis.leases import RedisLeases
+from nodeyard.adapters.redis.moves import Moves
 from nodeyard.adapters.redis.nominations import Nominations
 from nodeyard.cloudprovider.errors import InvalidRequest
 from nodeyard.disruption.model import Options
@@ -38,6 +39,7 @@ from services.reallocator.execution import Execution
 from services.reallocator.leases import HeldLeases
 from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
+from services.reallocator.moves import MoveMemory
 from services.reallocator.rivals import Rivals
 from services.reallocator.servicer import Servicer
 from services.reallocator.settings import Settings
@@ -85,6 +87,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     journal = Journal(redis, prefix, writer=who, clock=clock)
     chronicle = Chronicle(journal, events, replica=settings.replica, now=clock.now)
     nominations = Nominations(redis, prefix)
+    moves = MoveMemory(Moves(redis, prefix), clock)
     claims, nodes = NodeClaims(client, "reallocator"), NodeTermination(client)
     machines = Instances(session, cluster_uid=identity.metadata.uid)
 
@@ -101,14 +104,16 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         )
 
     execution = Execution(
-        cluster=cluster, claims=claims, nodes=nodes, nominations=nominations, lead=lead, chronicle=chronicle,
-        clock=clock, measures=measures,
+        cluster=cluster, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,
+        chronicle=chronicle, clock=clock, measures=measures,
     )  # fmt: skip
     disruption = Disruption(
-        cluster=cluster, prices=prices, claims=claims, nodes=nodes, nominations=nominations, lead=lead,
+        cluster=cluster, prices=prices, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,
         execution=execution, chronicle=chronicle, planner=planner,
         options=Options(
-            node_charge_usd_per_hour=settings.node_charge, spot_to_spot=settings.spot_to_spot
+            node_charge_usd_per_hour=settings.node_charge, spot_to_spot=settings.spot_to_spot,
+            eviction_usd=settings.eviction_cost, max_payback_s=settings.max_payback,
+            no_return_s=settings.no_return,
         ),
         clock=clock, measures=measures, permitted=permitted, poll_s=settings.disruption_poll,
         validation_wait_s=settings.validation_wait,

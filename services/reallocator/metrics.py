@@ -3,12 +3,11 @@
 Source: Karpenter documentation, "Metrics".
 """
 
-from collections import Counter as Tally
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from nodeyard.disruption.model import Proposal, Reason, Rule
+from nodeyard.disruption.model import Outcome, Proposal, Reason, Rule
 from nodeyard.runtime.metrics import SECONDS
 
 
@@ -63,10 +62,29 @@ class ReallocatorMetrics:
             "karpenter_nodes_eviction_requests_total", "Eviction calls by the API server's answer.", "code"
         )
         self.blocked = gauge(
-            "nodeyard_disruption_blocked_nodes", "Nodes kept, by the first rule that keeps them.", "rule"
+            "nodeyard_disruption_blocked_nodes",
+            "Nodes kept in the last pass, by method and the first rule that kept them.",
+            "method",
+            "rule",
+        )
+        self.cost = gauge(
+            "nodeyard_running_cost_usd_per_hour", "Rent and node charges of a pool's nodes.", "nodepool"
         )
         self.savings = gauge(
             "nodeyard_disruption_proposed_savings_usd_per_hour", "Savings of all open proposals."
+        )
+        self.refused = gauge(
+            "nodeyard_disruption_refused_savings_usd_per_hour",
+            "Savings that are known and not made, by the first rule that forbids them.",
+            "rule",
+        )
+        self.made = counter(
+            "nodeyard_disruption_savings_usd_per_hour_total", "Savings made by commands.", "reason"
+        )
+        self.spent = counter(
+            "nodeyard_disruption_extra_cost_usd_per_hour_total",
+            "What commands made dearer: drift and expiry may.",
+            "reason",
         )
         self.in_flight = gauge("nodeyard_disruption_commands", "Commands under way.", "reason")
         self.terminating = gauge("nodeyard_nodes_terminating", "Nodes on their way out.")
@@ -76,10 +94,26 @@ class ReallocatorMetrics:
     def observe_proposals(self, proposals: Iterable[Proposal]) -> None:
         """Set the gauges that a pass's proposals give."""
         proposals = tuple(proposals)
-        stopped = Tally(p.blocks[0].rule for p in proposals if p.blocks)
-        for rule in Rule:
-            self.blocked.labels(rule.value).set(stopped.get(rule, 0))
+        refused = dict.fromkeys(Rule, 0.0)
+        for p in proposals:
+            if p.blocks and p.saves_per_hour > 0:
+                refused[p.blocks[0].rule] += p.saves_per_hour
+        for rule, usd_per_hour in refused.items():
+            self.refused.labels(rule.value).set(usd_per_hour)
         open_ = [p for p in proposals if not p.blocks and p.reason is not None]
         for reason in Reason:
             self.eligible.labels(reason.value).set(sum(p.reason is reason for p in open_))
         self.savings.set(sum(p.saves_per_hour for p in open_))
+
+    def observe_pass(self, outcome: Outcome) -> None:
+        """Set what one pass tells: what kept nodes, and what runs costs."""
+        for method, stopped in outcome.stopped.items():
+            for rule in Rule:
+                self.blocked.labels(method, rule.value).set(stopped.get(rule, 0))
+        self.cost.clear()
+        for pool, cost in outcome.cost.items():
+            self.cost.labels(pool).set(cost)
+
+    def saved(self, reason: Reason, usd_per_hour: float) -> None:
+        """A command has come to its end and changed what the cluster costs by this much."""
+        (self.made if usd_per_hour >= 0 else self.spent).labels(reason.value).inc(abs(usd_per_hour))

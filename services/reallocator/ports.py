@@ -11,6 +11,7 @@ from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.collection import Instance
 from nodeyard.disruption.draining import Answer
+from nodeyard.disruption.model import Move
 from nodeyard.state.cluster import Change, Snapshot
 
 
@@ -57,6 +58,13 @@ class Nominating(Protocol):
 
     async def nominate(self, nodes: Iterable[str], ttl_s: float) -> None: ...
     async def nominated(self) -> frozenset[str]: ...
+
+
+class MoveStore(Protocol):
+    """Moves of late; every method raises StoreUnavailableError."""
+
+    async def record(self, moves: Sequence[Move]) -> None: ...
+    async def recent(self, now: float) -> tuple[Move, ...]: ...
 
 
 class Recording(Protocol):

@@ -21,3 +21,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     fast_gc: int = 20
     lease_ttl: Seconds = 5.0
     spot_to_spot: bool = False
+    eviction_cost: float = 0.001
+    """USD that one unit of eviction cost is taken to cost."""
+    max_payback: Seconds = 8 * 3600.0
+    """Longest time in which a move's saving makes up for its evictions."""
+    no_return: Seconds = 3600.0
+    """How long an instance type that was left is not gone back to."""

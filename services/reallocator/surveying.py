@@ -9,6 +9,12 @@ from nodeyard.state.cluster import Snapshot
 from services.reallocator.chronicle import Chronicle
 
 _BY_POD = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT})
+_NOT_WORTH_IT = frozenset(
+    {
+        Rule.NOT_CHEAPER, Rule.UNPLACED, Rule.SEVERAL_NODES, Rule.MIN_SAVING, Rule.PAYBACK, Rule.RETURN,
+        Rule.FAILED_BEFORE,
+    }
+)  # fmt: skip
 
 
 class Proposals:
@@ -62,7 +68,7 @@ class Proposals:
         node = snapshot.nodes.get(proposal.node)
         if node is not None and first.rule in _BY_POD:
             self._chronicle.on_node(node, "DisruptionBlocked", first.message)
-        elif node is not None and first.rule in (Rule.NOT_CHEAPER, Rule.UNPLACED, Rule.SEVERAL_NODES):
+        elif node is not None and first.rule in _NOT_WORTH_IT:
             self._chronicle.on_node(node, "Unconsolidatable", first.message)
 
 

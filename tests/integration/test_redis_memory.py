@@ -9,8 +9,10 @@ from redis.asyncio import Redis
 
 from nodeyard.adapters.redis.connection import RedisUnavailableError, connect, key_prefix
 from nodeyard.adapters.redis.journal import Journal
+from nodeyard.adapters.redis.moves import MOST, Moves
 from nodeyard.adapters.redis.nominations import Nominations
 from nodeyard.api.decision import Decision
+from nodeyard.disruption.model import Fate, Move, Reason
 from tests.support.redis import TestRedis
 
 PREFIX = key_prefix("demo")
@@ -61,6 +63,32 @@ async def test_nominations_that_ran_out_leave_nothing_behind(redis: Redis) -> No
         pass
     await nominations.nominate(["b"], 20.0)
     assert await redis.zcard(f"{PREFIX}nominations") == 1
+
+
+def move(number: int, at: float, fate: Fate = Fate.STARTED) -> Move:
+    return Move(f"c{number}/default", "default", Reason.UNDERUTILIZED, ("a/spot",), ("b/spot",), at, fate)
+
+
+async def test_moves_outlive_their_writer_and_their_end_replaces_their_beginning(redis: Redis) -> None:
+    await Moves(redis, PREFIX).record([move(1, 50.0), move(2, 40.0)])
+    await Moves(redis, PREFIX).record([move(1, 50.0, Fate.UNDONE)])
+    assert await Moves(redis, PREFIX).recent(60.0) == (move(2, 40.0), move(1, 50.0, Fate.UNDONE))
+
+
+async def test_moves_too_old_too_many_or_unreadable_go_when_they_are_read(redis: Redis) -> None:
+    moves, key, now = Moves(redis, PREFIX), f"{PREFIX}moves", 1e6
+    await moves.record([move(n, now + n) for n in range(MOST + 5)])
+    await moves.record([move(-1, now - 25 * 3600)])
+    await redis.hset(key, "odd", "{")
+    found = await moves.recent(now)
+    assert [m.at for m in found] == [now + n for n in range(5, MOST + 5)]
+    assert await redis.hlen(key) == MOST
+
+
+async def test_moves_say_when_redis_is_away(server: TestRedis, redis: Redis) -> None:
+    server.stop()
+    with pytest.raises(RedisUnavailableError):
+        await Moves(redis, PREFIX).recent(0.0)
 
 
 async def test_decisions_are_read_newest_first_by_kind_and_subject(redis: Redis) -> None:

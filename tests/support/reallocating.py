@@ -6,7 +6,7 @@ from typing import Any
 from nodeyard.api.decision import Decision
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.disruption.model import Options, Planner
+from nodeyard.disruption.model import Move, Options, Planner
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.metrics import new_registry
 from services.reallocator.chronicle import Chronicle
@@ -17,6 +17,7 @@ from services.reallocator.execution import Execution
 from services.reallocator.leases import HeldLeases
 from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
+from services.reallocator.moves import MoveMemory
 from services.reallocator.termination import Termination
 from tests.support.clock import FakeClock
 from tests.support.disruption import Evicting, World, catalogue, first_fit
@@ -71,6 +72,24 @@ class Nominations:
         return frozenset(self.nodes)
 
 
+class Moves:
+    """Moves of late, on a shelf that may be away."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Move] = {}
+        self.away = False
+
+    async def record(self, moves: Sequence[Move]) -> None:
+        if self.away:
+            raise StoreUnavailableError("Redis is away")
+        self.kept |= {move.id: move for move in moves}
+
+    async def recent(self, now: float) -> tuple[Move, ...]:
+        if self.away:
+            raise StoreUnavailableError("Redis is away")
+        return tuple(self.kept.values())
+
+
 class Prices:
     ready = True
     revision = "1"
@@ -111,9 +130,12 @@ class Replica:
         self.lead = Lead()
         self.leases = leases or Leases()
         self.nominations = Nominations()
+        self.moves = Moves()
+        self.memory = MoveMemory(self.moves, clock)
         self.prices = Prices()
         self.approved = ""
-        self.measures = ReallocatorMetrics(new_registry(process=False))
+        self.registry = new_registry(process=False)
+        self.measures = ReallocatorMetrics(self.registry)
         self.chronicle = Chronicle(self.notes, self.notes, replica=name, now=clock.now)
         self.pods = Evicting(world)
         self.termination = Termination(
@@ -133,6 +155,7 @@ class Replica:
             claims=world,
             nodes=world,
             nominations=self.nominations,
+            moves=self.memory,
             lead=self.lead,
             chronicle=self.chronicle,
             clock=clock,
@@ -164,6 +187,7 @@ class Replica:
             claims=self.world,
             nodes=self.world,
             nominations=self.nominations,
+            moves=self.memory,
             lead=self.lead,
             execution=self.execution,
             chronicle=self.chronicle,
