@@ -46,14 +46,21 @@ def yard(make_yard: YardFactory) -> Yard:
 
 @contextmanager
 def doomed(yard: Yard, point: str) -> Iterator[None]:
-    """Its service's only replica dies at `point`; afterwards another has taken its place."""
+    """Its service's only replica dies at `point`; afterwards another has taken its place.
+
+    Nothing may be under way when it begins, else it dies of that, before the test has given it anything to do.
+    """
     service = point.partition(".")[0]
+    yard.wait_initialized()
     yard.stand.kill_service(service, 0, signal.SIGTERM)
-    yard.stand.start_service(service, 0, {"NODEYARD_KILL_POINT": point})
-    eventually(lambda: yard.stand.ready(service), within_s=30)
-    yield
-    yard.stand.processes.wait_gone(f"{service}-0", timeout_s=60)
-    yard.stand.start_service(service, 0)
+    try:
+        yard.stand.start_service(service, 0, {"NODEYARD_KILL_POINT": point})
+        eventually(lambda: yard.stand.ready(service), within_s=30)
+        yield
+        yard.stand.processes.wait_gone(f"{service}-0", timeout_s=60)
+    finally:  # whatever came of it: the tests after this one need the service
+        yard.stand.processes.stop([f"{service}-0"])
+        yard.stand.start_service(service, 0)
 
 
 ONE_TO_A_NODE = [{"containerPort": 8080, "hostPort": 8080}]

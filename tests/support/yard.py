@@ -14,7 +14,7 @@ import httpx
 
 from nodeyard.local.kubeapi import KubeError
 from nodeyard.local.stand import Stand
-from tests.support.cluster import eventually
+from tests.support.cluster import condition, eventually
 
 Json = dict[str, Any]
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
@@ -188,6 +188,14 @@ class Yard:
         of_nodes = Counter(n["spec"]["providerID"].rpartition("/")[2] for n in self.nodes())
         assert of_claims == of_account
         assert of_nodes <= of_account
+
+    def wait_initialized(self, within_s: float = 60.0) -> None:
+        """Every claim has come to its end: its node is Initialized."""
+
+        def done() -> bool:
+            return all(condition(claim, "Initialized").get("status") == "True" for claim in self.claims())
+
+        eventually(done, within_s=within_s)
 
     def wait_settled(self, within_s: float = 60.0) -> None:
         """Until instances, claims and nodes agree one to one (see check_nothing_leaked)."""
