@@ -37,6 +37,7 @@ def yard(make_yard: YardFactory) -> Yard:
         settings={
             "NODEYARD_VALIDATION_WAIT": "500ms",
             "NODEYARD_DISRUPTION_POLL": "1s",
+            "NODEYARD_BATCH_MAX_DURATION": "3s",
             "NODEYARD_LEASE_TTL": "2s",
         },
     )
