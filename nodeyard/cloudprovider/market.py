@@ -17,6 +17,7 @@ import msgspec
 
 from nodeyard.api.labels import ON_DEMAND, SPOT
 from nodeyard.api.selectors import Value
+from nodeyard.cloudprovider.commitments import Marginal
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.estimates import SPOT_SHARE, estimate_scale, on_demand_estimate
 from nodeyard.cloudprovider.refusals import Shut
@@ -50,6 +51,8 @@ class PriceSheet(Value, frozen=True):
     """A later attempt to ask failed, so these are the last known."""
 
 
+Margins = Mapping[tuple[str, str], Marginal]
+"""By (instance type, zone)."""
 Sheets = PriceSheet | Sequence[PriceSheet] | None
 """Where a price is looked for, in order; nothing: nobody ever answered."""
 
@@ -101,6 +104,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     priced_at: float
     risk: float = 0.0
     """USD per hour to add when plans are compared, for the odds that buying it fails."""
+    list_price: float = 0.0
+    """USD per hour without commitments and discounts; 0: the price."""
+    release: float = 0.0
+    """USD per hour that giving one up saves; 0: the price."""
 
 
 class Market:
@@ -125,7 +132,12 @@ class Market:
     def revision(self) -> str:
         """Digest of everything but the times."""
         digest = blake2b(self.table.digest.encode(), digest_size=8)
-        digest.update(b"".join(_PACKED(r.price, r.available, r.risk) + r.source.encode() for r in self.rows))
+        digest.update(
+            b"".join(
+                _PACKED(r.price, r.available, r.risk, r.list_price, r.release) + r.source.encode()
+                for r in self.rows
+            )
+        )
         digest.update("\0".join(sorted(self.exhausted_subnets)).encode())
         return digest.hexdigest()
 
@@ -156,11 +168,11 @@ class Market:
         return out
 
 
-_PACKED: Final = struct.Struct("<d?d").pack
+_PACKED: Final = struct.Struct("<d?ddd").pack
 
 
-def _said(row: Row) -> tuple[float, bool, str, float]:
-    return (row.price, row.available, row.source, row.risk)
+def _said(row: Row) -> tuple[object, ...]:
+    return (row.price, row.available, row.source, row.risk, row.list_price, row.release)
 
 
 def market_of(
@@ -171,11 +183,13 @@ def market_of(
     *,
     now: float,
     odds: Mapping[Pool, float] | None = None,
+    margins: Margins | None = None,
 ) -> Market:
     """Joins types, prices and refusals.
 
     The first sheet that has a price counts. Where none has, the offering is unpriced if the cloud itself has ever
     answered, else an estimate stands in. `odds`: the probability that a pool which is let back is refused again.
+    `margins`: what one more on-demand instance costs, where that is not its list price.
     """
     layers = (_layers(on_demand), _layers(spot))
     estimates = _estimates(table, *layers)
@@ -190,9 +204,20 @@ def market_of(
         if odds and available and (chance := odds.get((capacity_type, name, zone))):
             listed = _figure(layers[0], name)
             risk = round(risk_of(chance, price, listed[0] if listed else estimates[type_index][0]), 6)
-        rows.append(Row(price, available, source, priced_at, risk))
+        margin = None if is_spot or not margins or price <= 0 else margins.get((name, zone))
+        if margin is not None:
+            rows.append(Row(margin.price, available, source, priced_at, risk, price, margin.release))
+        else:
+            rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
     return Market(table, rows, shut.exhausted_subnets, asked_at)
+
+
+def listed_prices(table: TypeTable, on_demand: Sheets) -> dict[str, float]:
+    """The on-demand price of each type that somebody has one for, USD per hour."""
+    layers = _layers(on_demand)
+    figures = ((described.name, _figure(layers, described.name)) for described in table.types)
+    return {name: figure[0] for name, figure in figures if figure is not None and figure[0] > 0}
 
 
 def _layers(sheets: Sheets) -> tuple[PriceSheet, ...]:

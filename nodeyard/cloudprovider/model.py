@@ -16,7 +16,7 @@ class Offering(Value, frozen=True):
     zone: str
     capacity_type: str
     price: float
-    """USD per hour; what planning compares."""
+    """USD per hour that one more costs: the list price, or less where commitments cover it."""
     available: bool = True
     zone_id: str = ""
     source: str = ""
@@ -24,6 +24,10 @@ class Offering(Value, frozen=True):
     price_age_s: float | None = None
     risk: float = 0.0
     """USD per hour to add when plans are compared: what the odds of a refusal will probably cost."""
+    list_price: float | None = None
+    """USD per hour without commitments and discounts, where that is another."""
+    release: float | None = None
+    """USD per hour that giving one up saves, where that is another than the price."""
 
 
 class InstanceType(Value, frozen=True):

@@ -102,7 +102,10 @@ def _offering(
     market: Market, zone: Zone, capacity_type: str, row: Row, available: bool, now: float
 ) -> Offering:
     age = max(0.0, now - market.asked_at.get(row.source, row.priced_at))
-    return Offering(zone.name, capacity_type, row.price, available, zone.id, row.source, age, row.risk)
+    return Offering(
+        zone.name, capacity_type, row.price, available, zone.id, row.source, age, row.risk,
+        row.list_price or None, row.release or None,
+    )  # fmt: skip
 
 
 def _zones_of(node_class: NodeClass, market: Market) -> set[str]:

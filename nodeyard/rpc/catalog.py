@@ -106,22 +106,28 @@ def _columns(market: Market, indices: Iterable[int]) -> pb.Offerings:
         available=[row.available for row in rows],
         source=[_SOURCE.get(row.source, pb.PRICE_SOURCE_UNSPECIFIED) for row in rows],
         priced_at=[row.priced_at for row in rows],
-        risk=[row.risk for row in rows] if any(row.risk for row in rows) else [],
+        risk=_unless_zero([row.risk for row in rows]),
+        list_price=_unless_zero([row.list_price for row in rows]),
+        release=_unless_zero([row.release for row in rows]),
     )
+
+
+def _unless_zero(figures: list[float]) -> list[float]:
+    return figures if any(figures) else []
 
 
 def _rows(columns: pb.Offerings, table: TypeTable) -> dict[int, Row]:
     out: dict[int, Row] = {}
-    risks = columns.risk or [0.0] * len(columns.type)
-    for type_index, zone_index, capacity_type, price, available, source, priced_at, risk in zip(
+    zeros = [0.0] * len(columns.type)
+    for type_index, zone_index, capacity_type, price, available, source, priced_at, *rest in zip(
         columns.type, columns.zone, columns.capacity_type, columns.price, columns.available, columns.source,
-        columns.priced_at, risks, strict=True,
+        columns.priced_at, columns.risk or zeros, columns.list_price or zeros, columns.release or zeros, strict=True,
     ):  # fmt: skip
         key = (type_index, zone_index, _CAPACITY_NAME.get(capacity_type, ""))
         index = table.index.get(key)
         if index is None:
             raise OutOfStep(f"no offering {key} in the table")
-        out[index] = Row(price, available, _SOURCE_NAME.get(source, ""), priced_at, risk)
+        out[index] = Row(price, available, _SOURCE_NAME.get(source, ""), priced_at, *rest)
     return out
 
 

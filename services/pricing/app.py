@@ -30,7 +30,11 @@ class OfferingView(BaseModel):
     zone: str
     zoneId: str  # noqa: N815
     capacityType: str  # noqa: N815
-    priceUsdPerHour: float = Field(description="0 when no source has a price.")  # noqa: N815
+    priceUsdPerHour: float = Field(  # noqa: N815
+        description="What one more costs, commitments and discounts taken off; 0 when no source has a price."
+    )
+    listPriceUsdPerHour: float  # noqa: N815
+    releaseUsdPerHour: float = Field(description="What giving one up saves.")  # noqa: N815
     available: bool = Field(description="False while the cloud refuses it, or without a price.")
     riskUsdPerHour: float = Field(  # noqa: N815
         description="Added when plans are compared, for the odds that the cloud refuses."
@@ -79,6 +83,9 @@ class CatalogueView(BaseModel):
     offerings: int
     bySource: dict[str, int]  # noqa: N815
     parts: dict[str, PartView]
+    commitmentsProblem: str = Field(  # noqa: N815
+        description="Why commitments, or what uses them up, could not be read the last time."
+    )
     feed: FeedView | None = Field(description="None: no feed was ever read.")
 
 
@@ -159,6 +166,7 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
             offerings=len(seen.rows),
             bySource={source or "none": count for source, count in seen.counts().items()},
             parts=parts,
+            commitmentsProblem=board.commitments_problem,
             feed=_feed_view(board, at),
         )
 
@@ -200,6 +208,8 @@ def _views(market: Market, now: float) -> Iterator[OfferingView]:
             zoneId=zone.id,
             capacityType=capacity_type,
             priceUsdPerHour=row.price,
+            listPriceUsdPerHour=row.list_price or row.price,
+            releaseUsdPerHour=row.release or row.price,
             available=row.available,
             riskUsdPerHour=row.risk,
             priceSource=row.source,

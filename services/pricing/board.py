@@ -8,8 +8,9 @@ failed once, so that nobody plans with estimates only because the process is a s
 import asyncio
 from collections.abc import Mapping
 
+from nodeyard.cloudprovider.commitments import Billing, Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed, screened
-from nodeyard.cloudprovider.market import Market, PriceSheet, TypeTable, market_of
+from nodeyard.cloudprovider.market import Margins, Market, PriceSheet, TypeTable, listed_prices, market_of
 from nodeyard.cloudprovider.scarcity import Key, Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
 from services.pricing.ports import Part
@@ -41,6 +42,11 @@ class PriceBoard:
         self.market: Market | None = None
         self.feed: Feed | None = None
         """The price feed as last read, before it is held against the types."""
+        self.commitments: Commitments | None = None
+        self.usage: Usage = {}
+        self.commitments_problem = ""
+        """Why commitments or what uses them up could not be read the last time; empty when they could."""
+        self._publishing = asyncio.Lock()
         self._screened: tuple[Feed, TypeTable, Feed] | None = None
         self._feed_failure = ""
         self.problems: dict[Part, str] = {}
@@ -91,6 +97,24 @@ class PriceBoard:
         self.feed, self._feed_failure = feed, ""
         await self.publish(now)
 
+    async def learn_commitments(self, commitments: Commitments, usage: Usage, now: float) -> None:
+        """Takes over what is paid for already and what uses it up at this moment."""
+        self.commitments, self.usage, self.commitments_problem = commitments, usage, ""
+        await self.publish(now)
+
+    async def _margins(self, on_demand: tuple[PriceSheet, ...], now: float) -> Margins | None:
+        if self.commitments is None or self.table is None:
+            return None
+        table, committed, usage = self.table, self.commitments.at(now), self.usage
+        if committed == Commitments():
+            return None
+
+        def worked_out() -> Margins:
+            offerings = [(t.name, zone) for t in table.types for zone in t.zones]
+            return Billing(committed, listed_prices(table, on_demand)).marginal(usage, offerings)
+
+        return await asyncio.to_thread(worked_out)
+
     @property
     def feed_problems(self) -> tuple[str, ...]:
         """Why the feed can't be had, and what in it is of no use."""
@@ -126,19 +150,25 @@ class PriceBoard:
 
     async def publish(self, now: float) -> None:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
+        async with self._publishing:
+            await self._publish(now)
+
+    async def _publish(self, now: float) -> None:
         shut, odds = self.scarcity.shut(now), self.scarcity.odds(now)
         self._said = (shut.keys, odds)
         self._metrics.refusals.set(len(shut.keys))
         if self.table is None or not all(part in self.sheets or part in self.problems for part in PARTS[1:]):
             return
         feed = self._screened_feed()
+        on_demand = self._sheets("on-demand", feed.on_demand if feed else None, now)
         market = market_of(
             self.table,
-            self._sheets("on-demand", feed.on_demand if feed else None, now),
+            on_demand,
             self._sheets("spot", feed.spot if feed else None, now),
             shut,
             now=now,
             odds=odds,
+            margins=await self._margins(on_demand, now),
         )
         known = self.market
         if known is not None and known.revision == market.revision and known.asked_at == market.asked_at:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from nodeyard.cloudprovider.commitments import CommitmentsError
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
@@ -22,7 +23,7 @@ from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.board import PARTS, PriceBoard
 from services.pricing.metrics import PricingMetrics
-from services.pricing.ports import Backup, Cloud, Memory, Part, Shelf
+from services.pricing.ports import Backup, Cloud, Memory, Paid, Part, Shelf
 
 log = logging.get_logger("services.pricing.controller")
 
@@ -48,6 +49,8 @@ class PricingController:
         metrics: PricingMetrics,
         backup: Backup | None = None,
         disk: Shelf | None = None,
+        paid: Paid | None = None,
+        usage_interval_s: float = 60.0,
         feed_interval_s: float = 3600.0,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -60,6 +63,8 @@ class PricingController:
         self._metrics = metrics
         self._backup = backup
         self._disk = disk
+        self._paid = paid
+        self._usage_interval_s = usage_interval_s
         self._feed_interval_s = feed_interval_s
         self._chance = chance
         self._untold: dict[Key, Standing] = {}
@@ -115,6 +120,13 @@ class PricingController:
             await self._clock.sleep(self._feed_interval_s * self._jitter())
             if self._backup is not None:
                 await self._read_feed(self._backup)
+
+    async def keep_commitments(self) -> None:
+        """Follows what is paid for already and what uses it up, for ever, if anything is."""
+        while True:
+            if self._paid is not None:
+                await self._read_commitments(self._paid)
+            await self._clock.sleep(self._usage_interval_s * self._jitter())
 
     async def listen(self) -> None:
         """Takes over what other replicas learn, as they learn it."""
@@ -227,6 +239,17 @@ class PricingController:
         self._metrics.refreshes.labels("feed", "asked").inc()
         if self._board.feed_problems:
             log.warning("price feed has figures of no use", problems=self._board.feed_problems)
+
+    async def _read_commitments(self, paid: Paid) -> None:
+        try:
+            commitments, usage = await paid.commitments(), await paid.usage()
+        except (CloudError, CommitmentsError) as error:
+            self._metrics.refreshes.labels("commitments", type(error).__name__).inc()
+            self._board.commitments_problem = str(error)
+            log.warning("commitments can't be followed; what was known of them stays", error=str(error))
+            return
+        self._metrics.refreshes.labels("commitments", "asked").inc()
+        await self._board.learn_commitments(commitments, usage, self._clock.now())
 
     async def _adopt(self, part: Part, shelf: Shelf | None = None) -> None:
         """Takes the shelf's part (the shared memory's) over if it is newer. Raises StoreUnavailableError."""

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.ec2.usage import read_usage
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.adapters.pricing.feed import fetch, problem_of
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.adapters.redis.catalogue import CatalogueStore
 from nodeyard.adapters.redis.connection import connect, key_prefix
+from nodeyard.cloudprovider.commitments import Commitments, Usage, read_commitments
 from nodeyard.cloudprovider.errors import InvalidRequest
 from nodeyard.cloudprovider.feed import Feed, read_feed
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
@@ -35,6 +37,21 @@ class PriceFeed:
     async def read(self, now: float) -> Feed:
         raw, modified_at = await fetch(self._address, self._session)
         return await asyncio.to_thread(read_feed, raw, self._session.region, modified_at or now)
+
+
+class Committed:
+    """Commitments from one address, and what runs in the account."""
+
+    def __init__(self, address: str, session: Ec2Session) -> None:
+        self._address = address
+        self._session = session
+
+    async def commitments(self) -> Commitments:
+        raw, _ = await fetch(self._address, self._session)
+        return read_commitments(raw)
+
+    async def usage(self) -> Usage:
+        return await read_usage(self._session)
 
 
 class Aws:
@@ -66,8 +83,12 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     except (InvalidRequest, ValueError) as error:
         raise StartError(str(error)) from error
     runtime.closing.push_async_callback(redis.aclose)
-    if settings.price_feed and (problem := problem_of(settings.price_feed)):
-        raise StartError(f"NODEYARD_PRICE_FEED: {settings.price_feed}: {problem}")
+    for variable, address in (
+        ("NODEYARD_PRICE_FEED", settings.price_feed),
+        ("NODEYARD_COMMITMENTS", settings.commitments),
+    ):
+        if address and (problem := problem_of(address)):
+            raise StartError(f"{variable}: {address}: {problem}")
     intervals: dict[Part, float] = {
         "types": settings.instance_type_interval,
         "on-demand": settings.on_demand_price_interval,
@@ -86,6 +107,8 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         metrics=metrics,
         backup=PriceFeed(settings.price_feed, session) if settings.price_feed else None,
         disk=CatalogueDirectory(Path(directory), region) if directory else None,
+        paid=Committed(settings.commitments, session) if settings.commitments else None,
+        usage_interval_s=settings.usage_interval,
         feed_interval_s=settings.price_feed_interval,
     )
     await controller.restore()
@@ -96,6 +119,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             "on-demand": controller.keep_on_demand,
             "spot": controller.keep_spot,
             "feed": controller.keep_feed,
+            "commitments": controller.keep_commitments,
             "listen": controller.listen,
             "sweep": controller.sweep,
         },

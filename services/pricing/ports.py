@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Literal, Protocol
 
+from nodeyard.cloudprovider.commitments import Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.scarcity import Standing
@@ -26,6 +27,13 @@ class Backup(Protocol):
     """
 
     async def read(self, now: float) -> Feed: ...
+
+
+class Paid(Protocol):
+    """What is paid for already, and what runs. Raise CloudError, or CommitmentsError."""
+
+    async def commitments(self) -> Commitments: ...
+    async def usage(self) -> Usage: ...
 
 
 class Shelf(Protocol):

@@ -15,6 +15,10 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     price_feed: str = ""
     """file, http(s):// or s3:// address of prices for when AWS can't be asked."""
     price_feed_interval: Seconds = 3600.0
+    commitments: str = ""
+    """file, http(s):// or s3:// address of Savings Plans, Reserved Instances and discounts."""
+    usage_interval: Seconds = 60.0
+    """How often it is read what uses them up."""
     catalogue_directory: str = ""
     """Where the last known catalogue is kept besides Redis."""
     refusal_ttl: Seconds = 180.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.ec2.usage import read_usage
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.cli.catalog import app
 from nodeyard.cli.files import read_catalogue_file
@@ -21,7 +23,7 @@ from nodeyard.cloudprovider.errors import InvalidRequest, NotFound, Throttled, U
 from nodeyard.cloudprovider.market import TypeTable
 from nodeyard.local.account.prices import on_demand_usd_per_hour
 from nodeyard.local.account.server import AccountServer
-from tests.support.account import REGION, DialBoard
+from tests.support.account import REGION, AwsClients, DialBoard
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,19 @@ async def test_spot_prices_are_those_in_force(session: Ec2Session, dials: DialBo
     assert sheet.usd["m5.large/eu-west-1b"] == 0.0123
     assert sheet.usd["m5.large/eu-west-1a"] != 0.0123
     assert len(sheet.usd) > 3000
+
+
+async def test_usage_counts_what_runs_on_demand_of_every_owner(session: Ec2Session) -> None:
+    assert await read_usage(session) == {}
+    clients = AwsClients(session_url())
+    clients.template()
+    clients.fleet([("m5.large", "eu-west-1a")], count=2)
+    clients.fleet([("m5.large", "eu-west-1b")], spot=True)
+    assert await read_usage(session) == {("m5.large", "eu-west-1a"): 2.0}
+
+
+def session_url() -> str:
+    return os.environ["AWS_ENDPOINT_URL"]
 
 
 async def test_throttling_is_waited_out(session: Ec2Session, dials: DialBoard) -> None:

@@ -174,6 +174,8 @@ class Offerings(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     PRICED_AT_FIELD_NUMBER: _builtins.int
     RISK_FIELD_NUMBER: _builtins.int
+    LIST_PRICE_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def type(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Index into the list of types."""
@@ -198,6 +200,14 @@ class Offerings(_message.Message):
     def risk(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """USD per hour to add when plans are compared, for the odds of a refusal; left out when there is none."""
 
+    @_builtins.property
+    def list_price(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """USD per hour without commitments and discounts, and what giving one up saves; 0 stands for the price. Left out
+        when all are.
+        """
+
+    @_builtins.property
+    def release(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -209,10 +219,12 @@ class Offerings(_message.Message):
         source: _abc.Iterable[Global___PriceSource.ValueType] | None = ...,
         priced_at: _abc.Iterable[_builtins.float] | None = ...,
         risk: _abc.Iterable[_builtins.float] | None = ...,
+        list_price: _abc.Iterable[_builtins.float] | None = ...,
+        release: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "capacity_type", b"capacity_type", "price", b"price", "priced_at", b"priced_at", "risk", b"risk", "source", b"source", "type", b"type", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "capacity_type", b"capacity_type", "list_price", b"list_price", "price", b"price", "priced_at", b"priced_at", "release", b"release", "risk", b"risk", "source", b"source", "type", b"type", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

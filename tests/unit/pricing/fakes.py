@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
+from nodeyard.cloudprovider.commitments import Commitments
 from nodeyard.cloudprovider.errors import CloudError, Unreachable
 from nodeyard.cloudprovider.feed import Feed
 from nodeyard.cloudprovider.market import FEED, PriceSheet, TypeTable
@@ -56,6 +57,23 @@ class FakeFeed:
             raise self.broken
         usd = dict.fromkeys(("m5.large", "c7g.xlarge"), self.on_demand_usd)
         return Feed(PriceSheet(FEED, now - 1000.0, usd), PriceSheet(FEED, now - 1000.0, {}))
+
+
+class FakeAccount:
+    """Commitments and what uses them up."""
+
+    def __init__(self, commitments: Commitments) -> None:
+        self.paid = commitments
+        self.running: dict[tuple[str, str], float] = {}
+        self.broken: Exception | None = None
+
+    async def commitments(self) -> Commitments:
+        if self.broken is not None:
+            raise self.broken
+        return self.paid
+
+    async def usage(self) -> dict[tuple[str, str], float]:
+        return dict(self.running)
 
 
 class FakeMemory:

@@ -50,7 +50,7 @@ async def test_offerings_are_cheapest_first(http: httpx.AsyncClient, board: Pric
     assert answer["offerings"][0] == {
         "instanceType": "m5.large", "zone": "eu-west-1a", "zoneId": "euw1-az1", "capacityType": "spot",
         "priceUsdPerHour": 0.04, "available": False, "priceSource": "spot-history", "priceAgeSeconds": 10.0,
-        "riskUsdPerHour": 0.0,
+        "riskUsdPerHour": 0.0, "listPriceUsdPerHour": 0.04, "releaseUsdPerHour": 0.04,
         "arch": "amd64", "vcpus": 2, "memoryMiB": 8192,
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
+from nodeyard.cloudprovider.commitments import Commitments, CommitmentsError, SavingsPlan
 from nodeyard.cloudprovider.errors import Unreachable
 from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.market import Market
@@ -19,7 +20,7 @@ from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
 from tests.support.clock import FakeClock, settle
-from tests.unit.pricing.fakes import FakeCloud, FakeFeed, FakeMemory
+from tests.unit.pricing.fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory
 
 SPOT_S, HOURS_S = 300.0, 12 * 3600.0
 REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
@@ -36,6 +37,7 @@ class Replica:
         clock: FakeClock,
         feed: FakeFeed | None = None,
         disk: CatalogueDirectory | None = None,
+        paid: FakeAccount | None = None,
     ) -> None:
         metrics = PricingMetrics(CollectorRegistry())
         self.board = PriceBoard(metrics, trusted_s={"on-demand": 2 * HOURS_S, "spot": 2 * SPOT_S})
@@ -49,6 +51,7 @@ class Replica:
             metrics=metrics,
             backup=feed,
             disk=disk,
+            paid=paid,
             chance=lambda: 0.5,
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -56,7 +59,15 @@ class Replica:
     async def start(self) -> None:
         await self.controller.restore()
         c = self.controller
-        for loop in (c.keep_types, c.keep_on_demand, c.keep_spot, c.listen, c.sweep, c.keep_feed):
+        for loop in (
+            c.keep_types,
+            c.keep_on_demand,
+            c.keep_spot,
+            c.listen,
+            c.sweep,
+            c.keep_feed,
+            c.keep_commitments,
+        ):
             self._tasks.append(asyncio.create_task(loop()))
         await settle()
 
@@ -90,9 +101,13 @@ class World:
         self.replicas: list[Replica] = []
 
     async def replica(
-        self, name: str = "one", feed: FakeFeed | None = None, disk: CatalogueDirectory | None = None
+        self,
+        name: str = "one",
+        feed: FakeFeed | None = None,
+        disk: CatalogueDirectory | None = None,
+        paid: FakeAccount | None = None,
     ) -> Replica:
-        made = Replica(name, self.cloud, self.memory, self.clock, feed, disk)
+        made = Replica(name, self.cloud, self.memory, self.clock, feed, disk, paid)
         self.replicas.append(made)
         await made.start()
         return made
@@ -227,6 +242,34 @@ async def test_an_absurd_price_of_the_feed_is_told_and_not_used(world: World) ->
     replica = await world.replica(feed=FakeFeed(on_demand_usd=900.0))
     assert prices(replica)["m5.large"][1] == "estimate"
     assert replica.board.feed_problems[0].startswith("onDemand[m5.large]: 900 is absurd")
+
+
+async def test_one_more_is_nearly_free_until_the_commitment_is_used_up_in_the_hour(world: World) -> None:
+    account = FakeAccount(Commitments((SavingsPlan("compute", 0.14, discount_percent=30.0),), (), 10.0))
+    replica = await world.replica(paid=account)
+    assert prices(replica)["m5.large"][0] == pytest.approx(1e-8)
+    assert prices(replica, "spot")["m5.large"][0] == 0.04
+    account.running["m5.large", "eu-west-1b"] = 2.0
+    await world.clock.advance(70.0)
+    assert prices(replica)["m5.large"] == (pytest.approx(0.09), "pricing-api")
+    row = replica.market.rows[replica.market.table.index[_type(replica, "m5.large"), 1, "on-demand"]]
+    assert (row.list_price, row.release) == (0.1, pytest.approx(1e-8))
+    account.running.clear()
+    await world.clock.advance(70.0)
+    assert prices(replica)["m5.large"][0] == pytest.approx(1e-8)
+
+
+async def test_commitments_that_cannot_be_read_leave_what_was_known(world: World) -> None:
+    account = FakeAccount(Commitments((SavingsPlan("compute", 0.14, discount_percent=30.0),)))
+    replica = await world.replica(paid=account)
+    account.broken = CommitmentsError("savingsPlans[0].usdPerHour: -1 is out of range")
+    await world.clock.advance(70.0)
+    assert prices(replica)["m5.large"][0] == pytest.approx(1e-8)
+    assert replica.board.commitments_problem == str(account.broken)
+
+
+def _type(replica: Replica, name: str) -> int:
+    return [found.name for found in replica.market.table.types].index(name)
 
 
 async def test_the_disk_makes_a_start_warm_when_everything_else_is_away(world: World, tmp_path: Path) -> None:
