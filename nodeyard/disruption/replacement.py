@@ -24,7 +24,7 @@ def cheaper(node: PlannedNode, gone: Sequence[Candidate], options: Options) -> P
     """The planned node with only the offerings that keep the exchange worth it, or why there are none."""
     paid = sum(c.price_per_hour or 0.0 for c in gone)
     offered = choices(node)
-    left = [ref for ref in offered if ref.price_per_hour < paid - _EPSILON]
+    left = _not_a_mere_removal([ref for ref in offered if ref.price_per_hour < paid - _EPSILON], gone)
     facts: dict[str, str | int | float | bool] = {
         "pricePerHour": paid,
         "cheapestPerHour": min(ref.price_per_hour for ref in offered),
@@ -40,6 +40,15 @@ def cheaper(node: PlannedNode, gone: Sequence[Candidate], options: Options) -> P
         message = "too few cheaper instance types are left for the pool's minValues"
         return Block(Rule.NOT_CHEAPER, message, facts | {"offerings": len(left_or_block)})
     return kept
+
+
+def _not_a_mere_removal(left: list[OfferingRef], gone: Sequence[Candidate]) -> list[OfferingRef]:
+    """Where one of several nodes that go is of a type that would come, keeping it would do: then only what is cheaper
+    than the cheapest such node is left.
+    """
+    types = {ref.instance_type for ref in left}
+    same = [c.price_per_hour or 0.0 for c in gone if c.instance_type in types] if len(gone) > 1 else []
+    return [ref for ref in left if ref.price_per_hour < min(same) - _EPSILON] if same else left
 
 
 def choices(node: PlannedNode) -> list[OfferingRef]:
