@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "local": ("nodeyard.cli.local", "Run everything on this machine: up, down, status, logs, fetch."),
     "demo": ("nodeyard.cli.demo", "Run the main job on this machine and watch it."),
     "catalog": ("nodeyard.cli.catalog", "What the cloud sells and at what price, without a running service."),
+    "replay": ("nodeyard.cli.replay", "Compare policies over a trace of pods and prices, in simulated time."),
     "plan": ("nodeyard.cli.plan", "Say what would be launched for pods described in files."),
 }
 

@@ -1,0 +1,199 @@
+"""The reallocator of a replay: passes, the wait, the second and third look, and commands carried to their end.
+
+`decide`, `validate`, `still_open` and `expired` decide as they do in the service. A pass runs when something changed
+and no sooner than the policy says; a node that has become empty is looked at within seconds. One command begins at a
+time; its old nodes go when its replacements are ready, and it is undone when one of them is lost.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from nodeyard.disruption.expiry import expired
+from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
+from nodeyard.disruption.methods import decide
+from nodeyard.disruption.model import Command, Fate, Move, Options, Planner, View
+from nodeyard.disruption.validation import still_open, validate
+from nodeyard.replay.baseline import remove_empty
+from nodeyard.replay.policy import Kind, Policy
+from nodeyard.replay.world import EPOCH, Schedule, World
+
+EVICTIONS: Final = "evictions"
+_SOON_S: Final = 1.0
+_EMPTY_LOOK_S: Final = 10.0
+_EXPIRY_S: Final = 600.0
+
+
+class _UnderWay:
+    """A command that has begun: old nodes wait for `missing` replacements."""
+
+    def __init__(self, command: Command, replacements: list[str]) -> None:
+        self.command = command
+        self.replacements = replacements
+        self.missing = set(replacements)
+
+
+class Reallocating:
+    """Owned by one replay. Call `changed` after anything that a pass could see."""
+
+    def __init__(
+        self, world: World, policy: Policy, planner: Planner, options: Options,
+        nominated: Mapping[str, float], clock: Callable[[], float], schedule: Schedule,
+    ) -> None:  # fmt: skip
+        self._world = world
+        self._policy = policy
+        self._planner = planner
+        self._options = options
+        self._nominated = nominated
+        self._clock = clock
+        self._schedule = schedule
+        self._under_way: list[_UnderWay] = []
+        self._next_s = policy.pass_every_s
+        self._wakes_s: float | None = None
+        self._deciding = False
+        self._dirty = False
+        self.passes = 0
+        self.moves: list[tuple[float, Command]] = []
+        """When each command began."""
+        self._memory: dict[str, Move] = {}
+        world.on_ready.append(self._arrived)
+        world.on_gone.append(self._lost)
+        if any(pool.expire_after_s is not None for pool in world.snapshot().pools.values()):
+            schedule(_EXPIRY_S, self._expire)
+
+    # --- when to look -------------------------------------------------------------------------------------------------
+    def changed(self) -> None:
+        """The cluster or a price is not what the last pass saw."""
+        self._dirty = True
+        now_s = self._world.now_s
+        if self._world.emptied:
+            window = self._policy.consolidate_after_s
+            if self._policy.kind is Kind.BASELINE:
+                window = self._policy.empty_after_s
+            self._wake(now_s + max(_EMPTY_LOOK_S, window + _SOON_S))
+        elif self._policy.kind is Kind.NODEYARD:
+            self._wake(max(self._next_s, now_s + _SOON_S))
+
+    def _wake(self, at_s: float) -> None:
+        if self._deciding or (self._wakes_s is not None and self._wakes_s <= at_s):
+            return
+        self._wakes_s = at_s
+
+        def due() -> None:
+            if self._wakes_s == at_s:
+                self._wakes_s = None
+                self._look()
+
+        self._schedule(at_s, due)
+
+    def _look(self) -> None:
+        if self._deciding or not self._dirty:
+            return
+        self.passes += 1
+        self._dirty = False
+        self._world.emptied.clear()
+        if self._policy.kind is Kind.BASELINE:
+            self._remove_empty()
+            return
+        outcome = decide(self._view(), self._planner, self._clock)
+        now_s = self._world.now_s
+        if outcome.command is not None:
+            self._deciding = True
+            command = outcome.command
+            self._schedule(now_s + self._policy.validation_wait_s, lambda: self._validated(command))
+            return
+        self._next_s = now_s + self._policy.pass_every_s
+        if not outcome.quiet:
+            self._dirty = True
+            self._wake(self._next_s)
+        if outcome.recheck_at is not None:
+            self._dirty = True
+            self._wake(max(outcome.recheck_at - EPOCH, self._next_s))
+
+    def _view(self) -> View:
+        world = self._world
+        busy = {c.node for u in self._under_way for c in u.command.candidates}
+        busy |= {name for u in self._under_way for name in u.replacements}
+        return View(
+            snapshot=world.snapshot(),
+            catalogues={"": world.catalogue},
+            now=world.wall,
+            nominated=frozenset(n for n, until in self._nominated.items() if until > world.now_s),
+            in_command=frozenset(busy),
+            quiet_since=dict(world.last_pod_event),
+            options=self._options,
+            moves=tuple(self._memory.values()),
+        )
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+    def _validated(self, command: Command) -> None:
+        self._deciding = False
+        self._dirty = True
+        again = validate(command, self._view(), self._planner, self._clock)
+        if isinstance(again, Command) and still_open(again, self._view()) is None:
+            self._begin(again)
+            self._wake(self._world.now_s + _SOON_S)
+        else:
+            self._wake(self._world.now_s + max(_SOON_S, self._policy.validation_wait_s))
+
+    def _begin(self, command: Command) -> None:
+        self.moves.append((self._world.now_s, command))
+        self._remember(command)
+        for node in command.nodes:
+            self._world.taint(node, command.id)
+        replacements = self._world.launch(command.replacements, mark=command.id, promise=False)
+        under_way = _UnderWay(command, replacements)
+        self._under_way.append(under_way)
+        if not replacements:
+            self._finish(under_way)
+
+    def _finish(self, under_way: _UnderWay) -> None:
+        self._under_way.remove(under_way)
+        self._ended(under_way.command, Fate.DONE)
+        for node in under_way.command.nodes:
+            self._world.remove(node, EVICTIONS)
+
+    def _remember(self, command: Command) -> None:
+        now = self._world.wall
+        self._memory = {id_: m for id_, m in self._memory.items() if now - m.at < REMEMBERED_S}
+        came = tuple(f"{n.instance_type}/{n.capacity_type}" for n in command.replacements)
+        left = tuple(offering_of(c) for c in command.candidates)
+        self._memory[command.id] = Move(
+            command.id, command.candidates[0].pool, command.reason, left, came, now
+        )
+
+    def _ended(self, command: Command, fate: Fate) -> None:
+        if (move := self._memory.get(command.id)) is not None:
+            self._memory[command.id] = msgspec.structs.replace(move, fate=fate, ended_at=self._world.wall)
+
+    def _arrived(self, name: str) -> None:
+        for under_way in list(self._under_way):
+            under_way.missing.discard(name)
+            if name in under_way.replacements and not under_way.missing:
+                self._finish(under_way)
+
+    def _lost(self, name: str) -> None:
+        """A replacement that goes before it is ready undoes its command; an old node that goes is no loss."""
+        for under_way in list(self._under_way):
+            if name not in under_way.missing:
+                continue
+            self._under_way.remove(under_way)
+            self._ended(under_way.command, Fate.UNDONE)
+            for node in under_way.command.nodes:
+                self._world.untaint(node)
+
+    def _remove_empty(self) -> None:
+        world = self._world
+        since = world.last_pod_event
+        command = remove_empty(
+            world.snapshot(), world.wall, lambda name: since.get(name, 0.0), self._policy.empty_after_s
+        )
+        if command is not None:
+            self._begin(command)
+
+    def _expire(self) -> None:
+        for claim in expired(self._world.snapshot(), self._world.wall):
+            self._world.counts["expired"] += 1
+            self._world.remove(claim.name, EVICTIONS)
+        self._schedule(self._world.now_s + _EXPIRY_S, self._expire)
