@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nodeyard.provisioning.aggregate import Aggregate, aggregate
 from nodeyard.provisioning.attempt import Draft, Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.domains import cells_of
@@ -25,6 +26,7 @@ _MOST_KINDS = 24
 _MOST_LOTS = 60
 _MOST_HOSTS = 40
 _MOST_SHARES = 8
+_CLOSE = 1.003
 
 
 @dataclass(slots=True)
@@ -131,9 +133,18 @@ class Joint:
         return out
 
     def bound(self, objective: float, spare: Callable[[], float]) -> float:
-        """The bound by patterns."""
+        """The bound by patterns, or by summed room where that proves more."""
         solver = PatternSolver(self.model(), spare)
-        return solver.solve(objective, integer_s=spare() * 0.8, bound_only=True).bound
+        if not solver.lists_all:
+            low = solver.solve(objective, integer_s=0.0).bound
+            if objective <= low * _CLOSE:
+                return low
+            found = self._aggregated(solver, objective, spare() * 0.9)
+            return max(low, found.bound) if found is not None else low
+        return solver.solve(objective, integer_s=spare() * 0.8).bound
+
+    def _aggregated(self, solver: PatternSolver, upper: float, seconds: float) -> Aggregate | None:
+        return aggregate(solver.model, solver.columns, solver.fits, upper, seconds, _CLOSE - 1)
 
     # --- the plan ---------------------------------------------------------------------------------------------------
     def knows_all(self) -> bool:
@@ -152,7 +163,7 @@ class Joint:
 
     def _knows(self, one: PodClass, bearers: dict[int, set[int]], counted: dict[int, set[int]]) -> bool:
         terms = self.setting.classes.terms
-        if one.soft or one.preferred or one.attachments or len(one.ports) != sum(
+        if one.soft or one.preferred or (one.attachments and self.first.attached) or len(one.ports) != sum(
             (p.protocol, p.port) in self.shares.names for p in one.ports
         ):  # fmt: skip
             return False
@@ -163,15 +174,22 @@ class Joint:
                 return False
         return True
 
-    def improve(self, draft: Draft, spare: Callable[[], float]) -> tuple[Draft, float]:
-        """(the better of the draft and the program's plan, the bound)."""
-        solver = PatternSolver(self.model(), spare, (), self._incumbent(draft))
-        answer = solver.solve(draft.cost, integer_s=spare() * 0.9)
-        if answer.nodes and answer.cost < draft.cost - 1e-9:
+    def improve(self, draft: Draft, spare: Callable[[], float]) -> tuple[Draft, float | None]:
+        """(the better of the draft and the program's plan, the bound if all pods are placed)."""
+        model = self.model()
+        known = [] if draft.unplaced else self._incumbent(draft)
+        upper = np.inf if draft.unplaced else draft.cost
+        solver = PatternSolver(model, spare, (), known)
+        low = 0.0
+        if not solver.lists_all and (found := self._aggregated(solver, upper, spare() * 0.5)) is not None:
+            low = found.bound
+            solver.add(_seeds(solver.model, found))
+        answer = solver.solve(upper, integer_s=spare() * 0.95)
+        if answer.nodes and answer.cost < upper - 1e-9:
             better = self._drafted(answer, draft)
-            if better is not None and better.cost < draft.cost - 1e-9:
-                return better, answer.bound
-        return draft, answer.bound
+            if better is not None and better.cost < upper - 1e-9:
+                draft = better
+        return draft, None if draft.unplaced else max(low, answer.bound)
 
     def _incumbent(self, draft: Draft) -> list[tuple[int, Ints, int]]:
         """The draft as the program would write it; nothing where it can't."""
@@ -271,6 +289,29 @@ class Joint:
             if int(term.matched[term.eligible].max()) - term.lowest() > term.term.max_skew:
                 return False
         return True
+
+
+def _seeds(model: Model, found: Aggregate) -> list[tuple[int, Ints]]:
+    """The program's nodes with its pods dealt to them, large pods first, to the emptiest that has room."""
+    out: list[tuple[int, Ints]] = []
+    for place, column in enumerate(found.columns.tolist()):
+        many = int(found.nodes[place])
+        if not many:
+            continue
+        room = model.room[column]
+        free = np.repeat(room[None], many, axis=0)
+        counts = np.zeros((many, model.lots), np.int64)
+        share = (model.request / np.maximum(room, 1e-9)).max(axis=1)
+        for lot in np.argsort(-share, kind="stable").tolist():
+            for _ in range(int(found.pods[lot, place])):
+                able = np.nonzero((free >= model.request[lot] - 1e-9).all(axis=1))[0]
+                if not len(able):
+                    break
+                node = able[np.argmax((free[able] / np.maximum(room, 1e-9)).sum(axis=1))]
+                free[node] -= model.request[lot]
+                counts[node, lot] += 1
+        out += [(column, one) for one in counts]
+    return out
 
 
 def _allowed(setting: Setting, kind: Kind) -> Bools:

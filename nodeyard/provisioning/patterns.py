@@ -8,7 +8,7 @@ the bound.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import highspy
 import numpy as np
@@ -179,6 +179,15 @@ class PatternSolver:
         counts = counts[full]
         return counts if len(counts) <= _MOST_PER_COLUMN else None
 
+    @property
+    def lists_all(self) -> bool:
+        """Whether every pattern is listed and an integer program could hold them all: the answer would be exact."""
+        return not self.broad and len(self.column) <= _MOST_COMPLETE
+
+    def add(self, seeds: Sequence[tuple[int, Ints]]) -> None:
+        """More patterns that may be good."""
+        self._append(seeds)
+
     def _append(self, patterns: Sequence[tuple[int, Ints]]) -> None:
         if patterns:
             self.column = np.concatenate([self.column, np.array([c for c, _ in patterns], np.int64)])
@@ -225,12 +234,8 @@ class PatternSolver:
         self._append(found)
 
     # --- programs -----------------------------------------------------------------------------------------------------
-    def solve(
-        self, upper: float, *, integer_s: float, good_enough: float = 0.002, bound_only: bool = False
-    ) -> Answer:
-        """The bound and, if the time allows, the best plan. `upper`: cost of the best plan known. `bound_only`: no plan
-        is wanted, so integers are asked for only where they could raise the bound.
-        """
+    def solve(self, upper: float, *, integer_s: float, good_enough: float = 0.002) -> Answer:
+        """The bound and, if the time allows, the best plan. `upper`: cost of the best plan known."""
         model = self.model
         if not self.fits.any(axis=1).all() and not model.spreads:
             return Answer(0.0)
@@ -254,8 +259,7 @@ class PatternSolver:
         if not np.isfinite(bound):  # not priced out: charge what the worst pattern still lacks
             return Answer(0.0)
         bound *= 1 - 1e-7
-        idle = bound_only and bool(self.broad)
-        if idle or upper <= bound * (1 + good_enough) or integer_s <= 0 or self.spare() <= 0:
+        if upper <= bound * (1 + good_enough) or integer_s <= 0 or self.spare() <= 0:
             return Answer(bound)
         return self._integer(bound, duals, upper, min(integer_s, self.spare()))
 
@@ -289,7 +293,8 @@ class PatternSolver:
         complete = len(able) <= _MOST_COMPLETE and not self.broad
         kept, self.broad = self.broad, []  # a plan is made of patterns only
         if not complete:
-            able = self._promising(stop + seconds * 0.6)
+            able = self._promising(stop + seconds * 0.75)
+            able = np.union1d(able, self._dive(able, stop + seconds * 0.35, upper))
         able = np.union1d(able, np.array(list(self.start), np.int64))
         solved = self._program(able, max(self.spare() - stop, 0.05), from_start=True)
         self.broad = kept
@@ -298,6 +303,55 @@ class PatternSolver:
         if complete:
             bound = max(bound, min(solved.low * (1 - 1e-9), upper))
         return Answer(bound, solved.value if solved.nodes else np.inf, solved.nodes, solved.delivered)
+
+    def _dive(self, active: Ints, stop: float, upper: float) -> Ints:
+        """Round the program in fractions step by step, each time solving anew for what is left; a plan so found that
+        is cheaper than any known is where the integer program starts. Returns its patterns.
+        """
+        whole, start, cost = self.model, dict[int, float](), 0.0
+        if (
+            whole.spreads
+            or len(whole.demand) != whole.lots
+            or np.isfinite(whole.times).any()
+            or len(whole.left)
+        ):
+            return np.zeros(0, np.int64)
+        left, most = whole.demand.copy(), self.most
+        try:
+            while left.any() and cost < upper:
+                self.model = replace(whole, demand=left)
+                self.most = np.minimum(most, left)
+                solved = self._program(active, None)
+                if solved is None or self.spare() <= stop:
+                    return np.zeros(0, np.int64)
+                before = len(self.column)
+                self._generate(solved.duals)
+                active = np.union1d(active, np.arange(before, len(self.column)))
+                if len(self.column) > before and (solved := self._program(active, None)) is None:
+                    return np.zeros(0, np.int64)
+                for pattern, times in _rounded(solved.times, active, self.counts, left):
+                    start[pattern] = start.get(pattern, 0.0) + times
+                    cost += float(whole.cost[self.column[pattern]]) * times
+                    left = np.maximum(left - self.counts[pattern] * times, 0.0)
+        finally:
+            self.model, self.most = whole, most
+        if left.any() or cost >= upper:
+            return np.zeros(0, np.int64)
+        self._start_with(start)
+        return np.array(list(self.start), np.int64)
+
+    def _start_with(self, start: Mapping[int, float]) -> None:
+        """Start from this plan, each pattern cut down to pods that are really there."""
+        left = self.model.demand.copy()
+        exact: list[tuple[int, Ints]] = []
+        for pattern, times in start.items():
+            for _ in range(int(times)):
+                counts = np.minimum(self.counts[pattern], left).astype(np.int64)
+                left -= counts
+                exact.append((int(self.column[pattern]), counts))
+        first = len(self.column)
+        self._append(exact)
+        self.start = {first + i: 1.0 for i in range(len(exact))}
 
     def _promising(self, stop: float) -> Ints:
         """The patterns nearest to being used where nodes can be bought in fractions but not pods; more are made on
@@ -330,6 +384,22 @@ class PatternSolver:
         return built.solve(seconds, start)
 
 
+def _rounded(times: Floats, active: Ints, counts: Ints, left: Floats) -> list[tuple[int, int]]:
+    """(pattern, times) to fix now: what is whole already, as far as there are pods; else the largest part rounded up."""
+    rest, out = left.copy(), []
+    for i in np.argsort(-times, kind="stable").tolist():
+        pattern = int(active[i])
+        held = counts[pattern] > 0
+        whole = int(times[i] + 1e-6)
+        if whole < 1:
+            break
+        whole = min(whole, int((rest[held] // counts[pattern][held]).min()))
+        if whole > 0:
+            out.append((pattern, whole))
+            rest -= counts[pattern] * whole
+    return out or [(int(active[np.argmax(times)]), 1)]
+
+
 @dataclass(slots=True)
 class _Solution:
     """`duals`: (of lots, of times, of limits), of the program in fractions; `low`: no solution is below."""
@@ -339,6 +409,8 @@ class _Solution:
     low: float
     nodes: list[tuple[int, Ints, int]] = field(default_factory=list)
     delivered: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    times: Floats = field(default_factory=lambda: np.zeros(0))
+    """How often each pattern is bought."""
 
 
 class _Built:
@@ -485,7 +557,8 @@ class _Built:
             scarcity[column] = max(-dual[row], 0.0)
         toll = np.maximum(-dual[self.limit_row : self.limit_row + len(model.left)], 0.0)
         objective = float(info.objective_function_value)
-        return _Solution(objective, (value, scarcity, toll), objective)
+        times = np.array(solution.col_value)[: len(self.column)]
+        return _Solution(objective, (value, scarcity, toll), objective, times=times)
 
     def _completed(self, start: Mapping[int, float]) -> Floats:
         """All variables of the plan that buys these patterns."""

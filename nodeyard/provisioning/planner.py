@@ -22,6 +22,7 @@ from nodeyard.provisioning.field import Rules
 from nodeyard.provisioning.hosts import Hosts, daemons_to_come, hosts_of, settle_claims
 from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.launching import Writer, dearest, names
+from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.mending import Mender
 from nodeyard.provisioning.model import (
     Cost,
@@ -38,8 +39,8 @@ _IMPROVE_SHARE = 0.06
 _IMPROVE_MOST_S = 0.6
 _EXACT_SHARE = 0.15
 _EXACT_MOST_S = 1.5
-_JOINT_SHARE = 0.3
-_JOINT_MOST_S = 3.0
+_JOINT_SHARE = 0.45
+_JOINT_MOST_S = 4.5
 _MANY_PODS = 5_000
 _BOUND_SHARE = 0.15
 _BOUND_MOST_S = 1.5
@@ -130,13 +131,13 @@ def _best_draft(
         def spare(seconds: float) -> Callable[[], float]:
             return lambda: min(seconds * share - (clock() - begin), total())
 
-        later = spare(most + exact) if joint is None else spare(0.0)
+        later = spare(most + (exact if joint is None else exact * 0.6))
         return Attempt(setting, stages, spare(most), total, later).run()
 
     ways = programmes(setting)
     if len(ways) == 1:
         draft, proved = attempt(ways[0], 1.0), None
-        if joint is not None and not draft.unplaced:
+        if joint is not None:
             stop = clock() + min(_JOINT_MOST_S, setting.options.deadline_s * _JOINT_SHARE)
             draft, proved = joint.improve(draft, lambda: min(stop - clock(), total()))
         return draft, total() > 0, proved
@@ -155,7 +156,10 @@ def _best_draft(
 def _joint(setting: Setting) -> Joint | None:
     """The program that decides all at once, where it is small, knows all there is and has more to decide than packing."""
     joint = Joint.of(setting, [(c, c.demand) for c in setting.classes.classes])
-    if joint is None or not (any(k.spread for k in joint.kinds) or joint.host_groups):
+    if joint is None:
+        return None
+    limited = Limits(setting.columns, setting.hosts).any
+    if not (limited or joint.host_groups or any(k.spread for k in joint.kinds)):
         return None
     return joint if joint.knows_all() else None
 
