@@ -139,11 +139,17 @@ def _requirements_drifted(made: Made) -> Drift | None:
             allowed = states_of(requirement)
         except RequirementError:
             continue
-        if not allowed.allows(labels.get(key)):
+        if not any(allowed.allows(value) for value in _values(made, labels, key)):
             has = f"has {labels[key]!r}" if key in labels else "has no such label"
             message = f"pool {made.pool.key} does not allow the node's {key} any more: it {has}"
             return Drift(DriftReason.REQUIREMENTS, message)
     return None
+
+
+def _values(made: Made, labels: Mapping[str, str], key: str) -> tuple[str | None, ...]:
+    """What the node may have there: its label, else what its instance type is known for."""
+    known = made.instance_type.requirements.get(key) if made.instance_type is not None else None
+    return (labels[key],) if key in labels else tuple(known or ()) or (None,)
 
 
 def _class_drifted(made: Made) -> Drift | None:

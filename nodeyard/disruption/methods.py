@@ -5,7 +5,7 @@ and at most one command. Adding a way adds one line to METHODS. Validation asks 
 Source: Karpenter documentation, "Disruption", "Automated Graceful Methods".
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -69,12 +69,12 @@ def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
     run = Pass(view, planner, clock)
     allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
     proposals: dict[str, Proposal] = {}
-    stopped: dict[str, Counter[Rule]] = {}
+    judged: dict[str, tuple[Proposal, ...]] = {}
     command: Command | None = None
     for method in METHODS:
         found = method(run)
         proposals |= {p.node: p for p in found.proposals if _tells_more(p, proposals.get(p.node))}
-        stopped[method.__name__] = Counter(p.blocks[0].rule for p in found.proposals if p.blocks)
+        judged[method.__name__] = found.proposals
         command = found.command
         if command is not None:
             break
@@ -86,7 +86,7 @@ def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
         recheck_at=_recheck_at(run),
         complete=run.complete,
         allowed=allowed,
-        stopped=stopped,
+        judged=judged,
         cost=_cost(run),
     )
 

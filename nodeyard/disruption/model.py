@@ -6,6 +6,7 @@ Source: Karpenter documentation, "Disruption".
 """
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -220,7 +221,11 @@ class Outcome(msgspec.Struct, frozen=True):
     complete: bool = True
     allowed: Mapping[PoolKey, Mapping[Reason, int]] = {}
     """How many nodes of each pool the budgets let go before this pass."""
-    stopped: Mapping[str, Mapping[Rule, int]] = {}
-    """By method, how many nodes each rule was the first to keep."""
+    judged: Mapping[str, tuple[Proposal, ...]] = {}
+    """By method, what it made of the nodes that it is for."""
     cost: Mapping[PoolKey, float] = {}
     """Rent and node charges of each pool's nodes, as far as prices are known."""
+
+    def stopped(self, method: str) -> Mapping[Rule, int]:
+        """How many nodes each rule was the first to keep."""
+        return Counter(p.blocks[0].rule for p in self.judged.get(method, ()) if p.blocks)

@@ -154,9 +154,9 @@ def _judge(run: Pass, candidate: Candidate, reason: Reason, due: Due) -> tuple[P
     """What would become of the node. Its pods go where they can stay; only where that is not possible do they go to
     others that are due themselves.
     """
-    plan = run.simulation.without([candidate], frozenset(due))
+    plan = run.simulation.without([candidate], frozenset(due), windows=False)
     if _refused(plan, candidate) is not None:
-        plan = run.simulation.without([candidate])
+        plan = run.simulation.without([candidate], windows=False)
     refused = _refused(plan, candidate)
     if refused is not None:
         block = Block(

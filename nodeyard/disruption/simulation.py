@@ -44,8 +44,12 @@ class Simulation:
             self._settled = self._settle()
         return self._settled
 
-    def without(self, gone: Iterable[Candidate], closed: frozenset[str] = frozenset()) -> Plan:
-        """The plan for the pods of `gone` once those nodes are away; `closed`: more nodes they may not go to."""
+    def without(
+        self, gone: Iterable[Candidate], closed: frozenset[str] = frozenset(), *, windows: bool = True
+    ) -> Plan:
+        """The plan for the pods of `gone` once those nodes are away. `closed`: more nodes they may not go to;
+        `windows` False: they may go to nodes inside their consolidateAfter window.
+        """
         gone = tuple(gone)
         cluster = self.cluster()
         nodes = frozenset(c.node for c in gone)
@@ -58,7 +62,7 @@ class Simulation:
                 without_nodes=nodes | self._leaving,
                 without_claims=frozenset(c.claim for c in gone if c.claim),
                 uninitialized_targets=False,
-                closed_nodes=(self._closed | closed) - nodes,
+                closed_nodes=((self._closed if windows else self._view.in_command) | closed) - nodes,
             )
         )
 

@@ -54,6 +54,7 @@ def wave_of(snapshot: Snapshot, pool: str, now: float, pause_s: float) -> Wave:
         if c.annotations.get(keys.DISRUPTION_REASON) == Reason.DRIFTED.value
         and c.created_at >= began
         and not c.deleting
+        and not c.is_true(DRIFTED)
     ]
     return Wave(len(made), sum(healthy(snapshot, c, now, pause_s) for c in made))
 

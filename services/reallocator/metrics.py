@@ -107,7 +107,8 @@ class ReallocatorMetrics:
 
     def observe_pass(self, outcome: Outcome) -> None:
         """Set what one pass tells: what kept nodes, and what runs costs."""
-        for method, stopped in outcome.stopped.items():
+        for method in outcome.judged:
+            stopped = outcome.stopped(method)
             for rule in Rule:
                 self.blocked.labels(method, rule.value).set(stopped.get(rule, 0))
         self.cost.clear()

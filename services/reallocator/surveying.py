@@ -1,7 +1,7 @@
 """The proposals as they stand: the last judgement of every node, kept between passes.
 
-Says in the journal and as an event when what is proposed for a node, or what stops it, becomes something else; the
-same thing twice is said once. Neighbours: `controller` (passes), `servicer` (who asks).
+Says in the journal and as an event when what a method proposes for a node, or what stops it, becomes something else;
+the same thing twice is said once. Neighbours: `controller` (passes), `servicer` (who asks).
 """
 
 from nodeyard.disruption.model import Outcome, Proposal, Rule
@@ -23,7 +23,7 @@ class Proposals:
     def __init__(self, chronicle: Chronicle) -> None:
         self._chronicle = chronicle
         self._by_node: dict[str, Proposal] = {}
-        self._said: dict[str, str] = {}
+        self._said: dict[tuple[str, str], str] = {}
         self._at = 0.0
 
     @property
@@ -44,26 +44,28 @@ class Proposals:
     async def take(self, outcome: Outcome, snapshot: Snapshot) -> None:
         """Takes a pass in and says what is new."""
         self.show(outcome, snapshot)
-        self._said = {node: said for node, said in self._said.items() if node in self._by_node}
-        for proposal in outcome.proposals:
-            said = signature(proposal)
-            if self._said.get(proposal.node) != said:
-                self._said[proposal.node] = said
-                await self._say(proposal, snapshot)
+        self._said = {key: said for key, said in self._said.items() if key[1] in self._by_node}
+        for method, proposals in outcome.judged.items():
+            for proposal in proposals:
+                said, key = signature(proposal), (method, proposal.node)
+                if self._said.get(key) != said:
+                    self._said[key] = said
+                    await self._say(method, proposal, snapshot)
 
-    async def _say(self, proposal: Proposal, snapshot: Snapshot) -> None:
+    async def _say(self, method: str, proposal: Proposal, snapshot: Snapshot) -> None:
         if not proposal.blocks:
             new = proposal.replacement
             await self._chronicle.decided(
                 "proposed", f"node/{proposal.node}", proposal.reason or "Keep",
                 f"{proposal.action.value.lower()}" + (f" by {new.instance_type} in {new.zone}" if new else ""),
                 quiet=True, saves_per_hour=round(proposal.saves_per_hour, 6), evictions=proposal.evictions,
-                price_per_hour=proposal.price_per_hour or 0.0,
+                price_per_hour=proposal.price_per_hour or 0.0, method=method,
             )  # fmt: skip
             return
         first = proposal.blocks[0]
         await self._chronicle.decided(
-            "blocked", f"node/{proposal.node}", first.rule.value, first.message, quiet=True, **first.facts
+            "blocked", f"node/{proposal.node}", first.rule.value, first.message, quiet=True,
+            **(first.facts | {"method": method}),
         )  # fmt: skip
         node = snapshot.nodes.get(proposal.node)
         if node is not None and first.rule in _BY_POD:

@@ -10,6 +10,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.node import Condition, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, Subnet
 from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.drift import DRIFTED, Drift, DriftReason, drift_marks, drift_of, drifted_since
 from nodeyard.provisioning.claims import HASH_VERSION, LaunchRecord, TemplateChoice, record_annotations
 from nodeyard.state.cluster import Kind
@@ -141,6 +142,19 @@ def test_a_requirement_for_a_label_that_the_node_lacks_drifts_it() -> None:
     assert drift.reason is DriftReason.REQUIREMENTS
     build.pool(hash="p1", requirements=(Requirement("team", "DoesNotExist"),))
     assert found(build) is None
+
+
+def test_a_label_that_is_missing_but_true_of_the_instance_type_drifts_nothing() -> None:
+    build = Builder()
+    as_made(build)
+    category = Requirement(keys.INSTANCE_CATEGORY, "In", ("m",))
+    build.pool(hash="p1", requirements=(category,))
+    assert found(build) is not None
+    known = catalogue()
+    kind = known.by_name["m5.xlarge"]
+    told = msgspec.structs.replace(kind, requirements={**kind.requirements, keys.INSTANCE_CATEGORY: ("m",)})
+    snapshot = build.snapshot
+    assert drift_of(snapshot.claims["a-c"], snapshot, {"default": Catalogue([told], "1")}) is None
 
 
 def test_the_condition_is_written_once_and_taken_off_when_the_change_is_undone() -> None:

@@ -113,6 +113,15 @@ def test_drift_does_not_wait_for_consolidate_after(scene: Scene) -> None:
     assert scene.command(quiet_since={"a": NOW - 1}).nodes == ("a",)
 
 
+def test_pods_of_drifted_nodes_may_go_to_nodes_that_are_not_quiet_yet(scene: Scene) -> None:
+    scene.pool(after=300.0, hash="new")
+    scene.drifted("a")
+    scene.node("b", "m5.4xlarge", claim={"annotations": FRESH})
+    scene.pod("keeps-it", "b")
+    command = scene.command(quiet_since={"a": NOW - 10, "b": NOW - 10})
+    assert (command.reason, command.action) == (Reason.DRIFTED, Action.DELETE)
+
+
 def test_a_node_whose_pods_have_no_place_stays_says_so_and_the_next_goes_on(scene: Scene) -> None:
     scene.shape("huge", 16000)
     scene.drifted("a", 900.0, pods=0)
@@ -183,7 +192,7 @@ def test_a_closed_budget_for_drift_keeps_the_node_and_not_quietly(scene: Scene) 
     assert outcome.command is None
     assert rule_of(outcome, "a") is Rule.BUDGET
     assert not outcome.quiet
-    assert outcome.stopped["drift"] == {Rule.BUDGET: 1}
+    assert outcome.stopped("drift") == {Rule.BUDGET: 1}
 
 
 # --- fairness between pools -------------------------------------------------------------------------------------------
@@ -256,6 +265,15 @@ def test_a_replacement_that_is_not_ready_or_whose_pods_break_stops_the_waves(sce
 def test_replacements_of_an_earlier_change_do_not_count(scene: Scene) -> None:
     scene.drifted("old", 100.0)
     scene.renewed("from-last-week", age=1000.0)
+    assert wave_of(scene.snapshot, "default", NOW, 0.0) == Wave(0, 0)
+
+
+def test_a_replacement_that_has_drifted_itself_proves_nothing(scene: Scene) -> None:
+    scene.drifted("old", 100.0)
+    scene.renewed("new")
+    claim = scene.snapshot.claims["new-c"]
+    said = Condition(DRIFTED, "True", "NodeClassDrift", "", NOW - 10)
+    scene.put(Kind.NODE_CLAIM, "new-c", msgspec.structs.replace(claim, conditions=(*claim.conditions, said)))
     assert wave_of(scene.snapshot, "default", NOW, 0.0) == Wave(0, 0)
 
 

@@ -121,6 +121,18 @@ async def test_a_drifted_node_goes_after_its_replacement_which_says_why_it_was_m
     assert (move.reason, move.fate) == (Reason.DRIFTED, Fate.DONE)
 
 
+async def test_every_method_says_why_it_left_a_node_alone_and_says_it_once(scene: Scene) -> None:
+    scene.world.build.pool(hash="new", budgets=(Budget("0", reasons=("Drifted",)),))
+    scene.world.node("a", "m5.large", claim={"annotations": STAMPED}, capacity_type=keys.SPOT)
+    scene.world.build.pod("p", "a")
+    await scene.decide()
+    await scene.decide()
+    told = [(d.facts["method"], d.reason) for d in scene.replica.notes.decisions if d.kind == "blocked"]
+    assert told == [("drift", "Budget"), ("underutilization", "NotCheaper")]
+    (proposal,) = await scene.replica.disruption.list_proposals()
+    assert (proposal.reason, proposal.blocks[0].rule) == (Reason.DRIFTED, Rule.BUDGET)
+
+
 # --- moves ----------------------------------------------------------------------------------------------------------------
 async def replacing(scene: Scene) -> str:
     scene.world.node("old", "m5.4xlarge")
