@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "catalog": ("nodeyard.cli.catalog", "What the cloud sells and at what price, without a running service."),
     "replay": ("nodeyard.cli.replay", "Compare policies over a trace of pods and prices, in simulated time."),
     "plan": ("nodeyard.cli.plan", "Say what would be launched for pods described in files."),
+    "simulate": ("nodeyard.cli.simulate", "Say what the reallocator would make of a cluster."),
 }
 
 

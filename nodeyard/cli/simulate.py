@@ -1,0 +1,137 @@
+"""`nodeyard simulate`: what the reallocator would make of a cluster, from files or read from a running one.
+
+`consolidate` plays a consolidation to its end: the nodes that would be left, the steps there, the bound that says how
+far that is from the cheapest there can be, and why each node that stays does. Writes nothing. Exit status as for
+`nodeyard plan`: 0, 3 where some pods have no place at the end, 2 for unusable input.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import time
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nodeyard.cli.files import Found, InputError
+from nodeyard.cli.market import REGION, catalogues
+from nodeyard.cli.plan import SOME_LEFT, UNUSABLE, gathered, snapshot_of_found
+from nodeyard.disruption.completing import completed
+from nodeyard.disruption.consolidation import Play, Played, Settings
+from nodeyard.disruption.model import Options as DisruptionOptions
+from nodeyard.disruption.model import View
+from nodeyard.disruption.report import played_json
+from nodeyard.provisioning.model import Options
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+class Output(enum.StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.callback()
+def simulate() -> None:
+    """What the reallocator would make of a cluster. Changes nothing."""
+
+
+@app.command()
+def consolidate(
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filename",
+            "-f",
+            help="Objects: a file, a directory, or - for standard input (repeatable). [default: the current cluster]",
+        ),
+    ] = None,
+    kubeconfig: Annotated[str | None, typer.Option(help="Read the rest from this cluster.")] = None,
+    catalog: Annotated[str | None, typer.Option(help="What is on sale: a JSON Lines file.")] = None,
+    pricing: Annotated[
+        str | None, typer.Option(help="What is on sale: HOST:PORT of the pricing service.")
+    ] = None,
+    region: Annotated[
+        str, typer.Option(help="Region of the simulated account, where neither is given.")
+    ] = REGION,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to show it.")] = Output.TABLE,
+    node_charge: Annotated[
+        float, typer.Option(help="USD per node-hour added to the rent when plans are compared.", min=0)
+    ] = 0.01,
+    disruption_price: Annotated[
+        float,
+        typer.Option(
+            help="USD per hour that the eviction of one pod of no priority must save to be worth it.", min=0
+        ),
+    ] = Settings().disruption_usd,
+    spot_to_spot: Annotated[
+        bool, typer.Option(help="Exchange spot nodes for other spot nodes too.")
+    ] = Settings().spot_to_spot,
+    deadline: Annotated[
+        float, typer.Option(help="Seconds after which the best found so far is taken.", min=0.1)
+    ] = Settings().seconds,
+) -> None:
+    """Play a consolidation to its end: nodes left, steps there, and how far from the least possible that is."""
+    try:
+        found = gathered(files or [], kubeconfig)
+        snapshot = snapshot_of_found(found)
+        now = time.time()
+        offered = catalogues(snapshot, file=catalog, pricing=pricing, region=region, now=now)
+    except InputError as error:
+        print(f"nodeyard simulate: {error}", file=sys.stderr)
+        raise typer.Exit(UNUSABLE) from error
+    view = View(
+        completed(snapshot, offered, _uncounted(found)),
+        offered,
+        now,
+        options=DisruptionOptions(node_charge_usd_per_hour=node_charge),
+    )
+    settings = Settings(disruption_usd=disruption_price, spot_to_spot=spot_to_spot, seconds=deadline)
+    played = Play(view, Options(node_charge_usd_per_hour=node_charge), settings, time.monotonic).run()
+    if output is Output.JSON:
+        sys.stdout.buffer.write(
+            msgspec.json.format(msgspec.json.encode(played_json(played)), indent=1) + b"\n"
+        )
+    else:
+        Console(width=None if sys.stdout.isatty() else 160).print(_table(played), *_lines(played), sep="\n")
+    if played.unplaced:
+        raise typer.Exit(SOME_LEFT)
+
+
+def _uncounted(found: list[Found]) -> set[str]:
+    """Keys of PodDisruptionBudgets whose status does not say how many pods may go."""
+    out = set()
+    for item in found:
+        if item.object.get("kind") == "PodDisruptionBudget":
+            status: dict[str, Any] = item.object.get("status") or {}
+            if status.get("disruptionsAllowed") is None:
+                meta = item.object["metadata"]
+                out.add(f"{meta.get('namespace') or 'default'}/{meta['name']}")
+    return out
+
+
+def _table(played: Played) -> Table:
+    table = Table("step", "remove", "add", "evictions", "saves $/h", "reason", title="steps")
+    for number, step in enumerate(played.steps, 1):
+        table.add_row(
+            str(number), ", ".join(step.remove), ", ".join(step.add), str(step.evictions),
+            f"{step.saves_per_hour:.4f}", step.reason,
+        )  # fmt: skip
+    return table
+
+
+def _lines(played: Played) -> list[str]:
+    before, after = played.before, played.after
+    lines = [
+        f"before: {len(before.places)} nodes, {before.rent:.4f} USD/h rent, {before.cost:.4f} with charges",
+        f"after:  {len(after.places)} nodes, {after.rent:.4f} USD/h rent, {after.cost:.4f} with charges",
+        f"bound:  {played.bound:.4f} USD/h for any cluster that holds these pods",
+    ]
+    stays = [
+        f"{name}: {block.message}" for name, block in sorted(played.kept.items()) if name in after.places
+    ]
+    return [*lines, *(f"kept {text}" for text in stays), *(f"no place for {pod}" for pod in played.unplaced)]

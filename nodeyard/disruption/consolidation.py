@@ -1,0 +1,293 @@
+"""A consolidation played to its end: search for the cheapest cluster, step towards it, and again from there.
+
+`Play` takes one view of a cluster and says what it would become, in which steps, which nodes stay and why, and how
+far the end is from the least possible. Waits are skipped (consolidateAfter, windows of budgets); gates are not. The
+live loop takes the first step of the same play. Neighbours: `search`, `unfolding`, `candidates` for the gates.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pod import PodKey
+from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, PoolKey
+from nodeyard.disruption.arrangement import Arrangement, Place, place_of, problem_of
+from nodeyard.disruption.budgets import limit
+from nodeyard.disruption.candidates import candidates
+from nodeyard.disruption.evictability import PodGuard, eviction_cost
+from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
+from nodeyard.disruption.neighbours import TopologyGuard
+from nodeyard.disruption.search import Clock, Ground, Search, Target
+from nodeyard.disruption.unfolding import RISE, Pace, Step, Unfolding
+from nodeyard.provisioning.model import Options, Plan
+from nodeyard.provisioning.planner import plan
+
+_LEAST_GAIN = 5e-4
+_WEEK_H = 168
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """`disruption_usd`: USD per hour that one unit of eviction cost (a pod of no priority) must save to be worth it.
+    `seconds`: for the whole play. `rise`: how far rent may rise on the way.
+    """
+
+    disruption_usd: float = 1e-5
+    spot_to_spot: bool = True
+    seconds: float = 10.0
+    rise: float = RISE
+
+
+class Played(msgspec.Struct, frozen=True):
+    """`kept`: node that stays -> the rule that keeps it. Money is USD per hour."""
+
+    before: Arrangement
+    after: Arrangement
+    steps: tuple[Step, ...]
+    kept: Mapping[str, Block]
+    bound: float
+    unplaced: tuple[PodKey, ...] = ()
+    seconds: float = 0.0
+
+
+class _Way(msgspec.Struct, frozen=True):
+    """Steps, what they lead to, and pods that still have no node then."""
+
+    steps: list[Step]
+    after: Arrangement
+    homeless: tuple[PodKey, ...]
+
+
+class Play:
+    """One consolidation of one view."""
+
+    def __init__(self, view: View, options: Options, settings: Settings, clock: Clock) -> None:
+        self.view, self.options, self.settings, self.clock = view, options, settings, clock
+        self.began = clock()
+        snapshot = view.snapshot
+        self.found = candidates(view)
+        self.guard, self.pods = TopologyGuard(snapshot), PodGuard(snapshot, view.now)
+        self.homeless = tuple(
+            sorted(
+                key
+                for key, pod in snapshot.pods.items()
+                if not (pod.node or pod.finished or pod.daemon or pod.terminating)
+            )
+        )
+        self._allowed: dict[tuple[PoolKey, Reason, int], int | None] = {}
+        self.kept = {c.node: block for c in self.found if (block := self._block(c)) is not None}
+        self.start = self._start()
+
+    # --- what may move ------------------------------------------------------------------------------------------------
+    def _start(self) -> Arrangement:
+        snapshot = self.view.snapshot
+        places: dict[str, Place] = {}
+        held: dict[str, tuple[PodKey, ...]] = {}
+        for candidate in self.found:
+            node = snapshot.nodes[candidate.node]
+            places[candidate.node] = place_of(candidate, node, candidate.node not in self.kept)
+        for name, node in snapshot.nodes.items():
+            if name not in places:
+                places[name] = Place(node)
+                self.kept[name] = Block(Rule.NO_POOL, "it belongs to no NodePool")
+            held[name] = tuple(
+                sorted(k for k in snapshot.pods_on.get(name, ()) if not snapshot.pods[k].daemon)
+            )
+        return Arrangement(snapshot, places, held)
+
+    def _block(self, candidate: Candidate) -> Block | None:
+        """The first rule that keeps the node for good."""
+        if candidate.blocks:
+            return candidate.blocks[0]
+        if candidate.price_per_hour is None:
+            return Block(
+                Rule.NO_PRICE, "no price is known for its offering", {"type": candidate.instance_type}
+            )
+        pool = self.view.snapshot.pools[candidate.pool]
+        reason = Reason.UNDERUTILIZED if candidate.pods else Reason.EMPTY
+        if candidate.pods and pool.disruption.policy not in (WHEN_UNDERUTILIZED, BALANCED):
+            return Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
+        if pool.disruption.consolidate_after_s is None:
+            return Block(Rule.NEVER, f"pool {pool.key} never consolidates")
+        nodes = sum(c.pool == candidate.pool for c in self.found)
+        if self.allowed(candidate.pool, reason, nodes) == 0:
+            return Block(
+                Rule.BUDGET, f"the budgets of pool {pool.key} let no node go", {"reason": reason.value}
+            )
+        return None
+
+    def allowed(self, key: PoolKey, reason: Reason, nodes: int) -> int | None:
+        """How many nodes may go at once, now or in the first hour of the week that lets any go; None: no limit."""
+        known = (key, reason, nodes)
+        if known not in self._allowed:
+            pool = self.view.snapshot.pools[key]
+            most: int | None = 0
+            scheduled = any(b.schedule for b in pool.disruption.budgets)
+            for hour in range(_WEEK_H if scheduled else 1):
+                most = limit(pool, reason, nodes, self.view.now + hour * 3600.0)
+                if most != 0:
+                    break
+            self._allowed[known] = most
+        return self._allowed[known]
+
+    # --- the play -------------------------------------------------------------------------------------------------------
+    def run(self) -> Played:
+        """Search and step until nothing more is gained."""
+        until = self.began + self.settings.seconds
+        self.ceiling = self.start.rent * (1 + self.settings.rise)
+        self.pace = Pace(self.allowed, self.ceiling, self.settings.spot_to_spot)
+        target = self._search(self.start).run(self._share(until, 0.4))
+        self._note(target)
+        way = self._towards(target)
+        wanted = max(target.bound, target.arrangement.cost) * (1 + _LEAST_GAIN)
+        if way.after.cost > wanted:
+            half = (self.start.cost + target.arrangement.cost) / 2
+            if way.after.cost > half and not self.homeless:
+                way = _Way([], self.start, ())
+            way = self._onwards(way, until)
+        now = way.after
+        for name in now.places:
+            if name in self.start.places and name not in self.kept:
+                self.kept[name] = Block(
+                    Rule.NOT_CHEAPER, "no set of nodes found that holds its pods costs less"
+                )
+        least = min(target.bound, now.cost)
+        return Played(
+            self.start, now, tuple(way.steps), self.kept, least, way.homeless, self.clock() - self.began
+        )
+
+    def _share(self, until: float, share: float) -> float:
+        now = self.clock()
+        return now + max(0.3, (until - now) * share)
+
+    def _towards(self, target: Target) -> "_Way":
+        steps, after = Unfolding(
+            self.start, target.arrangement, self.guard, self.pods, self.pace, self._park
+        ).run(self.homeless)
+        steps, after = self._worthwhile(self.start, steps, after)
+        placed = {key for held in after.held.values() for key in held}
+        return _Way(steps, after, tuple(key for key in self.homeless if key not in placed))
+
+    def _onwards(self, way: "_Way", until: float) -> "_Way":
+        """Further exchanges, each of which may be made as it is."""
+        search = self._search(way.after)
+        moves = search.stepwise(until, _Permit(self))
+        steps, now = list(way.steps), way.after
+        for move in moves:
+            before, evicted = now, [key for name in move.gone for key in now.held[name]]
+            now = now.copy()
+            arriving: dict[str, list[PodKey]] = {}
+            for key, node in move.moves.items():
+                arriving.setdefault(node, []).append(key)
+            now.replace(move.gone, move.made, arriving)
+            reason = Reason.UNDERUTILIZED if evicted else Reason.EMPTY
+            steps.append(
+                Step(
+                    move.gone, tuple(p.name for p in move.made), len(evicted), before.cost - now.cost,
+                    reason.value, move.moves,
+                )
+            )  # fmt: skip
+        return _Way(steps, now, way.homeless)
+
+    def _search(self, now: Arrangement) -> Search:
+        pods = self.view.snapshot.pods
+        moving = [key for held in now.held.values() for key in held]
+        cost = {
+            key: max(0.0, eviction_cost(pods[key], self.view.snapshot.shape(pods[key]))) for key in moving
+        }
+        placed = {key for held in now.held.values() for key in held}
+        homeless = tuple(key for key in self.homeless if key not in placed)
+        ground = Ground(self.view.catalogues, self.options, self.view.now, cost, self.settings.disruption_usd)
+        return Search(ground, now, homeless, self.guard, self.clock)
+
+    def _note(self, target: Target) -> None:
+        for name, why in target.stuck.items():
+            self.kept[name] = Block(Rule.UNPLACED, why)
+
+    def _park(self, now: Arrangement, name: str, closed: object) -> dict[PodKey, str] | None:
+        """Room for one node's pods on nodes that go later."""
+        assert isinstance(closed, (set, frozenset))
+        problem = problem_of(
+            now,
+            self.view.catalogues,
+            self.view.now,
+            {name},
+            now.held[name],
+            closed=closed,
+            allow_new_nodes=False,
+        )
+        made = plan(problem, msgspec.structs.replace(self.options, bound=False, deadline_s=1.0), self.clock)
+        if made.unschedulable:
+            return None
+        return {key: placement.node for placement in made.existing for key in placement.pods}
+
+    def _worthwhile(
+        self, start: Arrangement, steps: list[Step], after: Arrangement
+    ) -> tuple[list[Step], Arrangement]:
+        """The steps up to the cheapest moment: what comes after it was cut short and does not pay."""
+        if not steps:
+            return steps, start
+        saved, best, at = 0.0, 0.0, 0
+        for number, step in enumerate(steps, 1):
+            saved += step.saves_per_hour - self.settings.disruption_usd * step.evictions
+            if saved > best + 1e-9 or step.reason == "Pending":
+                best, at = saved, number
+        if at == len(steps):
+            return steps, after
+        return steps[:at], replayed(start, steps[:at], after)
+
+
+class _Permit:
+    """What one step may do: rent, budgets of pools and pods, spot for spot."""
+
+    def __init__(self, play: Play) -> None:
+        self.play = play
+        self.ceiling = play.ceiling
+
+    def most(self, now: Arrangement, pool: PoolKey) -> int | None:
+        """How many nodes of the pool may go at once."""
+        return self.play.allowed(pool, Reason.UNDERUTILIZED, sum(p.pool == pool for p in now.places.values()))
+
+    def allows(self, now: Arrangement, gone: Sequence[str], made: Plan) -> bool:
+        """Whether an exchange keeps within the ceiling and the budgets."""
+        if made.nodes and now.rent + made.cost.price_per_hour > self.ceiling + 1e-9:
+            return False
+        spot = any(n.capacity_type == keys.SPOT for n in made.nodes)
+        only_spot = all(now.places[n].capacity_type == keys.SPOT for n in gone)
+        if spot and only_spot and not self.play.settings.spot_to_spot:
+            return False
+        return self._within_budgets(now, gone) and self._within_pdbs(now, gone)
+
+    def _within_budgets(self, now: Arrangement, gone: Sequence[str]) -> bool:
+        nodes = Counter(p.pool for p in now.places.values())
+        many = Counter(
+            (now.places[n].pool, Reason.UNDERUTILIZED if now.held[n] else Reason.EMPTY) for n in gone
+        )
+        for (pool, reason), count in many.items():
+            most = self.play.allowed(pool, reason, nodes[pool])
+            if most is not None and count > most:
+                return False
+        return True
+
+    def _within_pdbs(self, now: Arrangement, gone: Sequence[str]) -> bool:
+        """One node may hold more of a budget's pods than may go at once: its drain takes turns."""
+        evicted: Counter[str] = Counter()
+        room: dict[str, int] = {}
+        for key in (key for name in gone for key in now.held[name]):
+            for pdb in self.play.pods.pdbs_of(self.play.view.snapshot.pods[key]):
+                evicted[pdb.key] += 1
+                room[pdb.key] = pdb.disruptions_allowed
+        return len(gone) == 1 or all(count <= room[key] for key, count in evicted.items())
+
+
+def replayed(start: Arrangement, steps: list[Step], known: Arrangement) -> Arrangement:
+    """The arrangement after these steps; `known` has the nodes that are made."""
+    now = start.copy()
+    made = dict(known.places)
+    for step in steps:
+        moves: dict[str, list[PodKey]] = {}
+        for key, node in step.moves.items():
+            moves.setdefault(node, []).append(key)
+        now.replace(step.remove, [made[n] for n in step.add], moves)
+    return now

@@ -1,0 +1,187 @@
+"""Terms between pods, counted over a whole arrangement: what is broken where, so that no step makes anything worse.
+
+`TopologyGuard` knows the hard terms of all shapes in use and answers with how far each is exceeded in each domain.
+A step is sound where nothing is exceeded further than before it: what a cluster brought along broken may stay so.
+It also knows which pods have terms over zones and the like (`involved`), which may only be moved within them or with
+all others in view. Source: Kubernetes API reference, PodAffinityTerm, TopologySpreadConstraint.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import Node
+from nodeyard.api.pod import PodShape, ShapeId
+from nodeyard.api.selectors import PodAffinity
+from nodeyard.disruption.arrangement import Arrangement
+from nodeyard.provisioning.classes import rule_of
+from nodeyard.provisioning.labelled import Labelled, NodeRule, coded
+from nodeyard.scheduling.topology import TermKind, TopologyTerm, namespaces_by_label, terms_of
+from nodeyard.state.cluster import Snapshot
+
+Excess = Mapping[tuple[int, str], int]
+"""(term, domain) -> how many pods stand there against the term."""
+
+
+class TopologyGuard:
+    """The terms of one snapshot's shapes."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        used = {p.shape for p in snapshot.pods.values() if not p.finished}
+        shapes = [snapshot.shapes[i] for i in sorted(used)]
+        known = {name: n.labels for name, n in snapshot.namespaces.items()}
+        namespaces_of = namespaces_by_label({**{s.namespace: {} for s in shapes}, **known})
+        numbers: dict[tuple[TopologyTerm, NodeRule | None], int] = {}
+        carried: defaultdict[ShapeId, list[int]] = defaultdict(list)
+        for shape in shapes:
+            if not _has_terms(shape):
+                continue
+            for term in terms_of(shape, namespaces_of):
+                if not term.soft:
+                    rule = _counted_on(term, shape)
+                    carried[shape.id].append(numbers.setdefault((term, rule), len(numbers)))
+        self.terms = [term for term, _ in numbers]
+        self._rules = [rule for _, rule in numbers]
+        self._carried = dict(carried)
+        self._matched = {
+            s.id: [n for n, t in enumerate(self.terms) if t.group.selects(s.namespace, s.labels)] for s in shapes
+        } if self.terms else {}  # fmt: skip
+        self.keys = tuple(sorted({t.key for t in self.terms if not t.per_host}))
+        wide = {n for n, t in enumerate(self.terms) if not t.per_host}
+        together = {n for n, t in enumerate(self.terms) if t.per_host and t.kind is TermKind.AFFINITY}
+        self.involved = frozenset(s.id for s in shapes if wide & self._terms(s.id))
+        """Shapes that a term over domains other than nodes binds or counts."""
+        self.gathered = frozenset(s.id for s in shapes if together & self._terms(s.id))
+        """Shapes that must share a node with others, or others with them."""
+        self._eligible: dict[tuple[int, str], bool] = {}
+
+    def _terms(self, shape: ShapeId) -> set[int]:
+        return {*self._carried.get(shape, ()), *self._matched.get(shape, ())}
+
+    def cell(self, node: Node) -> tuple[str, ...]:
+        """The domains a node is in, of every key that some term asks about."""
+        return tuple(node.labels.get(key, "") for key in self.keys)
+
+    def excess(self, arrangement: Arrangement) -> Excess:
+        """Everything that stands against a term now."""
+        if not self.terms:
+            return {}
+        carried: Counter[tuple[int, str]] = Counter()
+        matched: Counter[tuple[int, str]] = Counter()
+        for name, place in arrangement.places.items():
+            for shape, many in self._shapes_on(arrangement, name).items():
+                for number in self._carried.get(shape, ()):
+                    if (domain := self._domain(number, place.node)) is not None:
+                        carried[number, domain] += many
+                for number in self._matched.get(shape, ()):
+                    if (domain := self._domain(number, place.node)) is not None and self._counts(
+                        number, place.node
+                    ):
+                        matched[number, domain] += many
+        totals: Counter[int] = Counter()
+        for (number, _), many in matched.items():
+            totals[number] += many
+        lowest = self._lowest(arrangement, matched)
+        selfish = self._selfish()
+        out: dict[tuple[int, str], int] = {}
+        for (number, domain), many in carried.items():
+            over = self._over(
+                number, matched[number, domain], many, totals[number], lowest, number in selfish
+            )
+            if over > 0:
+                out[number, domain] = over
+        return out
+
+    def worse(self, before: Excess, after: Excess) -> bool:
+        """Whether any term is exceeded further than before."""
+        return any(many > before.get(at, 0) for at, many in after.items())
+
+    def _over(
+        self, number: int, matched: int, carried: int, total: int, lowest: Mapping[int, int], selfish: bool
+    ) -> int:
+        term = self.terms[number]
+        if term.kind is TermKind.ANTI_AFFINITY:
+            return matched - int(selfish)
+        if term.kind is TermKind.AFFINITY:
+            alone = selfish and matched == 1 and total > 1
+            return carried if matched == 0 or alone else 0
+        return matched - lowest.get(number, 0) - term.max_skew
+
+    def _selfish(self) -> set[int]:
+        return {n for shape, mine in self._carried.items() for n in mine if n in self._matched.get(shape, ())}
+
+    def _lowest(self, arrangement: Arrangement, matched: Counter[tuple[int, str]]) -> dict[int, int]:
+        """The least any eligible domain of a spread term has; hosts could always be added, so for them it is 0."""
+        out: dict[int, int] = {}
+        for number, term in enumerate(self.terms):
+            if term.kind is not TermKind.SPREAD or term.per_host:
+                continue
+            domains = {
+                d
+                for p in arrangement.places.values()
+                if (d := p.node.labels.get(term.key)) is not None and self._counts(number, p.node)
+            }
+            counts = [matched[number, d] for d in domains]
+            out[number] = min(counts) if len(counts) >= term.min_domains and counts else 0
+        return out
+
+    def _shapes_on(self, arrangement: Arrangement, name: str) -> Counter[ShapeId]:
+        pods = self._snapshot.pods
+        found = Counter(pods[key].shape for key in arrangement.held.get(name, ()))
+        for key in self._snapshot.pods_on.get(name, ()):
+            if pods[key].daemon:
+                found[pods[key].shape] += 1
+        return found
+
+    def _domain(self, number: int, node: Node) -> str | None:
+        key = self.terms[number].key
+        return node.labels.get(key, node.name if key == keys.HOSTNAME else None)
+
+    def _counts(self, number: int, node: Node) -> bool:
+        """Whether pods on the node count for a spread term: its bearers' own node rule decides."""
+        rule = self._rules[number]
+        if rule is None:
+            return True
+        known = self._eligible.get((number, node.name))
+        if known is None:
+            labelled = Labelled(1, lambda key: coded([node.labels.get(key)]))
+            known = self._eligible[number, node.name] = bool(labelled.admitted(rule)[0])
+        return known
+
+    def stripped(self, shape: PodShape) -> PodShape:
+        """The shape without its terms over domains, for moves that stay within them."""
+        return msgspec.structs.replace(
+            shape,
+            topology_spread_constraints=tuple(
+                c for c in shape.topology_spread_constraints if c.topology_key == keys.HOSTNAME
+            ),
+            pod_affinity=_by_host(shape.pod_affinity),
+            pod_anti_affinity=_by_host(shape.pod_anti_affinity),
+        )
+
+
+def _by_host(affinity: PodAffinity | None) -> PodAffinity | None:
+    if affinity is None:
+        return None
+    return msgspec.structs.replace(
+        affinity,
+        required=tuple(t for t in affinity.required if t.topology_key == keys.HOSTNAME),
+        preferred=tuple(t for t in affinity.preferred if t.pod_affinity_term.topology_key == keys.HOSTNAME),
+    )
+
+
+def _has_terms(shape: PodShape) -> bool:
+    return bool(shape.topology_spread_constraints or shape.pod_affinity or shape.pod_anti_affinity)
+
+
+def _counted_on(term: TopologyTerm, shape: PodShape) -> NodeRule | None:
+    """The node rule whose nodes a spread term counts; None: all."""
+    if term.kind is not TermKind.SPREAD or term.per_host or not term.honor_affinity:
+        return None
+    rule = rule_of(shape)
+    if not rule.selector and rule.required is None:
+        return None
+    return NodeRule(rule.selector, rule.required, ())

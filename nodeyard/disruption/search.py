@@ -1,0 +1,423 @@
+"""The search for the cheapest nodes that hold all pods: what to take away, what to make, where the pods go.
+
+First the planner is asked what it would build if every movable node were gone, and if only the most wasteful ones
+were; the cheapest answer is then improved node by node: a few wasteful nodes are emptied, and their pods planned anew
+beside their neighbours, as small problems of their own. A small problem whose pods have terms over zones stays within
+one zone, where those terms can't notice, so no problem ever needs the whole cluster. Disruption counts once per pod
+that leaves a node that runs. Neighbours: `worth` says what is wasteful, `unfolding` makes steps of the answer.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from nodeyard.api.pod import PodKey, PodShape, ShapeId
+from nodeyard.api.pool import Pool, PoolKey
+from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.arrangement import Arrangement, Names, Place, applied, problem_of
+from nodeyard.disruption.neighbours import TopologyGuard
+from nodeyard.disruption.worth import Worth, only, worth_of
+from nodeyard.provisioning.model import Options, Plan, Problem
+from nodeyard.provisioning.planner import plan
+from nodeyard.state.cluster import Snapshot
+
+Clock = Callable[[], float]
+_MOST_PODS = 700
+_MOST_HOSTS = 12
+_SHARES = (0.25, 0.5, 0.75)
+_CLOSE = 1.0005
+_EFFORT = 0.15
+"""The planner's deadline in seconds for a first try, of which it uses a fifth to improve; more as tries fail."""
+_BEYOND = 1.1
+"""Nodes to empty may cost so much more than what may be made for them: something fits on others."""
+_TRIES_PER_NODE = 12
+_LEAST_TRIES = 150
+
+
+class Ground(msgspec.Struct, frozen=True):
+    """What every question of a search shares. `disruption_usd`: USD per hour that one unit of eviction cost must save."""
+
+    catalogues: Mapping[str, Catalogue]
+    options: Options
+    now: float
+    eviction_cost: Mapping[PodKey, float]
+    disruption_usd: float = 0.0
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The cheapest arrangement found, and the least any could cost."""
+
+    arrangement: Arrangement
+    bound: float
+    objective: float
+    stuck: Mapping[str, str] = {}
+    """Node -> why its pods could go nowhere."""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One exchange: nodes that go, nodes that are made for it, and where each pod goes."""
+
+    gone: tuple[str, ...]
+    made: tuple[Place, ...]
+    moves: Mapping[PodKey, str]
+
+
+class Permit(Protocol):
+    """What may be done in one go, from the arrangement as it is. `ceiling`: the most rent at any moment."""
+
+    ceiling: float
+
+    def most(self, now: Arrangement, pool: PoolKey) -> int | None:
+        """How many of the pool's nodes may go at once; None: any number."""
+
+    def allows(self, now: Arrangement, gone: Sequence[str], made: Plan) -> bool:
+        """Whether this exchange may be made just so."""
+
+
+class Search:
+    """One search over one arrangement. `homeless`: pods to be placed that are on no node."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        start: Arrangement,
+        homeless: Sequence[PodKey],
+        guard: TopologyGuard,
+        clock: Clock,
+    ) -> None:
+        self.ground, self.start, self.guard, self.clock = ground, start, guard, clock
+        self.homeless = tuple(homeless)
+        self.names = Names(start.places.keys())
+        self.rng = np.random.default_rng(1)
+        self.stuck: dict[str, str] = {}
+        self.bound = 0.0
+        self.worth = Worth({}, frozenset(), frozenset())
+        self.small: Mapping[str, Catalogue] = ground.catalogues
+        self.shape_of = {key: start.base.pods[key].shape for held in start.held.values() for key in held}
+        self.shape_of |= {key: start.base.pods[key].shape for key in self.homeless}
+        self._stripped: dict[ShapeId, PodShape] = {}
+        self.trail: list[Move] = []
+        """Every exchange that `stepwise` has accepted, in order."""
+
+    # --- the whole --------------------------------------------------------------------------------------------------
+    def run(self, until: float) -> Target:
+        """Search until the clock says so, or nothing better is found."""
+        before = self.guard.excess(self.start)
+        movable = self._movable()
+        everything = self._pods(self.start, movable)
+        self.worth = worth_of(self._problem(self.start, movable, everything), self.ground.options)
+        self.small = only(self.ground.catalogues, self.worth.types | self._types())
+        best = self._settled_only()
+        for gone in self._first_sets(movable):
+            made = self._without(gone, until, bound=len(gone) == len(movable))
+            if made is None or self.guard.worse(before, self.guard.excess(made)):
+                continue
+            if best is None or self.objective(made) < self.objective(best) - 1e-9:
+                best = made
+        best = best or self.start
+        best = self._improved(best, until)
+        if self.guard.worse(before, self.guard.excess(best)):
+            best = self.start
+        return Target(best, min(self.bound, best.cost), self.objective(best), self.stuck)
+
+    def stepwise(self, until: float, permit: Permit) -> list[Move]:
+        """Only exchanges that may be made one after the other as they are; each saves by itself."""
+        movable = self._movable()
+        self.worth = worth_of(
+            self._problem(self.start, movable, self._pods(self.start, movable)), self.ground.options
+        )
+        self.small = only(self.ground.catalogues, self.worth.types | self._types())
+        now = self.start.copy()
+        self._swept(now, self.clock() + 0.6 * (until - self.clock()), permit)
+        self._improved(now, until, permit)
+        return self.trail
+
+    def _swept(self, now: Arrangement, until: float, permit: Permit) -> None:
+        """Every node that runs once, in groups as large as may go together: no pod moves twice."""
+        yard = _Yard(self, now, permit)
+        waiting = {n for n in self.start.places if n not in yard.fixed}
+        while waiting and self.clock() < until:
+            gone, hosts, cell = yard.group(waiting)
+            waiting -= set(gone)
+            left = sum(now.places[n].cost for n in waiting) / max(1e-9, sum(now.places[n].cost for n in gone))
+            effort = min(self.ground.options.deadline_s, 4 * (until - self.clock()) / (1 + left))
+            self._tried(now, yard, gone, self._part(now, gone, hosts, cell), max(0.2, effort), permit)
+
+    def objective(self, arrangement: Arrangement) -> float:
+        """Rent, node charges, and the price of the evictions on the way there."""
+        return arrangement.cost + self._disruption(self.start.places.keys() - arrangement.places.keys())
+
+    def _disruption(self, gone: Collection[str]) -> float:
+        if self.ground.disruption_usd <= 0:
+            return 0.0
+        cost = self.ground.eviction_cost
+        pods = (key for name in gone for key in self.start.held.get(name, ()))
+        return self.ground.disruption_usd * sum(cost.get(key, 0.0) for key in pods)
+
+    def _movable(self) -> frozenset[str]:
+        return frozenset(n for n, p in self.start.places.items() if p.movable and n not in self.stuck)
+
+    def _types(self) -> frozenset[str]:
+        return frozenset(p.instance_type for p in self.start.places.values())
+
+    def _pods(self, arrangement: Arrangement, gone: Collection[str]) -> tuple[PodKey, ...]:
+        moving = [key for name in gone for key in arrangement.held.get(name, ())]
+        return tuple(sorted([*moving, *self.homeless]))
+
+    def _problem(self, arrangement: Arrangement, gone: Collection[str], pods: tuple[PodKey, ...]) -> Problem:
+        return problem_of(arrangement, self.ground.catalogues, self.ground.now, gone, pods)
+
+    # --- first answers ------------------------------------------------------------------------------------------------
+    def _settled_only(self) -> Arrangement | None:
+        """As it is, with the homeless pods placed; None where some find no place so."""
+        return self._without(frozenset(), float("inf"), bound=False) if self.homeless else self.start
+
+    def _first_sets(self, movable: frozenset[str]) -> list[frozenset[str]]:
+        """Everything, and the most wasteful parts of it."""
+        waste = {n: self.waste(self.start, n) for n in movable}
+        order = sorted(movable, key=lambda n: (-waste[n], n))
+        parts = [frozenset(order[: max(1, round(len(order) * share))]) for share in _SHARES]
+        return [movable, *(p for p in parts if p and len(p) < len(movable))] if movable else []
+
+    def waste(self, arrangement: Arrangement, name: str) -> float:
+        """USD per hour that the node costs beyond what its pods are worth."""
+        worth = self.worth.of_shape
+        held = sum(worth.get(self.shape_of[key], 0.0) for key in arrangement.held.get(name, ()))
+        return arrangement.places[name].cost - held
+
+    def _without(self, gone: frozenset[str], until: float, *, bound: bool) -> Arrangement | None:
+        """The start without these nodes; ones whose pods can't go anywhere stay. None where that leads nowhere."""
+        for _ in range(4):
+            gone = gone - self.stuck.keys()
+            made = self._plan(
+                self._problem(self.start, gone, self._pods(self.start, gone)), until, bound=bound
+            )
+            refused = {u.pod: u.message for u in made.unschedulable if u.pod not in self.homeless}
+            if bound:
+                self._take_bound(made, gone)
+            if not refused:
+                return applied(self.start, made, gone, self.names, self.ground.catalogues)
+            for name in gone:
+                held = next((key for key in self.start.held.get(name, ()) if key in refused), None)
+                if held is not None:
+                    self.stuck[name] = f"pod {held} would find no place: {refused[held]}"
+        return None
+
+    def _plan(self, problem: Problem, until: float, *, bound: bool) -> Plan:
+        left = max(0.2, min(until - self.clock(), self.ground.options.deadline_s))
+        return plan(
+            problem, msgspec.structs.replace(self.ground.options, bound=bound, deadline_s=left), self.clock
+        )
+
+    def _take_bound(self, made: Plan, gone: Collection[str]) -> None:
+        """The planner's bound, with the nodes that stay at what they cost. A node that could not be bought again as it
+        is counts as there for nothing, so that keeping it can't beat the bound.
+        """
+        unlike = [n for n in gone if self.start.places[n].offering not in self.worth.offered]
+        bound = made.cost.lower_bound or 0.0
+        if unlike:
+            rest = frozenset(gone) - frozenset(unlike)
+            bare = self.start.copy()
+            for name in unlike:
+                bare.held[name] = ()
+            pods = self._pods(self.start, gone)
+            bound = (
+                self._plan(self._problem(bare, rest, pods), float("inf"), bound=True).cost.lower_bound or 0.0
+            )
+        staying = sum(p.cost for n, p in self.start.places.items() if n not in gone)
+        self.bound = bound + staying
+
+    # --- improvement --------------------------------------------------------------------------------------------------
+    def _improved(self, now: Arrangement, until: float, permit: Permit | None = None) -> Arrangement:
+        """Empties a few wasteful nodes at a time while that pays and time is left."""
+        now = now if permit else now.copy()
+        failures = 0
+        patience = _LEAST_TRIES + _TRIES_PER_NODE * len(now.places)
+        yard = _Yard(self, now, permit)
+        while self.clock() < until and failures < patience and now.cost > self.bound * _CLOSE:
+            gone, hosts, cell = yard.pick()
+            if not gone:
+                break
+            effort = _EFFORT * (1 + failures / 8) * float(0.5 + self.rng.random())
+            better = self._tried(now, yard, gone, self._part(now, gone, hosts, cell), effort, permit)
+            failures = 0 if better else failures + 1
+        return now
+
+    def _tried(
+        self, now: Arrangement, yard: "_Yard", gone: list[str], problem: Problem, effort: float,
+        permit: Permit | None,
+    ) -> bool:  # fmt: skip
+        options = msgspec.structs.replace(self.ground.options, bound=False, deadline_s=effort)
+        made = plan(problem, options, self.clock)
+        if made.unschedulable:
+            return False
+        leaving = gone if permit else [n for n in gone if n in self.start.places]
+        before = sum(now.places[n].cost for n in gone)
+        after = made.cost.objective_per_hour + self._disruption(leaving)
+        if after >= before - 1e-7 or (permit is not None and not permit.allows(now, gone, made)):
+            return False
+        changed = applied(now, made, gone, self.names, self.ground.catalogues)
+        if permit is not None:
+            self.trail.append(_move(now, changed, gone))
+        now.places, now.held = changed.places, changed.held
+        yard.update(gone, [p.node for p in made.existing])
+        return True
+
+    def _part(
+        self, now: Arrangement, gone: Sequence[str], hosts: Sequence[str], cell: tuple[str, ...] | None
+    ) -> Problem:
+        """A problem of its own: the pods of `gone`, these hosts, and what the pools may still buy (in the cell, if one
+        is given).
+        """
+        base = now.base
+        pods = tuple(key for name in gone for key in now.held[name])
+        records = {key: msgspec.structs.replace(base.pods[key], node="") for key in pods}
+        pods_on: dict[str, frozenset[PodKey]] = {}
+        for name in hosts:
+            mine = [k for k in base.pods_on.get(name, ()) if base.pods[k].daemon]
+            mine += now.held.get(name, ())
+            pods_on[name] = frozenset(mine)
+            for key in mine:
+                records[key] = msgspec.structs.replace(base.pods[key], node=name)
+        shapes = base.shapes
+        if cell is not None:
+            shapes = {r.shape: self._without_terms(r.shape) for r in records.values()}
+        kept = [p for n, p in now.places.items() if n not in gone and n not in hosts]
+        snapshot = Snapshot(
+            shapes=shapes, pods=records, nodes={n: now.places[n].node for n in hosts}, pods_on=pods_on,
+            pools={k: self._narrowed(pool, kept, cell) for k, pool in base.pools.items()},
+            node_classes=base.node_classes, daemon_sets=base.daemon_sets, pvs=base.pvs, pvcs=base.pvcs,
+            storage_classes=base.storage_classes, csi_nodes=base.csi_nodes, namespaces=base.namespaces,
+        )  # fmt: skip
+        return Problem(snapshot=snapshot, pods=pods, catalogues=self.small, now=self.ground.now)
+
+    def _without_terms(self, shape: ShapeId) -> PodShape:
+        found = self._stripped.get(shape)
+        if found is None:
+            found = self._stripped[shape] = self.guard.stripped(self.start.base.shapes[shape])
+        return found
+
+    def _narrowed(self, pool: Pool, kept: Sequence[Place], cell: tuple[str, ...] | None) -> Pool:
+        limits = pool.limits
+        if limits:
+            mine = [p for p in kept if p.pool == pool.key]
+            limits = {
+                r: most - (len(mine) if r == "nodes" else sum(p.node.capacity.get(r, 0) for p in mine))
+                for r, most in limits.items()
+            }
+        if cell is None and not pool.limits:
+            return pool
+        within = tuple(
+            Requirement(key, "In", (value,)) if value else Requirement(key, "DoesNotExist", ())
+            for key, value in zip(self.guard.keys, cell or (), strict=bool(cell))
+        )
+        return msgspec.structs.replace(pool, limits=limits, requirements=(*pool.requirements, *within))
+
+
+def _move(before: Arrangement, after: Arrangement, gone: Sequence[str]) -> Move:
+    leaving = {key for name in gone for key in before.held[name]}
+    moves = {
+        key: name
+        for name in after.places
+        if name not in before.places or len(after.held[name]) > len(before.held[name])
+        for key in after.held[name]
+        if key in leaving
+    }
+    return Move(tuple(gone), tuple(p for n, p in after.places.items() if n not in before.places), moves)
+
+
+class _Yard:
+    """The nodes as the improvement sees them: what each wastes, and in which cell its pods tie it."""
+
+    def __init__(self, search: Search, now: Arrangement, permit: Permit | None) -> None:
+        self.search, self.now, self.permit = search, now, permit
+        self.waste: dict[str, float] = {}
+        self.cells: dict[str, tuple[str, ...]] = {}
+        self.tied: dict[str, bool] = {}
+        self.fixed: set[str] = set()
+        self._names: list[str] = []
+        self._sum_up(now.places)
+        self._settle()
+
+    def _sum_up(self, names: Collection[str]) -> None:
+        search, guard = self.search, self.search.guard
+        for name in names:
+            place = self.now.places[name]
+            shapes = {search.shape_of[key] for key in self.now.held.get(name, ())}
+            self.waste[name] = search.waste(self.now, name)
+            self.cells[name] = guard.cell(place.node)
+            self.tied[name] = bool(shapes & guard.involved)
+            if not place.movable or name in search.stuck or shapes & guard.gathered:
+                self.fixed.add(name)
+
+    def update(self, gone: Collection[str], changed: Collection[str]) -> None:
+        for name in gone:
+            for known in (self.waste, self.cells, self.tied):
+                known.pop(name, None)
+            self.fixed.discard(name)
+        fresh = [n for n in self.now.places if n not in self.waste]
+        self._sum_up([*fresh, *changed])
+        self._settle()
+
+    def _settle(self) -> None:
+        self._names = sorted(n for n in self.waste if n not in self.fixed)
+
+    def pick(self) -> tuple[list[str], list[str], tuple[str, ...] | None]:
+        """(nodes to empty, nodes that may take their pods, the cell to stay in or None)."""
+        rng = self.search.rng
+        names = self._names
+        if not names:
+            return [], [], None
+        weight = np.array([max(self.waste[n], 0.0) for n in names])
+        weight += 0.05 * weight.mean() + 1e-9
+        seed = names[int(rng.choice(len(names), p=weight / weight.sum()))]
+        cell = self.cells[seed] if self.tied[seed] else None
+        mates = [i for i, n in enumerate(names) if n != seed and self._beside(n, cell)]
+        many = int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16], p=[0.06, 0.1, 0.14, 0.2, 0.2, 0.15, 0.1, 0.05]))
+        picked = [seed]
+        if mates:
+            share = weight[mates] / weight[mates].sum()
+            chosen = rng.choice(len(mates), min(many, len(mates)), replace=False, p=share)
+            picked += [names[mates[int(i)]] for i in chosen]
+        return self._fitting(picked), self._hosts(set(picked), cell), cell
+
+    def _fitting(self, picked: list[str]) -> list[str]:
+        """No more nodes than a small problem should have pods for, and than others can be made for first."""
+        out: list[str] = []
+        pods, cost, permit = 0, 0.0, self.permit
+        most = (permit.ceiling - self.now.rent) * _BEYOND if permit else float("inf")
+        room: dict[PoolKey, float] = {}
+        for name in picked:
+            place = self.now.places[name]
+            pods += len(self.now.held[name])
+            cost += place.price
+            if permit and place.pool not in room:
+                few = permit.most(self.now, place.pool)
+                room[place.pool] = float("inf") if few is None else few
+            if out and (pods > _MOST_PODS or cost > most):
+                break
+            if permit and room[place.pool] < 1:
+                continue
+            out.append(name)
+            room[place.pool] = room.get(place.pool, 0.0) - 1
+        return out
+
+    def group(self, waiting: Collection[str]) -> tuple[list[str], list[str], tuple[str, ...] | None]:
+        """As `pick`, but as many of `waiting` as may go, the most wasteful first."""
+        names = sorted(waiting, key=lambda n: -self.waste[n] / self.now.places[n].cost)
+        cell = self.cells[names[0]] if self.tied[names[0]] else None
+        rest = [n for n in names[1:] if self._beside(n, cell)]
+        chosen = self._fitting([names[0], *self.search.rng.permutation(rest).tolist()]) or names[:1]
+        return chosen, self._hosts(set(chosen), cell), cell
+
+    def _beside(self, name: str, cell: tuple[str, ...] | None) -> bool:
+        return self.cells[name] == cell if cell is not None else not self.tied[name]
+
+    def _hosts(self, picked: set[str], cell: tuple[str, ...] | None) -> list[str]:
+        """Those that waste most have most room."""
+        able = [n for n in self.waste if n not in picked and (cell is None or self.cells[n] == cell)]
+        able.sort(key=lambda n: -self.waste[n] * (0.5 + self.search.rng.random()))
+        return able[:_MOST_HOSTS]

@@ -1,0 +1,353 @@
+"""From a cluster as it is to the one it should be, in steps that are each valid on their own.
+
+A step makes nodes, then takes others away; their pods go to nodes that stand at that moment. Pods of a shape are
+interchangeable, so the target only says how many of each shape a node still takes (`wants`), and every step fills the
+nodes that are up before it makes more. A step keeps within the pools' budgets and the PodDisruptionBudgets, makes no
+term between pods worse, and never lets the rent of everything that runs rise more than a tenth above the start. Where
+nothing can be made without that, pods are parked on nodes that go later. What can't be reached so is left as it is.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.node import Node
+from nodeyard.api.pod import PodKey, ShapeId
+from nodeyard.api.pool import PoolKey
+from nodeyard.disruption.arrangement import Arrangement, Place
+from nodeyard.disruption.evictability import PodGuard
+from nodeyard.disruption.model import Reason
+from nodeyard.disruption.neighbours import Excess, TopologyGuard
+
+RISE: Final = 0.10
+"""How far the rent may rise above its start while nodes are exchanged."""
+_SAMPLE: Final = 48
+_PARKINGS: Final = 24
+_EPSILON: Final = 1e-9
+Wants = dict[str, Counter[ShapeId]]
+Park = Callable[[Arrangement, str, Collection[str]], dict[PodKey, str] | None]
+"""Where one node's pods find room among standing nodes that are not closed; None where they don't."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """Nodes made, then nodes taken away. `moves`: evicted (or homeless) pod -> the node it goes to.
+    `saves_per_hour`: rent and charges; below zero where a step only makes room for the next.
+    """
+
+    remove: tuple[str, ...]
+    add: tuple[str, ...]
+    evictions: int
+    saves_per_hour: float
+    reason: str
+    moves: Mapping[PodKey, str]
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How fast: `allowed` says how many nodes of a pool may go at once for a reason, given how many it has (None: any
+    number); `ceiling` is the most rent that may be paid at any moment.
+    """
+
+    allowed: Callable[[PoolKey, Reason, int], int | None]
+    ceiling: float
+    spot_to_spot: bool = True
+
+
+class _Batch:
+    """A step in the making, on top of a copy of what each node still takes."""
+
+    def __init__(self, wants: Wants, up: Counter[ShapeId]) -> None:
+        self.wants = {n: Counter(c) for n, c in wants.items()}
+        self.up = Counter(up)
+        """How many of each shape the nodes that are up, those of this step included, still take."""
+        self.gone: list[str] = []
+        self.add: list[str] = []
+        self.moves: dict[PodKey, str] = {}
+        self.left: Counter[PoolKey] = Counter()
+        self.evicted: Counter[str] = Counter()
+        self.rent = 0.0
+
+
+class Unfolding:
+    """Plays one target out. `now` changes with every step."""
+
+    def __init__(
+        self,
+        start: Arrangement,
+        target: Arrangement,
+        guard: TopologyGuard,
+        pods: PodGuard,
+        pace: Pace,
+        park: Park,
+    ) -> None:
+        self.now, self.guard, self.pods, self.pace, self.park = start.copy(), guard, pods, pace, park
+        self.records = start.base.pods
+        self.wants, self.to_make = _wants(start, target)
+        self.to_remove = {n for n in start.places if n not in target.places and n not in self.wants}
+        self.takers: defaultdict[ShapeId, list[str]] = defaultdict(list)
+        """Every node that takes pods of a shape, those there are first."""
+        for name in sorted(self.wants, key=lambda n: n in self.to_make):
+            for shape in self.wants[name]:
+                self.takers[shape].append(name)
+        self.steps: list[Step] = []
+        self._count()
+
+    def _count(self) -> None:
+        self.nodes = Counter(p.pool for p in self.now.places.values())
+        self.up: Counter[ShapeId] = Counter()
+        for name, wants in self.wants.items():
+            if name in self.now.places:
+                self.up.update(wants)
+
+    def run(self, homeless: Iterable[PodKey]) -> tuple[list[Step], Arrangement]:
+        """All steps that can be taken, and what they lead to."""
+        self._house(homeless)
+        while self.to_remove:
+            batch = self._batch()
+            if batch is None or not batch.gone:
+                batch = self._parked()
+            if batch is None:
+                break
+            self._take(batch)
+        return self.steps, self.now
+
+    def _parked(self) -> _Batch | None:
+        """One node whose pods find room on nodes that go later, to make headroom."""
+        before = self.guard.excess(self.now)
+        for name in self._order()[:_PARKINGS]:
+            batch = _Batch(self.wants, self.up)
+            if not self._may_go(batch, name, [], self.now.rent):
+                continue
+            closed = self.now.places.keys() - self.to_remove
+            moves = self.park(self.now, name, closed)
+            if moves is None:
+                continue
+            batch.gone, batch.moves = [name], moves
+            if not self.guard.worse(before, self.guard.excess(self._after(batch))):
+                return batch
+        return None
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+    def _house(self, homeless: Iterable[PodKey]) -> None:
+        """Pods without a node first; whatever they need is made at once."""
+        batch = _Batch(self.wants, self.up)
+        waiting: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
+        for key in homeless:
+            waiting[self.records[key].shape].append(key)
+        if not waiting or not self._placed(batch, waiting, ""):
+            return
+        self._take(batch, "Pending")
+
+    def _batch(self) -> _Batch | None:
+        """The next step: nodes whose pods need the least made for them, as many as may go together."""
+        before = self.guard.excess(self.now)
+        refused: set[str] = set()
+        while True:
+            batch = self._grown(refused)
+            if batch is None:
+                return None
+            sound = self._sound(batch, before)
+            if sound is not None:
+                return sound
+            refused.add(batch.gone[0])
+
+    def _grown(self, refused: Collection[str]) -> _Batch | None:
+        batch = _Batch(self.wants, self.up)
+        rent = self.now.rent
+        waiting = [n for n in self._order() if n not in refused]
+        while waiting:
+            best: tuple[float, str, list[str]] | None = None
+            for name in waiting[:_SAMPLE]:
+                made = self._made_for(batch, name)
+                if made is None or not self._may_go(batch, name, made, rent):
+                    continue
+                score = sum(self._target(n).cost for n in made) - self.now.places[name].cost
+                if best is None or score < best[0] - _EPSILON:
+                    best = (score, name, made)
+                    if not made:
+                        break
+            if best is None:
+                break
+            self._go(batch, best[1])
+            waiting.remove(best[1])
+        return batch if batch.gone else None
+
+    def _order(self) -> list[str]:
+        """Nodes to take away, dearest per pod first."""
+        held, places = self.now.held, self.now.places
+        return sorted(self.to_remove, key=lambda n: (-places[n].cost / (1 + len(held.get(n, ()))), n))
+
+    def _target(self, name: str) -> Place:
+        return self.to_make[name]
+
+    def _made_for(self, batch: _Batch, name: str) -> list[str] | None:
+        """What would have to be made for the node's pods; None where the target has no place for them."""
+        rest = Counter(self.records[key].shape for key in self.now.held.get(name, ())) - batch.up
+        made: list[str] = []
+        while rest:
+            taken: Counter[str] = Counter()
+            for shape, many in rest.items():
+                for node in self.takers.get(shape, ()):
+                    if node in self.to_make and node not in self.now.places and node not in batch.add:
+                        taken[node] += min(many, batch.wants[node][shape])
+            for node in made:
+                del taken[node]
+            best = max(taken, key=lambda n: (taken[n] / self.to_make[n].cost, n), default="")
+            if not best or not taken[best]:
+                return None
+            made.append(best)
+            rest -= batch.wants[best]
+        return made
+
+    def _may_go(self, batch: _Batch, name: str, made: list[str], rent: float) -> bool:
+        place = self.now.places[name]
+        reason = Reason.UNDERUTILIZED if self.now.held.get(name) else Reason.EMPTY
+        most = self.pace.allowed(place.pool, reason, self.nodes[place.pool])
+        if most is not None and batch.left[place.pool] >= most:
+            return False
+        if (
+            made
+            and rent + batch.rent + sum(self._target(n).price for n in made) > self.pace.ceiling + _EPSILON
+        ):
+            return False
+        if not self.pace.spot_to_spot and not self._exchanged_fairly(batch, place, made):
+            return False
+        return self._pdbs_allow(batch, name)
+
+    def _exchanged_fairly(self, batch: _Batch, place: Place, made: list[str]) -> bool:
+        """Spot is not exchanged for spot alone."""
+        made = [*batch.add, *made]
+        gone = [*(self.now.places[n] for n in batch.gone), place]
+        spot = any(self._target(n).capacity_type == keys.SPOT for n in made)
+        return not spot or any(p.capacity_type != keys.SPOT for p in gone)
+
+    def _pdbs_allow(self, batch: _Batch, name: str) -> bool:
+        """No budget gives more at once than it has, unless a single node holds more: its drain takes turns."""
+        wanted: Counter[str] = Counter()
+        allowed: dict[str, int] = {}
+        for key in self.now.held.get(name, ()):
+            for pdb in self.pods.pdbs_of(self.records[key]):
+                wanted[pdb.key] += 1
+                allowed[pdb.key] = pdb.disruptions_allowed
+        return all(
+            not batch.evicted[key] or batch.evicted[key] + many <= allowed[key]
+            for key, many in wanted.items()
+        )
+
+    def _go(self, batch: _Batch, name: str) -> None:
+        """Put a node and the moves of its pods into the batch."""
+        place = self.now.places[name]
+        by_shape: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
+        for key in self.now.held.get(name, ()):
+            by_shape[self.records[key].shape].append(key)
+            for pdb in self.pods.pdbs_of(self.records[key]):
+                batch.evicted[pdb.key] += 1
+        made = self._made_for(batch, name) or []
+        self._up(batch, made)
+        batch.rent += sum(self._target(n).price for n in made)
+        batch.gone.append(name)
+        batch.left[place.pool] += 1
+        self._deal(batch, by_shape, self.guard.cell(place.node))
+
+    def _placed(self, batch: _Batch, waiting: Mapping[ShapeId, list[PodKey]], name: str) -> bool:
+        """Deal homeless pods, making whatever node still wants one."""
+        for node in self.to_make:
+            if any(batch.wants[node][s] for s in waiting):
+                self._up(batch, [node])
+        self._deal(batch, waiting, None)
+        return bool(batch.moves)
+
+    def _up(self, batch: _Batch, made: list[str]) -> None:
+        batch.add += made
+        for node in made:
+            batch.up.update(batch.wants[node])
+
+    def _deal(
+        self, batch: _Batch, by_shape: Mapping[ShapeId, list[PodKey]], cell: tuple[str, ...] | None
+    ) -> None:
+        """Each pod to a node that is up and wants its shape; in its own cell as long as that can be."""
+        for shape, pods in by_shape.items():
+            rest = list(pods)
+            up = [n for n in self.takers.get(shape, ()) if n in self.now.places or n in batch.add]
+            if cell is not None and len(up) > 1:
+                up.sort(key=lambda n: self.guard.cell(self._node(n)) != cell)
+            for node in up:
+                many = min(len(rest), batch.wants[node][shape])
+                batch.wants[node][shape] -= many
+                batch.up[shape] -= many
+                batch.moves.update(dict.fromkeys(rest[:many], node))
+                rest = rest[many:]
+                if not rest:
+                    break
+
+    def _node(self, name: str) -> Node:
+        return (self.now.places.get(name) or self.to_make[name]).node
+
+    def _sound(self, batch: _Batch, before: Excess) -> _Batch | None:
+        """The batch, or the longest half, quarter, ... of it, that makes no term worse."""
+        names = list(batch.gone)
+        while names:
+            if len(names) < len(batch.gone):
+                batch = _Batch(self.wants, self.up)
+                for name in names:
+                    self._go(batch, name)
+            if not self.guard.terms or not self.guard.worse(before, self.guard.excess(self._after(batch))):
+                return batch
+            if len(names) == 1:
+                return None
+            names = names[: len(names) // 2]
+        return None
+
+    def _after(self, batch: _Batch) -> Arrangement:
+        after = self.now.copy()
+        moves: defaultdict[str, list[PodKey]] = defaultdict(list)
+        for key, node in batch.moves.items():
+            moves[node].append(key)
+        after.replace(batch.gone, [self.to_make[n] for n in batch.add], moves)
+        return after
+
+    def _take(self, batch: _Batch, reason: str = "") -> None:
+        before = self.now.cost
+        evictions = sum(len(self.now.held.get(n, ())) for n in batch.gone)
+        reason = reason or (Reason.UNDERUTILIZED if evictions else Reason.EMPTY)
+        self.now = self._after(batch)
+        self.wants = batch.wants
+        self.to_remove -= set(batch.gone)
+        self._count()
+        self.steps.append(
+            Step(
+                tuple(batch.gone),
+                tuple(batch.add),
+                evictions,
+                before - self.now.cost,
+                str(reason),
+                batch.moves,
+            )
+        )
+
+
+def _wants(start: Arrangement, target: Arrangement) -> tuple[Wants, dict[str, Place]]:
+    """What each node of the target still takes, and the nodes to make. A node to make that could as well be one that
+    runs, because that one's pods are all among those it wants, is that one.
+    """
+    shape = {key: start.base.pods[key].shape for held in target.held.values() for key in held}
+    wants: Wants = {}
+    for name in target.places:
+        mine = Counter(shape[key] for key in target.held.get(name, ()))
+        here = Counter(shape[key] for key in start.held.get(name, ())) if name in start.places else Counter()
+        wants[name] = +(mine - here)
+    to_make = {n: p for n, p in target.places.items() if n not in start.places}
+    gone: defaultdict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for name in sorted(start.places.keys() - target.places.keys()):
+        gone[start.places[name].offering].append(name)
+    for name in list(to_make):
+        for like in gone.get(to_make[name].offering, ()):
+            here = Counter(shape[key] for key in start.held.get(like, ()))
+            if here <= wants[name]:
+                wants[like] = +(wants.pop(name) - here)
+                del to_make[name]
+                gone[start.places[like].offering].remove(like)
+                break
+    return wants, to_make

@@ -1,0 +1,124 @@
+"""What a pod is worth where nodes could be bought in fractions, and which instance types are worth buying.
+
+The relaxation's prices tell it for all pods at once. A node whose pods are worth less than it costs wastes the
+difference; the sum of all wastes is the distance from the relaxation's bound. Neighbour: `search`, which empties the
+wasteful nodes first.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pod import ShapeId
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.attempt import Setting
+from nodeyard.provisioning.labelled import Bools, Ints
+from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
+from nodeyard.provisioning.model import Options, Problem
+from nodeyard.provisioning.planner import compile_problem
+
+_PER_SIZE: Final = 8
+"""Types kept of each size (a factor of the square root of two)."""
+
+
+class Worth(msgspec.Struct, frozen=True):
+    """`of_shape`: USD per hour that one pod is worth. `types`: names of instance types that may be worth buying.
+    `offered`: (pool, type, zone, capacity type) that can be bought.
+    """
+
+    of_shape: Mapping[ShapeId, float]
+    types: frozenset[str]
+    offered: frozenset[tuple[str, str, str, str]]
+
+
+def worth_of(problem: Problem, options: Options) -> Worth:
+    """The worth of the problem's pods; of those no column could hold, nothing."""
+    setting, _ = compile_problem(problem, options)
+    columns = setting.columns
+    if not columns.count or not setting.classes.classes:
+        return Worth({}, frozenset(), offered(setting))
+    allowed = np.array([_usable(setting, i) for i in range(len(setting.classes.classes))])
+    chosen = _distinct(setting, allowed)
+    kinds = np.nonzero(allowed.any(axis=1))[0]
+    classes = [setting.classes.classes[i] for i in kinds]
+    if not classes:
+        return Worth({}, frozenset(), offered(setting))
+    found = relax(
+        Kinds(
+            np.array([c.request for c in classes]),
+            np.array([float(c.demand) for c in classes]),
+            allowed[np.ix_(kinds, chosen)],
+        ),
+        Market(columns.room[chosen], columns.cost[chosen], np.zeros((len(chosen), 0)), np.zeros(0)),
+    )
+    worth: dict[ShapeId, float] = {}
+    for one, value in zip(classes, found.value.tolist(), strict=True):
+        for key in one.pods:
+            worth[problem.snapshot.pods[key].shape] = value
+    return Worth(worth, _good_types(setting, found, chosen, allowed), offered(setting))
+
+
+def _usable(setting: Setting, number: int) -> Bools:
+    one = setting.classes.classes[number]
+    return setting.rules.on_columns(one) & (setting.columns.room >= one.request).all(axis=1)
+
+
+def _distinct(setting: Setting, allowed: Bools) -> Ints:
+    """Of columns of one type and pool that the same pods may use, the cheapest."""
+    columns = setting.columns
+    used = np.nonzero(allowed.any(axis=0))[0]
+    if not len(used):
+        return used
+    _, sign = np.unique(np.packbits(allowed[:, used], axis=0).T, axis=0, return_inverse=True)
+    key = np.column_stack([sign.reshape(-1), columns.variant[used], columns.type[used]])
+    order = np.lexsort((columns.cost[used], key[:, 2], key[:, 1], key[:, 0]))
+    first = np.concatenate([[True], (key[order][1:] != key[order][:-1]).any(axis=1)])
+    out: Ints = used[order[first]]
+    return out
+
+
+def _good_types(setting: Setting, found: Relaxation, chosen: Ints, allowed: Bools) -> frozenset[str]:
+    """The types that come nearest to paying for themselves, of every size and set of users."""
+    columns = setting.columns
+    if not found.price.size:
+        return frozenset()
+    worth = (columns.room[chosen] @ found.price.T).min(axis=1) / np.maximum(columns.cost[chosen], 1e-9)
+    scale = np.maximum(columns.room[chosen].max(axis=0), 1e-9)
+    size = np.round(2 * np.log2(np.maximum((columns.room[chosen] / scale).max(axis=1), 1e-9))).astype(int)
+    users = np.unique(np.packbits(allowed[:, chosen], axis=0).T, axis=0, return_inverse=True)[1].reshape(-1)
+    most = max(2, _PER_SIZE // max(1, len(np.unique(users)) // 2))
+    names = {columns.type_of(int(chosen[found.chosen[i]])).name for i in np.nonzero(found.count > 1e-9)[0]}
+    taken: dict[tuple[int, int], int] = {}
+    for place in np.argsort(-worth, kind="stable").tolist():
+        key = (int(size[place]), int(users[place]))
+        if taken.get(key, 0) < most:
+            taken[key] = taken.get(key, 0) + 1
+            names.add(columns.type_of(int(chosen[place])).name)
+    return frozenset(names)
+
+
+def offered(setting: Setting) -> frozenset[tuple[str, str, str, str]]:
+    """Every (pool, instance type, zone, capacity type) that a plan may buy."""
+    columns = setting.columns
+    zone, zones = columns.labelled.column(keys.ZONE)
+    kind, kinds = columns.labelled.column(keys.CAPACITY_TYPE)
+    return frozenset(
+        (
+            columns.pool_of(c).key,
+            columns.type_of(c).name,
+            zones[int(zone[c])] or "",
+            kinds[int(kind[c])] or "",
+        )
+        for c in range(columns.count)
+    )
+
+
+def only(catalogues: Mapping[str, Catalogue], types: frozenset[str]) -> dict[str, Catalogue]:
+    """The catalogues with these types only; smaller ones are searched faster."""
+    return {
+        key: Catalogue((t for t in catalogue.types if t.name in types), catalogue.revision)
+        for key, catalogue in catalogues.items()
+    }
