@@ -12,6 +12,7 @@ from typing import Final
 
 from nodeyard.api.node import REGISTERED, NodeClaim
 from nodeyard.api.selectors import Value
+from nodeyard.provisioning.batches import batch_of
 from nodeyard.state.cluster import Snapshot
 
 MIN_AGE_S: Final = 30.0
@@ -30,6 +31,8 @@ class Instance(Value, frozen=True):
     cluster_uid: str = ""
     claim: str = ""
     claim_uid: str = ""
+    batch: str = ""
+    """Id of the launch that it came of together with others; its claim's tags come once it is known whose it is."""
     pool: str = ""
     instance_type: str = ""
     capacity_type: str = ""
@@ -63,10 +66,13 @@ def collect(
     alive = {i.id: i for i in instances if i.alive}
     by_uid = {claim.uid: claim for claim in snapshot.claims.values() if claim.uid}
     known = {instance_id(claim.provider_id) for claim in snapshot.claims.values()}
+    unanswered = {b.id for c in snapshot.claims.values() if not c.provider_id and (b := batch_of(c)) is not None}
     orphans = tuple(
         i
         for i in sorted(alive.values(), key=lambda i: i.id)
-        if i.id not in known and now - i.launched_at > MIN_AGE_S and not _being_launched(i, by_uid, snapshot)
+        if i.id not in known
+        and now - i.launched_at > MIN_AGE_S
+        and not _being_launched(i, by_uid, unanswered, snapshot)
     )
     lost = tuple(_lost(snapshot, alive, now)) if claims_due else ()
     digest = _digest(orphans, lost)
@@ -78,8 +84,12 @@ def collect(
     return Collection(orphans, lost, held, digest if held else "")
 
 
-def _being_launched(instance: Instance, by_uid: dict[str, NodeClaim], snapshot: Snapshot) -> bool:
+def _being_launched(
+    instance: Instance, by_uid: dict[str, NodeClaim], unanswered: set[str], snapshot: Snapshot
+) -> bool:
     """Whether a claim may still be about to write down this instance."""
+    if instance.batch and not instance.claim_uid:
+        return instance.batch in unanswered
     claim = by_uid.get(instance.claim_uid) if instance.claim_uid else snapshot.claims.get(instance.claim)
     return claim is not None and not claim.provider_id
 

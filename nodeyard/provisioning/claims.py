@@ -54,7 +54,7 @@ class TemplateChoice(Value, frozen=True):
 
 
 class LaunchRecord(Value, frozen=True):
-    """A launch decided: with the claim's UID it gives the CreateFleet request byte for byte, in any replica.
+    """A launch decided: with its batch (`batches`) it gives the CreateFleet request byte for byte, in any replica.
 
     `prices` are USD per hour by `<type>/<zone>`, for the journal. A new attempt has a new client token. `class_hash`
     and `security_groups` say what the node class was at that moment, which drift is told from later.
@@ -67,10 +67,6 @@ class LaunchRecord(Value, frozen=True):
     prices: dict[str, float] = {}
     class_hash: str = ""
     security_groups: tuple[str, ...] = ()
-
-    def token(self, claim_uid: str) -> str:
-        """EC2's ClientToken: at most 64 ASCII characters, the same for every try of this attempt."""
-        return f"{claim_uid}-{self.attempt}"[:64]
 
 
 def claim_of(
@@ -175,7 +171,7 @@ def encode_offerings(offerings: Iterable[OfferingRef]) -> str:
 
 def offerings_of(claim: NodeClaim) -> tuple[OfferingRef, ...]:
     """The offerings that the planner allowed, cheapest first; () where a user wrote the claim."""
-    rows = _read(claim, keys.LAUNCH_OFFERINGS, list[tuple[str, str, str, float]])
+    rows = read_annotation(claim, keys.LAUNCH_OFFERINGS, list[tuple[str, str, str, float]])
     return tuple(OfferingRef(*row) for row in rows or ())
 
 
@@ -202,7 +198,7 @@ def _pod_set(text: str) -> frozenset[PodKey]:
 
 def replaced_by(claim: NodeClaim) -> tuple[str, ...]:
     """Names of the nodes that the claim stands in for, where the reallocator wrote it."""
-    return tuple(_read(claim, keys.REPLACES, list[str]) or ())
+    return tuple(read_annotation(claim, keys.REPLACES, list[str]) or ())
 
 
 def planner_of(claim: NodeClaim) -> tuple[str, int] | None:
@@ -234,7 +230,7 @@ def record_annotations(record: LaunchRecord) -> dict[str, str]:
 
 def launch_record_of(claim: NodeClaim) -> LaunchRecord | None:
     """The launch that was decided for it, if any was."""
-    return _read(claim, LAUNCH_RECORD, LaunchRecord)
+    return read_annotation(claim, LAUNCH_RECORD, LaunchRecord)
 
 
 def fenced(claim: NodeClaim, epoch: int, began_at: float) -> bool:
@@ -280,7 +276,8 @@ def _compare(operator: str, value: str, wanted: Sequence[str]) -> bool:
         return False
 
 
-def _read(claim: NodeClaim, annotation: str, kind: Any) -> Any | None:
+def read_annotation(claim: NodeClaim, annotation: str, kind: Any) -> Any | None:
+    """An annotation's JSON as a `kind`; None where it is absent or broken."""
     return _decoded(claim.annotations.get(annotation, ""), kind)
 
 

@@ -56,8 +56,6 @@ class Launched(Value, frozen=True):
     zone: str
     capacity_type: str
     image_id: str = ""
-    refusals: tuple[Refusal, ...] = ()
-    """Offerings refused on the way to this one."""
 
     @property
     def provider_id(self) -> str:
@@ -65,7 +63,7 @@ class Launched(Value, frozen=True):
 
 
 class Refused(Value, frozen=True):
-    """Nothing could be had: every offering asked for was refused."""
+    """Nothing could be had for a claim: every offering asked for was refused, or gave less than was asked for."""
 
     refusals: tuple[Refusal, ...]
     message: str

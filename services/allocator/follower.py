@@ -26,6 +26,8 @@ from services.allocator.registrar import Registrar
 from services.allocator.reporting import Reporter, log
 
 _AT_ONCE: Final = 64
+_LAUNCHES_AT_ONCE: Final = 1000
+"""They wait for one another, to be put together."""
 _PAUSE_S: Final = 0.01
 _AGAIN_S: Final = 1.0
 _SAY_WAITING_S: Final = 5.0
@@ -60,6 +62,7 @@ class Follower:
         self._backoff: dict[str, Backoff] = {}
         self._not_before: dict[tuple[str, str], float] = {}
         self._room = asyncio.Semaphore(_AT_ONCE)
+        self._launch_room = asyncio.Semaphore(_LAUNCHES_AT_ONCE)
         self._steps: Mapping[str, Callable[[NodeClaim, Node | None], Awaitable[None]]] = {
             Step.LAUNCH: self._launch,
             Step.GIVE_UP_LAUNCH: self._give_up_launch,
@@ -138,7 +141,7 @@ class Follower:
     async def _guarded(self, claim: NodeClaim, step: str) -> None:
         key = (claim.name, step)
         try:
-            async with self._room:
+            async with self._launch_room if step == Step.LAUNCH else self._room:
                 await self._do(claim, step)
         except (KubernetesError, CloudError, UserDataError, StoreUnavailableError) as error:
             backoff = self._backoff.setdefault(claim.name, Backoff(1.0, 60.0))

@@ -14,9 +14,10 @@ import msgspec
 from nodeyard.adapters.ec2.user_data import UserDataError
 from nodeyard.api import labels as keys
 from nodeyard.api.node import LAUNCHED, Condition, NodeClaim
-from nodeyard.cloudprovider.errors import CloudError, IdempotencyMismatch, NotFound
+from nodeyard.cloudprovider.errors import CloudError, NotFound
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.provisioning.batches import LAUNCH_BATCH, batch_of
 from nodeyard.provisioning.claims import (
     DISRUPTION_GROUP,
     LAUNCH_RECORD,
@@ -40,9 +41,11 @@ from nodeyard.provisioning.launches import (
 from nodeyard.provisioning.lifecycle import with_condition
 from nodeyard.runtime.clock import Clock
 from nodeyard.state.cluster import Change, Kind
+from services.allocator.batches import Batches, Nothing
 from services.allocator.classes import Classes
 from services.allocator.metrics import AllocatorMetrics
-from services.allocator.ports import Claims, Cluster, Epochs, Fleet, Leader, Offers, Templates
+from services.allocator.naming import Namer
+from services.allocator.ports import Claims, Cluster, Epochs, Leader, Offers, Templates
 from services.allocator.reporting import Reporter, log
 
 _ATTEMPTS: Final = 3
@@ -60,7 +63,9 @@ class Launcher:
         cluster: Cluster,
         offers: Offers,
         claims: Claims,
-        fleet: Fleet,
+        region: str,
+        batches: Batches,
+        namer: Namer,
         templates: Templates,
         classes: Classes,
         epochs: Epochs,
@@ -73,7 +78,9 @@ class Launcher:
         self._cluster = cluster
         self._offers = offers
         self._claims = claims
-        self._fleet = fleet
+        self._region = region
+        self._batches = batches
+        self._namer = namer
         self._templates = templates
         self._classes = classes
         self._epochs = epochs
@@ -82,11 +89,10 @@ class Launcher:
         self._measures = measures
         self._clock = clock
         self._tags = tags
-        self._calling: Callable[[NodeClaim], None] = lambda claim: None
 
     def on_call(self, tell: Callable[[NodeClaim], None]) -> None:
-        """`tell` is called right before each CreateFleet."""
-        self._calling = tell
+        """`tell` is called for each claim right before its CreateFleet."""
+        self._batches.on_call(tell)
 
     # --- deciding -----------------------------------------------------------------------------------------------------
     async def prepare(self, claim: NodeClaim, attempt: int = 0) -> LaunchRecord | NotReady | NothingToLaunch:
@@ -141,38 +147,31 @@ class Launcher:
             raise
 
     async def _launch(self, claim: NodeClaim) -> None:
-        made_anew = False
         for _ in range(_ATTEMPTS):
-            recorded = await self._recorded(claim, made_anew)
+            recorded = await self._recorded(claim)
             if recorded is None:
                 return
             claim, record = recorded
-            self._calling(claim)
-            try:
-                answer = await self._fleet.launch(claim.name, claim.uid, record)
-            except IdempotencyMismatch:
-                found = await self._fleet.find(claim.uid)
-                if found is not None:
-                    await self._launched(claim, found, record)
-                    return
-                made_anew = True
-            except NotFound:
+            outcome = await self._batches.launch(claim, record)
+            if not isinstance(outcome, Nothing):
+                await self._answered(claim, record, outcome)
+                return
+            claim = self._cluster.snapshot().claims.get(claim.name, claim)
+            if isinstance(outcome.cause, NotFound):
                 self._templates.forget([choice.template for choice in record.choices])
                 self._classes.forget(claim.node_class.key)
-                made_anew = True
-            else:
-                await self._answered(claim, record, answer)
-                return
+            elif outcome.cause is not None:
+                raise outcome.cause
         await self._unknown(claim, "LaunchFailed", "launch templates or tokens were refused repeatedly")
 
-    async def _recorded(self, claim: NodeClaim, anew: bool) -> tuple[NodeClaim, LaunchRecord] | None:
-        """The claim and the launch record that stands on it: the one there, or a new one, the first writer's winning.
-        None where the claim has been dealt with instead.
+    async def _recorded(self, claim: NodeClaim) -> tuple[NodeClaim, LaunchRecord] | None:
+        """The claim and the launch record that stands on it: the one there, or, first or after an attempt that made
+        nothing, a new one; the first writer's wins. None where the claim has been dealt with instead.
         """
         old = launch_record_of(claim)
-        if old is not None and not anew:
+        if old is not None and (old.attempt == 0 or batch_of(claim) is not None):
             return claim, old
-        prepared = await self.prepare(claim, old.attempt + 1 if old is not None else 0)
+        prepared = await self.prepare(claim, old.attempt if old is not None else 0)
         if isinstance(prepared, NotReady):
             if prepared.reason == Classes.RESOLVING:
                 await self._unknown(claim, prepared.reason, prepared.message)
@@ -184,17 +183,18 @@ class Launcher:
             await self.end(claim, "InsufficientCapacity", prepared.message)
             return None
         annotations = record_annotations(prepared)
-        written = await self._claims.annotate(claim, annotations, unless="" if anew else LAUNCH_RECORD)
+        unless = LAUNCH_BATCH if old is not None else LAUNCH_RECORD
+        written = await self._claims.annotate(claim, annotations, unless=unless)
         if written is None:
             return None
         record = launch_record_of(written)
         return None if record is None else (self._shown(written), record)
 
     async def _answered(self, claim: NodeClaim, record: LaunchRecord, answer: Launched | Refused) -> None:
-        await self._tell_refusals(answer.refusals)
         if isinstance(answer, Launched):
             await self._launched(claim, answer, record)
         else:
+            await self._tell_refusals(answer.refusals)
             self._report.claim(claim, "InsufficientCapacityError", answer.message, warning=True)
             await self.end(claim, "InsufficientCapacity", answer.message, looked_up=True)
 
@@ -213,7 +213,7 @@ class Launcher:
         found = self._classes.find(claim.node_class.key)
         catalogue = Catalogue(()) if isinstance(found, NotReady) else self._offers.catalogue_for(found)
         kind = catalogue.by_name.get(made.instance_type)
-        labels = resolved_labels(made, kind, self._fleet.region)
+        labels = resolved_labels(made, kind, self._region)
         missing: dict[str, str | None] = {k: v for k, v in labels.items() if k not in claim.labels}
         labelled = await self._claims.annotate(claim, labels=missing)
         if labelled is None:
@@ -238,6 +238,7 @@ class Launcher:
             log.warning("claim vanished after its launch", claim=claim.name, instance=made.instance_id)
             return
         self._shown(written)
+        self._namer.add(written, made.instance_id, record)
         await self._tell_launched(written, made, record)
 
     async def _tell_launched(self, claim: NodeClaim, made: Launched, record: LaunchRecord | None) -> None:
@@ -270,17 +271,16 @@ class Launcher:
             await self.end(claim, "LaunchTimeout", f"not launched in time; last: {said}", looked_up=True)
 
     async def _adopted(self, claim: NodeClaim) -> bool:
-        """Whether an instance was found for the claim; it is then written as launched."""
-        record = launch_record_of(claim)
-        if record is None:
-            return False
-        made = await self._fleet.find(claim.uid)
+        """Whether an instance was found for the claim; it is then written as launched. Raises CloudError while EC2
+        may still be about to show one.
+        """
+        made = await self._batches.look_up(claim)
         if made is None:
             return False
         log.warning(
             "found the instance of a launch without answer", claim=claim.name, instance=made.instance_id
         )
-        await self._launched(claim, made, record)
+        await self._launched(claim, made, launch_record_of(claim))
         return True
 
     async def end(self, claim: NodeClaim, reason: str, message: str, *, looked_up: bool = False) -> None:

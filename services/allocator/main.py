@@ -8,6 +8,7 @@ from uuid import uuid4
 import grpc.aio
 import msgspec
 
+from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
@@ -40,12 +41,14 @@ from nodeyard.runtime.batcher import Batcher
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import Leadership, LeadershipMetrics
 from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
+from services.allocator.batches import Batches
 from services.allocator.classes import Classes
 from services.allocator.controller import LEASE, Controller
 from services.allocator.follower import Follower
 from services.allocator.launcher import Launcher
 from services.allocator.leases import NodeLeases
 from services.allocator.metrics import AllocatorMetrics
+from services.allocator.naming import Namer
 from services.allocator.pools import Pools
 from services.allocator.registrar import Registrar
 from services.allocator.reporting import Reporter, log
@@ -100,7 +103,9 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         raise StartError(str(error)) from error
     runtime.closing.push_async_callback(redis.aclose)
     measures = AllocatorMetrics(runtime.registry)
-    session = Ec2Session(threads=_AWS_THREADS, observe=measures.api_call)
+    session = Ec2Session(
+        threads=_AWS_THREADS, observe=measures.api_call, budget=CallBudget(share=settings.ec2_share)
+    )
     runtime.closing.callback(session.close)
     try:
         log.info("allocator works in a region", region=session.region)
@@ -144,8 +149,15 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
             cluster_dns=(settings.cluster_dns,) if settings.cluster_dns else (),
         ),
     )  # fmt: skip
+    node_leases = NodeLeases(redis_leases, settings.replica, settings.lease_ttl, clock)
+    fleet = Fleet(session, cluster_uid=cluster_uid)
+    namer = Namer(fleet, cluster, clock)
     launcher = Launcher(
-        cluster=cluster, offers=offers, claims=claims, fleet=Fleet(session, cluster_uid=cluster_uid),
+        cluster=cluster, offers=offers, claims=claims, region=session.region, namer=namer,
+        batches=Batches(
+            fleet=fleet, claims=claims, cluster=cluster, leases=node_leases, clock=clock,
+            consistency_lag_s=settings.ec2_consistency_lag,
+        ),
         templates=templates, classes=classes, epochs=epochs, leader=leader,
         report=report, measures=measures, clock=clock, tags=tags,
     )  # fmt: skip
@@ -156,8 +168,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     )  # fmt: skip
     follower = Follower(
         cluster=cluster, launcher=launcher, registrar=registrar,
-        leases=NodeLeases(redis_leases, settings.replica, settings.lease_ttl, clock),
-        report=report, clock=clock, deadlines=Deadlines(settings.launch_ttl, settings.registration_ttl),
+        leases=node_leases, report=report, clock=clock, deadlines=Deadlines(settings.launch_ttl, settings.registration_ttl),
         stopped=lambda: rival.reason,
     )  # fmt: skip
     controller = Controller(
@@ -181,7 +192,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     return Service(
         loops={
             "cluster": cluster.run, "offers": offers.run, "planning-lease": leader.run, "rival": rival.run,
-            "events": events.run, "journal": journal.run, "classes": classes.run, "claims": follower.run,
+            "events": events.run, "journal": journal.run, "classes": classes.run, "claims": follower.run, "names": namer.run,
             "pending": controller.watch, "planning": controller.run, "drafts": controller.draft, "pools": pools.run,
         },
         ready=_ready(rival, cluster, offers),

@@ -14,8 +14,8 @@ from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.provisioning.batches import Answer, Batch, Found
 from nodeyard.provisioning.claims import LaunchRecord
-from nodeyard.provisioning.launches import Launched, Refused
 from nodeyard.state.cluster import Change, Snapshot
 
 
@@ -75,6 +75,7 @@ class Claims(Protocol):
         labels: Mapping[str, str | None] = {},
         *,
         unless: str = "",
+        replacing: str = "",
     ) -> NodeClaim | None: ...
 
     async def add_finalizer(self, claim: NodeClaim) -> NodeClaim | None: ...
@@ -108,9 +109,15 @@ class Fleet(Protocol):
     @property
     def region(self) -> str: ...
 
-    async def launch(self, claim: str, uid: str, record: LaunchRecord) -> Launched | Refused: ...
+    def stamp(self, record: LaunchRecord, members: tuple[tuple[str, str], ...]) -> str: ...
 
-    async def find(self, uid: str) -> Launched | None: ...
+    async def launch(self, record: LaunchRecord, batch: Batch) -> Answer: ...
+
+    async def find(self, batch: Batch) -> Sequence[Found]: ...
+
+    async def unnamed(self) -> Mapping[str, str]: ...
+
+    async def name(self, instance_id: str, claim: str, uid: str, *, named: bool) -> None: ...
 
 
 class Templates(Protocol):

@@ -1,6 +1,8 @@
 """The allocator's settings; docs/architecture.md explains each variable."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from nodeyard.runtime.settings import Addresses, RedisUrl, Seconds, ServiceSettings
 
@@ -25,6 +27,10 @@ class AllocatorSettings(ServiceSettings, frozen=True, kw_only=True):
     registration_ttl: Seconds = 900.0
     launch_ttl: Seconds = 300.0
     lease_ttl: Seconds = 5.0
+    ec2_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Of the account's published limits on calls to EC2, what this replica may use."""
+    ec2_consistency_lag: Seconds = 60.0
+    """How long EC2 may take to show an instance that it has made."""
     cluster_endpoint: str = ""
     cluster_ca: str = ""
     cluster_dns: str = ""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
@@ -19,8 +20,8 @@ from nodeyard.api.selectors import Taint
 from nodeyard.cloudprovider.errors import IdempotencyMismatch, NotFound, Throttled, Unreachable
 from nodeyard.local.account.machines import userdata
 from nodeyard.local.account.server import AccountServer
+from nodeyard.provisioning.batches import LAUNCH_BATCH, Answer, Batch
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
-from nodeyard.provisioning.launches import Launched, Refused
 from tests.support.account import REGION, AwsClients, DialBoard
 from tests.support.clock import FakeClock
 
@@ -78,6 +79,15 @@ async def launchable(session: Ec2Session, *types: str, spot: bool = False) -> La
     capacity_type = keys.SPOT if spot else keys.ON_DEMAND
     tags = {keys.CLUSTER_UID_TAG: "uid", "kubernetes.io/cluster/nodeyard": "owned"}
     return LaunchRecord(capacity_type, (TemplateChoice(name, image.id, rows),), tags)
+
+
+def batch(fleet: Fleet, record: LaunchRecord, *names: str) -> Batch:
+    members = tuple((name, f"{name}-uid") for name in names)
+    return Batch(fleet.stamp(record, members), members)
+
+
+async def launched(fleet: Fleet, record: LaunchRecord, *names: str) -> Answer:
+    return await fleet.launch(record, batch(fleet, record, *names))
 
 
 # --- node classes -----------------------------------------------------------------------------------------------------
@@ -187,99 +197,161 @@ async def test_templates_of_a_class_are_deleted_with_it(session: Ec2Session) -> 
 
 
 # --- launches ---------------------------------------------------------------------------------------------------------
-async def test_repeating_a_launch_gives_the_same_instance(session: Ec2Session) -> None:
-    record = await launchable(session, "m5.large")
-    fleet = Fleet(session, cluster_uid="uid")
-    first = await fleet.launch("web-1", "claim-uid-1", record)
-    assert isinstance(first, Launched)
-    assert await fleet.launch("web-1", "claim-uid-1", record) == first
-    assert first.instance_type == "m5.large"
-    assert first.provider_id == f"aws:///{first.zone}/{first.instance_id}"
+@pytest.fixture
+def fleet(session: Ec2Session) -> Fleet:
+    return Fleet(session, cluster_uid="uid")
 
 
-async def test_an_instance_carries_what_it_is_found_by(session: Ec2Session, account: AccountServer) -> None:
+async def test_repeating_a_launch_gives_the_same_instances(session: Ec2Session, fleet: Fleet) -> None:
     record = await launchable(session, "m5.large")
-    fleet = Fleet(session, cluster_uid="uid")
-    made = await fleet.launch("web-2", "claim-uid-2", record)
-    assert isinstance(made, Launched)
-    found = await fleet.find("claim-uid-2")
-    assert found is not None
-    assert (found.instance_id, found.zone, found.capacity_type) == (made.instance_id, made.zone, "on-demand")
-    (shown,) = AwsClients(account.url).instances(instance_id=made.instance_id)
-    tags = {t["Key"]: t["Value"] for t in shown["Tags"]}
-    assert tags[keys.NODECLAIM_TAG] == "web-2"
+    first = await launched(fleet, record, "same-1", "same-2", "same-3")
+    assert len({made.instance_id for made in first.made}) == 3
+    assert await launched(fleet, record, "same-1", "same-2", "same-3") == first
+    one = first.made[0]
+    assert one.instance_type == "m5.large"
+    assert one.provider_id == f"aws:///{one.zone}/{one.instance_id}"
+
+
+async def test_another_attempt_or_other_claims_are_another_launch(session: Ec2Session, fleet: Fleet) -> None:
+    record = await launchable(session, "m5.large")
+    again = msgspec.structs.replace(record, attempt=1)
+    priced = msgspec.structs.replace(record, prices={"m5.large/eu-west-1a": 0.1})
+    ids = [batch(fleet, r, *names).id for r, names in (
+        (record, ("a",)), (again, ("a",)), (record, ("b",)), (record, ("a", "b")), (priced, ("a",)),
+    )]  # fmt: skip
+    assert len(set(ids)) == 4
+    assert ids[0] == ids[4]
+    assert all(len(one) <= 64 and one.isascii() for one in ids)
+
+
+async def test_a_single_claims_instance_carries_what_it_is_found_by(
+    session: Ec2Session, fleet: Fleet, account: AccountServer
+) -> None:
+    record = await launchable(session, "m5.large")
+    (made,) = (await launched(fleet, record, "web-2")).made
+    (found,) = await fleet.find(batch(fleet, record, "web-2"))
+    assert (found.made, found.claim_uid, found.alive) == (made, "web-2-uid", True)
+    tags = tags_of(account, made.instance_id)
+    assert tags[keys.NODECLAIM_TAG] == tags["Name"] == "web-2"
     assert tags[keys.CLUSTER_UID_TAG] == "uid"
     assert tags["kubernetes.io/cluster/nodeyard"] == "owned"
+    assert made.instance_id not in await fleet.unnamed()
 
 
-async def test_a_terminated_instance_is_not_found(session: Ec2Session) -> None:
-    fleet = Fleet(session, cluster_uid="uid")
-    made = await fleet.launch("web-3", "claim-uid-3", await launchable(session, "m5.large"))
-    assert isinstance(made, Launched)
+async def test_instances_of_a_batch_carry_its_id_and_their_claims_tags_once_told(
+    session: Ec2Session, fleet: Fleet, account: AccountServer
+) -> None:
+    record = await launchable(session, "m5.large")
+    together = batch(fleet, record, "tag-1", "tag-2")
+    answer = await fleet.launch(record, together)
+    ids = {made.instance_id for made in answer.made}
+    assert {f.made.instance_id for f in await fleet.find(together)} == ids
+    assert {i: b for i, b in (await fleet.unnamed()).items() if i in ids} == dict.fromkeys(ids, together.id)
+    one, two = sorted(ids)
+    await fleet.name(one, "tag-1", "tag-1-uid", named=False)
+    await fleet.name(two, "tag-2", "tag-2-uid", named=True)
+    assert {f.claim_uid for f in await fleet.find(together)} == {"tag-1-uid", "tag-2-uid"}
+    assert not ids & set(await fleet.unnamed())
+    tags = tags_of(account, one)
+    assert (tags["Name"], tags[keys.NODECLAIM_TAG], tags[LAUNCH_BATCH]) == ("tag-1", "tag-1", together.id)
+    assert "Name" not in tags_of(account, two)
+
+
+def tags_of(account: AccountServer, instance_id: str) -> dict[str, str]:
+    (shown,) = AwsClients(account.url).instances(instance_id=instance_id)
+    return {t["Key"]: t["Value"] for t in shown["Tags"]}
+
+
+async def test_an_ended_instance_is_still_known_but_not_alive(session: Ec2Session, fleet: Fleet) -> None:
+    record = await launchable(session, "m5.large")
+    (made,) = (await launched(fleet, record, "web-3")).made
     await fleet.terminate(made.instance_id)
-    assert await fleet.find("claim-uid-3") is None
-    assert await fleet.find("never-launched") is None
+    (found,) = await fleet.find(batch(fleet, record, "web-3"))
+    assert not found.alive
+    assert await fleet.find(batch(fleet, record, "never-launched")) == []
 
 
-async def test_a_full_zone_is_told_and_another_is_taken(session: Ec2Session, dials: DialBoard) -> None:
+async def test_a_full_zone_is_told_and_another_is_taken(
+    session: Ec2Session, fleet: Fleet, dials: DialBoard
+) -> None:
     dials.post("capacity", instance_type="c5.large", zone=f"{REGION}a", capacity_type="*")
     dials.post("capacity", instance_type="c5.large", zone=f"{REGION}b", capacity_type="*")
-    made = await Fleet(session, cluster_uid="uid").launch(
-        "web-4", "uid-4", await launchable(session, "c5.large", spot=True)
-    )
-    assert isinstance(made, Launched)
+    (made,) = (await launched(fleet, await launchable(session, "c5.large", spot=True), "web-4")).made
     assert made.zone == f"{REGION}c"
     assert made.capacity_type == keys.SPOT
 
 
+async def test_half_a_fleet_is_what_there_was_and_the_refusals(
+    session: Ec2Session, fleet: Fleet, dials: DialBoard
+) -> None:
+    for zone, left in (("a", 2), ("b", 0), ("c", 0)):
+        dials.post("capacity", instance_type="c5.large", zone=f"{REGION}{zone}", capacity_type="*", left=left)
+    answer = await launched(fleet, await launchable(session, "c5.large"), *(f"half-{n}" for n in range(5)))
+    assert len(answer.made) == 2
+    assert {r.instance_type for r in answer.refusals} == {"c5.large"}
+    assert answer.error is None
+
+
 async def test_no_capacity_at_all_is_a_refusal_of_every_offering(
-    session: Ec2Session, dials: DialBoard
+    session: Ec2Session, fleet: Fleet, dials: DialBoard
 ) -> None:
     dials.post("capacity", instance_type="c5.large", zone="*", capacity_type="*")
-    refused = await Fleet(session, cluster_uid="uid").launch(
-        "web-5", "uid-5", await launchable(session, "c5.large")
-    )
-    assert isinstance(refused, Refused)
+    refused = await launched(fleet, await launchable(session, "c5.large"), "web-5")
+    assert (refused.made, refused.error) == ((), None)
     assert {(r.instance_type, r.zone, r.capacity_type) for r in refused.refusals} == {
         ("c5.large", f"{REGION}{z}", "on-demand") for z in "abc"
     }
     assert {r.code for r in refused.refusals} == {"InsufficientInstanceCapacity"}
 
 
-async def test_a_token_with_another_request_is_refused_as_such(session: Ec2Session) -> None:
-    fleet = Fleet(session, cluster_uid="uid")
-    await fleet.launch("web-6", "uid-6", await launchable(session, "m5.large"))
+async def test_a_request_that_would_be_worded_otherwise_is_not_sent(
+    session: Ec2Session, fleet: Fleet, dials: DialBoard
+) -> None:
+    record = await launchable(session, "m5.large")
+    theirs = batch(fleet, await launchable(session, "m5.xlarge"), "web-6")
+    before = dials.get("calls")["counts"].get("CreateFleet", 0)
     with pytest.raises(IdempotencyMismatch):
-        await fleet.launch("web-6", "uid-6", await launchable(session, "m5.xlarge"))
+        await fleet.launch(record, theirs)
+    assert dials.get("calls")["counts"].get("CreateFleet", 0) == before
 
 
-async def test_a_lost_template_is_a_missing_object(session: Ec2Session) -> None:
+async def test_a_lost_template_is_a_missing_object(session: Ec2Session, fleet: Fleet) -> None:
     record = await launchable(session, "m5.large")
     choice = msgspec.structs.replace(record.choices[0], template="no-such-template")
     with pytest.raises(NotFound):
-        await Fleet(session, cluster_uid="uid").launch(
-            "web-7", "uid-7", msgspec.structs.replace(record, choices=(choice,))
-        )
+        await launched(fleet, msgspec.structs.replace(record, choices=(choice,)), "web-7")
 
 
-async def test_throttling_reaches_the_caller_as_such(session: Ec2Session, dials: DialBoard) -> None:
+async def test_throttling_reaches_the_caller_as_such(
+    session: Ec2Session, fleet: Fleet, dials: DialBoard
+) -> None:
     record = await launchable(session, "m5.large")
     dials.post("faults", kind="throttle", action="CreateFleet")
     with pytest.raises(Throttled):
-        await Fleet(session, cluster_uid="uid").launch("web-8", "uid-8", record)
+        await launched(fleet, record, "web-8")
+
+
+async def test_within_a_budget_throttled_and_unanswered_calls_are_repeated(
+    session: Ec2Session, account: AccountServer, dials: DialBoard
+) -> None:
+    record = await launchable(session, "m5.large")
+    patient = Ec2Session(budget=CallBudget())
+    fleet = Fleet(patient, cluster_uid="uid")
+    dials.post("faults", kind="throttle", action="CreateFleet", times=2)
+    dials.post("faults", kind="fail", action="CreateFleet", after_effect=True)
+    answer = await launched(fleet, record, "patient-1", "patient-2")
+    found = await fleet.find(batch(fleet, record, "patient-1", "patient-2"))
+    patient.close()
+    assert len(answer.made) == len(found) == 2
 
 
 async def test_a_launch_whose_answer_is_lost_is_found_and_not_repeated(
-    session: Ec2Session, dials: DialBoard
+    session: Ec2Session, fleet: Fleet, dials: DialBoard
 ) -> None:
     record = await launchable(session, "m5.large")
-    fleet = Fleet(session, cluster_uid="uid")
     dials.post("faults", kind="fail", action="CreateFleet", after_effect=True)
     with pytest.raises(Unreachable) as lost:
-        await fleet.launch("web-9", "uid-9", record)
+        await launched(fleet, record, "web-9")
     assert lost.value.may_have_taken_effect
-    found = await fleet.find("uid-9")
-    again = await fleet.launch("web-9", "uid-9", record)
-    assert found is not None
-    assert isinstance(again, Launched)
-    assert again.instance_id == found.instance_id
+    (found,) = await fleet.find(batch(fleet, record, "web-9"))
+    assert (await launched(fleet, record, "web-9")).made == (found.made,)

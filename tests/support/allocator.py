@@ -6,6 +6,8 @@ the cloud makes one instance per client token and can refuse, fail, or do the wo
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,11 +24,13 @@ from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.quantity import fits, total
 from nodeyard.api.selectors import Requirement, Taint
+from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
 from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.provisioning.batches import Answer, Batch, Found, merge_key
 from nodeyard.provisioning.claims import LaunchRecord
-from nodeyard.provisioning.launches import Launched, Refused
+from nodeyard.provisioning.launches import Launched
 from nodeyard.provisioning.lifecycle import Deadlines, registration, with_condition, without_taint
 from nodeyard.provisioning.model import (
     Cost,
@@ -42,12 +46,14 @@ from nodeyard.runtime.batcher import Batcher
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.metrics import new_registry
 from nodeyard.state.cluster import Change, ClusterStore, Kind, Snapshot
+from services.allocator.batches import Batches
 from services.allocator.classes import Classes
 from services.allocator.controller import Controller
 from services.allocator.follower import Follower
 from services.allocator.launcher import Launcher
 from services.allocator.leases import NodeLeases
 from services.allocator.metrics import AllocatorMetrics
+from services.allocator.naming import Namer
 from services.allocator.registrar import Registrar
 from services.allocator.reporting import Reporter
 from tests.support.catalogue import ZONES, small_market
@@ -114,6 +120,10 @@ class Api:
             stream.show(Change(kind, key, value, getattr(value, "resource_version", "")))
         return value
 
+    def put_away(self, claim: str) -> None:
+        """Somebody removed the claim's finalizer by hand, too."""
+        self.put(Kind.NODE_CLAIM, claim, None)
+
     def _may(self, what: str) -> None:
         if error := self.fail.pop(what, None):
             raise error
@@ -172,9 +182,10 @@ class Api:
         labels: Mapping[str, str | None] = {},
         *,
         unless: str = "",
+        replacing: str = "",
     ) -> NodeClaim | None:
         def change(now: NodeClaim) -> NodeClaim:
-            if unless and unless in now.annotations:
+            if unless and now.annotations.get(unless, replacing) != replacing:
                 return now
             return msgspec.structs.replace(
                 now, annotations=_merged(now.annotations, annotations), labels=_merged(now.labels, labels)
@@ -258,8 +269,9 @@ class Api:
 
 
 class Cloud:
-    """EC2 and pricing. `full`: (type, zone) that can't be had. `failures`: what the next calls raise; one with
-    `may_have_taken_effect` is raised after the instance was made.
+    """EC2 and pricing. `full`: (type, zone) that can't be had; `left`: how many more instances of a type can.
+    `failures`: what the next calls raise; one with `may_have_taken_effect` is raised after the instances were made.
+    New instances are described `lag_s` after they were made.
     """
 
     region = "eu-west-1"
@@ -267,40 +279,87 @@ class Cloud:
 
     def __init__(self, clock: FakeClock) -> None:
         self.instances: dict[str, Launched] = {}
-        """By client token."""
-        self.calls: list[tuple[str, LaunchRecord]] = []
+        """By id."""
+        self.claims: dict[str, str] = {}
+        """Instance id -> UID of the claim it is tagged for."""
+        self.calls: list[tuple[tuple[str, ...], LaunchRecord]] = []
+        """Each with the names of the batch's claims."""
         self.full: set[tuple[str, str]] = set()
+        self.left: dict[str, int] = {}
         self.failures: list[Exception] = []
+        self.answer_errors: list[CloudError] = []
+        self.lag_s = 0.0
         self.refused: list[Refusal] = []
         self._memory = RefusalMemory()
         self._clock = clock
-        self._requests: dict[str, LaunchRecord] = {}
+        self._answers: dict[str, tuple[LaunchRecord, Batch, Answer]] = {}
+        self._made_at: dict[str, float] = {}
         self._numbers = itertools.count(1)
 
-    async def launch(self, claim: str, uid: str, record: LaunchRecord) -> Launched | Refused:
-        self.calls.append((claim, record))
+    def stamp(self, record: LaunchRecord, members: tuple[tuple[str, str], ...]) -> str:
+        return hashlib.blake2b(repr((merge_key(record), members)).encode(), digest_size=8).hexdigest()
+
+    async def launch(self, record: LaunchRecord, batch: Batch) -> Answer:
+        self.calls.append((tuple(name for name, _ in batch.members), record))
+        await asyncio.sleep(0)
         error = self.failures.pop(0) if self.failures else None
         if error is not None and not getattr(error, "may_have_taken_effect", False):
             raise error
-        token = record.token(uid)
-        assert self._requests.setdefault(token, record) == record, "one token, two requests"
-        if token not in self.instances:
-            rows = [row for choice in record.choices for row in choice.overrides]
-            free = [row for row in rows if (row[0], row[1]) not in self.full]
-            if not free:
-                refusals = tuple(
-                    Refusal(r[0], r[1], record.capacity_type, "InsufficientInstanceCapacity") for r in rows
-                )
-                return Refused(refusals, "no capacity")
-            self.instances[token] = Launched(
-                f"i-{next(self._numbers):017x}", free[0][0], free[0][1], record.capacity_type, "ami-1"
-            )
+        known = self._answers.get(batch.id)
+        if known is None:
+            known = self._answers[batch.id] = (record, batch, self._make(record, batch))
+        assert (merge_key(known[0]), known[1]) == (merge_key(record), batch), "one token, two requests"
         if error is not None:
             raise error
-        return self.instances[token]
+        return known[2]
 
-    async def find(self, uid: str) -> Launched | None:
-        return next((made for token, made in self.instances.items() if token.startswith(f"{uid}-")), None)
+    def _make(self, record: LaunchRecord, batch: Batch) -> Answer:
+        if self.answer_errors:
+            return Answer(error=self.answer_errors.pop(0))
+        rows = [row for choice in record.choices for row in choice.overrides]
+        made: list[Launched] = []
+        for row in rows:
+            room = 0 if (row[0], row[1]) in self.full else self.left.get(row[0], 10_000)
+            count = min(room, len(batch.members) - len(made))
+            if row[0] in self.left:
+                self.left[row[0]] -= count
+            for _ in range(count):
+                one = Launched(f"i-{next(self._numbers):017x}", row[0], row[1], record.capacity_type, "ami-1")
+                made.append(one)
+                self.instances[one.instance_id] = one
+                self._made_at[one.instance_id] = self._clock.monotonic()
+                if len(batch.members) == 1:
+                    self.claims[one.instance_id] = batch.members[0][1]
+        short = len(made) < len(batch.members)
+        refusals = tuple(
+            Refusal(r[0], r[1], record.capacity_type, "InsufficientInstanceCapacity") for r in rows if short
+        )
+        return Answer(tuple(made), refusals, "no capacity" if short else "")
+
+    def _shown(self) -> set[str]:
+        now = self._clock.monotonic()
+        return {i for i, at in self._made_at.items() if now >= at + self.lag_s}
+
+    async def find(self, batch: Batch) -> list[Found]:
+        _, _, answer = self._answers.get(batch.id, (None, None, Answer()))
+        shown = self._shown()
+        return [
+            Found(made, self.claims.get(made.instance_id, ""), made.instance_id in self.instances)
+            for made in answer.made
+            if made.instance_id in shown
+        ]
+
+    async def unnamed(self) -> dict[str, str]:
+        shown = self._shown()
+        return {
+            made.instance_id: batch.id
+            for _, batch, answer in self._answers.values()
+            for made in answer.made
+            if made.instance_id in shown and made.instance_id not in self.claims
+        }
+
+    async def name(self, instance_id: str, claim: str, uid: str, *, named: bool) -> None:
+        self.claims[instance_id] = uid
 
     @property
     def revision(self) -> str:
@@ -482,7 +541,8 @@ def _planned(
 class Replica:
     """One allocator in the world."""
 
-    def __init__(self, world: World, name: str = "a", mode: str = "nominate") -> None:
+    def __init__(self, world: World, name: str = "a", mode: str = "nominate", window_s: float = 0.0) -> None:
+        """`window_s`: how long launches are gathered; 0 as long as nobody waits for time."""
         self.stream = Stream()
         self.stream.store.apply(_all_of(world.api, world.fixed))
         world.api.streams.append(self.stream)
@@ -493,8 +553,15 @@ class Replica:
             cluster=self.stream, offers=world.cloud, resolver=world.account, templates=world.account,
             statuses=world.quiet, clock=world.clock, boot=Boot(cluster="nodeyard"),
         )  # fmt: skip
+        self.leases = NodeLeases(world.leases, name, 5.0, world.clock)
+        self.batches = Batches(
+            fleet=world.cloud, claims=world.api, cluster=self.stream, leases=self.leases, clock=world.clock,
+            idle_s=window_s,
+        )  # fmt: skip
+        self.namer = Namer(world.cloud, self.stream, world.clock)
         self.launcher = Launcher(
-            cluster=self.stream, offers=world.cloud, claims=world.api, fleet=world.cloud, templates=world.account,
+            cluster=self.stream, offers=world.cloud, claims=world.api, region=world.cloud.region,
+            batches=self.batches, namer=self.namer, templates=world.account,
             classes=self.classes, epochs=world.leader, leader=world.leader, report=report, measures=measures,
             clock=world.clock, tags={keys.CLUSTER_UID_TAG: "cluster"},
         )  # fmt: skip
@@ -504,7 +571,7 @@ class Replica:
         )  # fmt: skip
         self.follower = Follower(
             cluster=self.stream, launcher=self.launcher, registrar=self.registrar,
-            leases=NodeLeases(world.leases, name, 5.0, world.clock), report=report, clock=world.clock,
+            leases=self.leases, report=report, clock=world.clock,
             deadlines=Deadlines(), stopped=lambda: None,
         )  # fmt: skip
         self.batcher = Batcher(1.0, 10.0, world.clock)
@@ -550,8 +617,8 @@ class World:
             Change(Kind.NODE_CLASS, "default", NodeClass("default", uid="class", generation=1)),
         ]
 
-    def replica(self, name: str = "a", mode: str = "nominate") -> Replica:
-        return Replica(self, name, mode)
+    def replica(self, name: str = "a", mode: str = "nominate", window_s: float = 0.0) -> Replica:
+        return Replica(self, name, mode, window_s)
 
     def pending_pods(self, count: int, prefix: str = "p", **shape: Any) -> list[PodKey]:
         """Pods that the kube-scheduler refused just now: 500m CPU and 1 GiB each."""

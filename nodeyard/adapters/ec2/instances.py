@@ -13,6 +13,7 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
 from nodeyard.cloudprovider.errors import NotFound
 from nodeyard.disruption.collection import Instance
+from nodeyard.provisioning.batches import LAUNCH_BATCH
 
 _FILTER_VALUES: Final = 200
 _PER_TERMINATION: Final = 500
@@ -77,6 +78,7 @@ def _instance(raw: dict[str, Any]) -> Instance:
         cluster_uid=tags.get(keys.CLUSTER_UID_TAG, ""),
         claim=tags.get(keys.NODECLAIM_TAG, ""),
         claim_uid=tags.get(keys.NODECLAIM_UID_TAG, ""),
+        batch=tags.get(LAUNCH_BATCH, ""),
         pool=tags.get(keys.NODEPOOL_TAG, ""),
         instance_type=raw.get("InstanceType", ""),
         capacity_type=keys.SPOT if raw.get("InstanceLifecycle") == "spot" else keys.ON_DEMAND,

@@ -1,32 +1,39 @@
-"""CreateFleet `instant`, one per claim, and the search for what an earlier call may have made.
+"""CreateFleet `instant`, one per batch of claims, and the search for what an earlier call may have made.
 
-The request is built from the claim's launch record and UID alone, so any replica repeats it byte for byte and EC2's
-ClientToken makes one instance of all tries. Refusals of single offerings are values; everything else is raised as our
-error tree. Neighbours: `launch_templates` (the templates named in the record), the allocator's launcher (when).
+The request is built from a launch record and its batch alone, so any replica repeats it byte for byte and EC2's
+ClientToken, a hash of it, makes one set of instances of all tries. A request that this version would word otherwise
+than the one that wrote the batch is not sent. Refusals of single offerings are values; everything else is our error
+tree. Neighbours: `launch_templates` (the templates named in the record), the allocator's `batches` (when).
 Source: EC2 API reference, CreateFleet (instant fleets, allocation strategies, error codes), DescribeInstances.
 """
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from botocore.exceptions import ClientError
 
 from nodeyard.adapters.ec2.errors import CAPACITY_CODES, translated
 from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
-from nodeyard.cloudprovider.errors import InsufficientCapacity
+from nodeyard.cloudprovider.errors import IdempotencyMismatch, InsufficientCapacity
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.provisioning.batches import LAUNCH_BATCH, Answer, Batch, Found
 from nodeyard.provisioning.claims import LaunchRecord
-from nodeyard.provisioning.launches import Launched, Refused
+from nodeyard.provisioning.launches import Launched
 from nodeyard.runtime.lifecycle import kill_point
 
 _ALIVE: Final = ("pending", "running", "stopping", "stopped")
 _NO_SPOT_ROLE: Final = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _NO_ADDRESSES: Final = "InsufficientFreeAddressesInSubnet"
+_TAGGED: Final = ("instance", "volume", "fleet")
+Members = tuple[tuple[str, str], ...]
 
 
 class Fleet:
-    """Launches for one cluster, and finds and ends what was launched."""
+    """Launches for one cluster, and finds and names what was launched. Methods raise CloudError."""
 
     def __init__(self, session: Ec2Session, *, cluster_uid: str) -> None:
         self._session = session
@@ -36,47 +43,64 @@ class Fleet:
     def region(self) -> str:
         return self._session.region
 
-    async def launch(self, claim: str, uid: str, record: LaunchRecord) -> Launched | Refused:
-        """One instance for the claim, or every refusal. Repeating it is safe. Raises CloudError."""
-        request = fleet_request(claim, uid, record)
+    def stamp(self, record: LaunchRecord, members: Members) -> str:
+        """The id of the batch of these claims: a hash of its request, the same in every replica."""
+        request = _request(record, Batch("", members))
+        text = msgspec.json.encode([request, members, record.attempt], order="deterministic")
+        return hashlib.blake2b(text, digest_size=20).hexdigest()
+
+    async def launch(self, record: LaunchRecord, batch: Batch) -> Answer:
+        """An instance for each claim, or what was refused. Repeating it is safe."""
+        if self.stamp(record, batch.members) != batch.id:
+            raise IdempotencyMismatch(
+                "the batch's request was written by another version", operation="ec2:CreateFleet"
+            )
         kill_point("allocator.before-create-fleet")
         try:
-            answer = await self._session.call("ec2", "create_fleet", **request)
+            answer = await self._session.call("ec2", "create_fleet", **_request(record, batch))
         except InsufficientCapacity as error:
-            return Refused(_all_refused(record, error.code), str(error))
+            return Answer((), _all_refused(record, error.code), str(error))
         kill_point("allocator.after-create-fleet")
         return read_answer(answer, record)
 
-    async def find(self, uid: str) -> Launched | None:
-        """The live instance that was made for the claim with this UID. Raises CloudError."""
-        pages = await self._session.pages(
-            "ec2",
-            "describe_instances",
-            Filters=[
-                {"Name": f"tag:{keys.NODECLAIM_UID_TAG}", "Values": [uid]},
-                {"Name": "instance-state-name", "Values": list(_ALIVE)},
-            ],
-        )
-        found = [i for page in pages for r in page.get("Reservations", []) for i in r.get("Instances", [])]
-        found.sort(key=lambda i: (str(i.get("LaunchTime", "")), i["InstanceId"]))
-        return _found(found[0]) if found else None
+    async def find(self, batch: Batch) -> list[Found]:
+        """The instances that were made for the batch, as far as EC2 shows them by now, ended ones too."""
+        return [f for f, _ in await self._described([{"Name": f"tag:{LAUNCH_BATCH}", "Values": [batch.id]}])]
+
+    async def unnamed(self) -> dict[str, str]:
+        """Live instances of this cluster that came of a batch and carry no claim's tag yet: id -> batch id."""
+        filters = [
+            {"Name": f"tag:{keys.CLUSTER_UID_TAG}", "Values": [self._cluster_uid]},
+            {"Name": "tag-key", "Values": [LAUNCH_BATCH]},
+            {"Name": "instance-state-name", "Values": list(_ALIVE)},
+        ]
+        return {f.made.instance_id: batch for f, batch in await self._described(filters) if not f.claim_uid}
+
+    async def name(self, instance_id: str, claim: str, uid: str, *, named: bool) -> None:
+        """Tags an instance as its claim's. `named`: its class gives it a Name of its own."""
+        tags = _claim_tags(claim, uid, {"Name": ""} if named else {})
+        kill_point("allocator.before-create-tags")
+        await self._session.call("ec2", "create_tags", Resources=[instance_id], Tags=tag_list(tags))
+        kill_point("allocator.after-create-tags")
 
     async def terminate(self, instance_id: str) -> None:
-        """Ends an instance that nobody will follow. Raises CloudError."""
+        """Ends an instance that nobody will follow."""
         kill_point("allocator.before-terminate")
         await self._session.call("ec2", "terminate_instances", InstanceIds=[instance_id])
         kill_point("allocator.after-terminate")
 
+    async def _described(self, filters: list[dict[str, Any]]) -> list[tuple[Found, str]]:
+        pages = await self._session.pages("ec2", "describe_instances", Filters=filters)
+        found = [i for page in pages for r in page.get("Reservations", []) for i in r.get("Instances", [])]
+        return [_found(instance) for instance in found]
 
-def fleet_request(claim: str, uid: str, record: LaunchRecord) -> dict[str, Any]:
-    """CreateFleet's parameters for one instance."""
+
+def _request(record: LaunchRecord, batch: Batch) -> dict[str, Any]:
+    """CreateFleet's parameters: one instance for each claim. A single claim's instance is tagged as its own at once."""
     spot = record.capacity_type == keys.SPOT
-    tags = {
-        **record.tags,
-        keys.NODECLAIM_TAG: claim,
-        keys.NODECLAIM_UID_TAG: uid,
-    }
-    tags.setdefault("Name", claim)
+    tags = {**record.tags, LAUNCH_BATCH: batch.id}
+    if len(batch.members) == 1:
+        tags |= _claim_tags(*batch.members[0], tags)
     configs = [
         {
             "LaunchTemplateSpecification": {"LaunchTemplateName": choice.template, "Version": "$Latest"},
@@ -91,40 +115,43 @@ def fleet_request(claim: str, uid: str, record: LaunchRecord) -> dict[str, Any]:
     )
     return {
         "Type": "instant",
-        "ClientToken": record.token(uid),
+        "ClientToken": batch.id,
         "LaunchTemplateConfigs": configs,
         "TargetCapacitySpecification": {
             "DefaultTargetCapacityType": "spot" if spot else "on-demand",
-            "TotalTargetCapacity": 1,
+            "TotalTargetCapacity": len(batch.members),
         },
-        "TagSpecifications": [
-            {"ResourceType": kind, "Tags": tag_list(tags)} for kind in ("instance", "volume", "fleet")
-        ],
+        "TagSpecifications": [{"ResourceType": kind, "Tags": tag_list(tags)} for kind in _TAGGED],
         **strategy,
     }
 
 
-def read_answer(answer: dict[str, Any], record: LaunchRecord) -> Launched | Refused:
-    """What CreateFleet said. Raises CloudError where it names anything but capacity and made nothing."""
+def _claim_tags(claim: str, uid: str, others: Mapping[str, str]) -> dict[str, str]:
+    own = {keys.NODECLAIM_TAG: claim, keys.NODECLAIM_UID_TAG: uid}
+    return own if "Name" in others else {**own, "Name": claim}
+
+
+def read_answer(answer: dict[str, Any], record: LaunchRecord) -> Answer:
+    """What CreateFleet said."""
     errors = answer.get("Errors") or []
     refusals = tuple(dict.fromkeys(r for e in errors for r in _refusals(e, record)))
-    for made in answer.get("Instances") or []:
-        for instance_id in made.get("InstanceIds") or []:
-            return _launched(made, instance_id, record, refusals)
-    for error in errors:
+    made = tuple(
+        _launched(group, instance_id, record)
+        for group in answer.get("Instances") or []
+        for instance_id in group.get("InstanceIds") or []
+    )
+    message = errors[0].get("ErrorMessage", "") if errors else "the fleet came back with fewer instances"
+    for error in () if made else errors:
         if error.get("ErrorCode") not in CAPACITY_CODES:
-            cause = ClientError(
-                {"Error": {"Code": error.get("ErrorCode", ""), "Message": error.get("ErrorMessage", "")}},
-                "CreateFleet",
-            )
-            raise translated(cause, "ec2:CreateFleet") from cause
-    message = errors[0].get("ErrorMessage", "") if errors else "the fleet came back empty"
-    return Refused(refusals or _all_refused(record, "UnfulfillableCapacity"), message)
+            code, words = error.get("ErrorCode", ""), error.get("ErrorMessage", "")
+            cause = ClientError({"Error": {"Code": code, "Message": words}}, "CreateFleet")
+            return Answer((), refusals, message, translated(cause, "ec2:CreateFleet"))
+    if not made and not refusals:
+        refusals = _all_refused(record, "UnfulfillableCapacity")
+    return Answer(made, refusals, message)
 
 
-def _launched(
-    made: dict[str, Any], instance_id: str, record: LaunchRecord, refusals: tuple[Refusal, ...]
-) -> Launched:
+def _launched(made: dict[str, Any], instance_id: str, record: LaunchRecord) -> Launched:
     override = (made.get("LaunchTemplateAndOverrides") or {}).get("Overrides") or {}
     kind = made.get("InstanceType") or override.get("InstanceType", "")
     rows = [(c, row) for c in record.choices for row in c.overrides if row[0] == kind]
@@ -134,7 +161,7 @@ def _launched(
     )
     zone = override.get("AvailabilityZone") or row[1]
     image = override.get("ImageId") or (choice.image_id if choice is not None else "")
-    return Launched(instance_id, kind, zone, record.capacity_type, image, refusals)
+    return Launched(instance_id, kind, zone, record.capacity_type, image)
 
 
 def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
@@ -163,11 +190,14 @@ def _all_refused(record: LaunchRecord, code: str) -> tuple[Refusal, ...]:
     )
 
 
-def _found(instance: dict[str, Any]) -> Launched:
-    return Launched(
+def _found(instance: dict[str, Any]) -> tuple[Found, str]:
+    tags = {tag["Key"]: tag.get("Value", "") for tag in instance.get("Tags", [])}
+    made = Launched(
         instance_id=instance["InstanceId"],
         instance_type=instance.get("InstanceType", ""),
         zone=(instance.get("Placement") or {}).get("AvailabilityZone", ""),
         capacity_type=keys.SPOT if instance.get("InstanceLifecycle") == "spot" else keys.ON_DEMAND,
         image_id=instance.get("ImageId", ""),
     )
+    alive = (instance.get("State") or {}).get("Name") in _ALIVE
+    return Found(made, tags.get(keys.NODECLAIM_UID_TAG, ""), alive), tags.get(LAUNCH_BATCH, "")

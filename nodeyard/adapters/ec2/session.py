@@ -1,9 +1,9 @@
 """The one way to AWS: boto3's clients, which block, behind a bounded pool of threads.
 
 Region, endpoint and credentials come from boto3's own environment (AWS_REGION, AWS_ENDPOINT_URL, AWS_*, profiles,
-the instance's role). Every call is retried by botocore's adaptive mode, which also slows down under throttling, and
-what still fails is raised as our error tree, never as botocore's. Neighbours: `errors` (the table), everything else
-in `adapters/ec2` and `adapters/pricing` (the callers).
+the instance's role). Every call is retried, within a `budget` where one is given, else by botocore's adaptive mode,
+which also slows down under throttling; what still fails is raised as our error tree, never as botocore's. Neighbours:
+`errors` (the table), everything else in `adapters/ec2` and `adapters/pricing` (the callers).
 """
 
 import asyncio
@@ -20,8 +20,10 @@ from botocore import xform_name
 from botocore.config import Config
 
 from nodeyard import __version__
+from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.errors import DRY_RUN_OK, translated
-from nodeyard.cloudprovider.errors import CloudError, InvalidRequest
+from nodeyard.cloudprovider.errors import CloudError, InvalidRequest, Throttled
+from nodeyard.runtime.backoff import Backoff
 
 T = TypeVar("T")
 Observer = Callable[[str, str, str, float], None]
@@ -47,11 +49,20 @@ class Ec2Session:
         read_timeout_s: float = 30.0,
         attempts: int = 6,
         observe: Observer = _ignore,
+        budget: CallBudget | None = None,
     ) -> None:
-        """`region` overrides the environment's. `attempts` counts the first try. Nothing is contacted here."""
+        """`region` overrides the environment's. `attempts` counts the first try. With a `budget`, EC2 is called within
+        it and tries are repeated from it; without, botocore's adaptive mode does both. Nothing is contacted here.
+        """
         self._session = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None)
+        own_attempts = attempts if budget is None else 1
+        self._attempts = attempts
+        self._budget = budget
         self._config = Config(
-            retries={"mode": "adaptive", "total_max_attempts": attempts},
+            retries={
+                "mode": "adaptive" if budget is None else "standard",
+                "total_max_attempts": own_attempts,
+            },
             connect_timeout=connect_timeout_s,
             read_timeout=read_timeout_s,
             max_pool_connections=threads,
@@ -102,7 +113,33 @@ class Ec2Session:
 
     async def _in_pool(self, service: str, operation: str, work: Callable[[], T]) -> T:
         name = f"{service}:{_camel(operation)}"
+        if self._budget is None:
+            return await self._once(name, work)
+        return await self._within(self._budget, name, work)
+
+    async def _once(self, name: str, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._measured, name, work)
+
+    async def _within(self, budget: CallBudget, name: str, work: Callable[[], T]) -> T:
+        """The call, in its turn, and again while that is worth it: throttled, or without an answer."""
+        service, _, action = name.partition(":")
+        action = action if service == "ec2" else name
+        pauses = Backoff(0.1, 5.0)
+        for attempt in range(self._attempts):
+            if service == "ec2":
+                await budget.take(action)
+            try:
+                answer = await self._once(name, work)
+            except CloudError as error:
+                if isinstance(error, Throttled):
+                    budget.throttled(action)
+                if not error.retryable or attempt + 1 == self._attempts or not budget.may_repeat():
+                    raise
+                await asyncio.sleep(pauses.next_s())
+            else:
+                budget.succeeded(action)
+                return answer
+        raise AssertionError("a call is tried at least once")
 
     def _measured(self, name: str, work: Callable[[], T]) -> T:
         service, _, operation = name.partition(":")

@@ -109,13 +109,14 @@ class NodeClaims:
         labels: Mapping[str, str | None] = {},
         *,
         unless: str = "",
+        replacing: str = "",
     ) -> NodeClaim | None:
-        """Sets annotations and labels (None removes). With `unless`, a claim that has that annotation already is left
-        as it is and returned: the first writer wins.
+        """Sets annotations and labels (None removes). With `unless`, a claim that has that annotation already, with
+        any value but `replacing`, is left as it is and returned: the first writer wins.
         """
 
         def body(now: NodeClaim) -> dict[str, Any] | None:
-            if unless and unless in now.annotations:
+            if unless and now.annotations.get(unless, replacing) != replacing:
                 return None
             new_annotations = _differing(now.annotations, annotations)
             new_labels = _differing(now.labels, labels)

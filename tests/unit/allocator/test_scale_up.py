@@ -522,4 +522,4 @@ async def test_the_first_launch_record_on_a_claim_wins(world: World) -> None:
     theirs = msgspec.structs.replace(theirs, tags={"written": "by the other replica"})
     await world.api.annotate(made, {LAUNCH_RECORD: encode_record(theirs)})
     await replica.launcher.launch(made)
-    assert world.cloud.calls[-1] == ("mine", theirs)
+    assert world.cloud.calls[-1] == (("mine",), theirs)

@@ -4,6 +4,7 @@ import msgspec
 
 from nodeyard.api.node import REGISTERED, Condition
 from nodeyard.disruption.collection import Instance, collect, instance_id
+from nodeyard.provisioning.batches import LAUNCH_BATCH, Batch, encode_batch, members_of
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import NOW, ZONE, Builder
 
@@ -39,6 +40,22 @@ def test_an_instance_whose_claim_has_not_written_it_down_yet_is_left_alone() -> 
     _, claim = build.node("a")
     build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, provider_id=""))
     assert of(build, instance("a")) == ([], [], "")
+
+
+def test_an_instance_of_a_batch_is_kept_until_every_claim_of_the_batch_has_its_own() -> None:
+    build = Builder()
+    _, first = build.node("a")
+    _, second = build.node("b")
+    batch = Batch("batch-1", members_of([first, second]))
+    stamped = {LAUNCH_BATCH: encode_batch(batch)}
+    first = msgspec.structs.replace(first, annotations=stamped)
+    second = msgspec.structs.replace(second, annotations=stamped)
+    build.put(Kind.NODE_CLAIM, "a-c", first)
+    build.put(Kind.NODE_CLAIM, "b-c", msgspec.structs.replace(second, provider_id=""))
+    nobodys = Instance("i-new", "running", NOW - 300.0, ZONE, "cluster-1", batch="batch-1")
+    assert of(build, instance("a"), nobodys) == ([], [], "")
+    build.put(Kind.NODE_CLAIM, "b-c", second)
+    assert of(build, instance("a"), instance("b"), nobodys) == (["i-new"], [], "")
 
 
 def test_a_second_instance_of_a_launched_claim_is_garbage() -> None:

@@ -1,0 +1,84 @@
+"""Calls kept within EC2's published buckets."""
+
+import asyncio
+
+import pytest
+
+from nodeyard.adapters.ec2.budget import CallBudget, Limit
+from tests.support.clock import FakeClock
+
+
+async def called(budget: CallBudget, clock: FakeClock, action: str, count: int, for_s: float) -> list[float]:
+    """When each of `count` calls that all want to go at once may go."""
+    times: list[float] = []
+
+    async def one() -> None:
+        await budget.take(action)
+        times.append(clock.monotonic())
+
+    tasks = [asyncio.create_task(one()) for _ in range(count)]
+    await clock.advance(for_s)
+    for task in tasks:
+        task.cancel()
+    return times
+
+
+def budget(clock: FakeClock, share: float = 1.0) -> CallBudget:
+    return CallBudget(share=share, monotonic=clock.monotonic, sleep=clock.sleep)
+
+
+@pytest.mark.parametrize(
+    ("action", "limit"),
+    [
+        ("CreateFleet", Limit(50, 5)),
+        ("CreateTags", Limit(100, 10)),
+        ("TerminateInstances", Limit(100, 5)),
+        ("DescribeInstances", Limit(100, 20)),
+        ("RunInstances", Limit(5, 2)),
+    ],
+)
+def test_limits_are_those_that_aws_publishes(action: str, limit: Limit) -> None:
+    assert budget(FakeClock()).limit(action) == limit
+    assert budget(FakeClock(), 0.5).limit(action) == Limit(limit.burst / 2, limit.per_second / 2)
+
+
+async def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
+    clock = FakeClock()
+    times = await called(budget(clock), clock, "CreateFleet", 100, 5.0)
+    assert sum(at == 0 for at in times) == 50
+    assert len(times) == 50 + 25
+    assert times == sorted(times)
+
+
+async def test_no_second_sees_more_than_the_bucket_gives() -> None:
+    clock = FakeClock()
+    times = await called(budget(clock), clock, "CreateFleet", 200, 20.0)
+    for start in range(1, 20):
+        assert sum(start <= at < start + 1 for at in times) <= 6
+
+
+async def test_actions_do_not_wait_for_one_another() -> None:
+    clock = FakeClock()
+    one = budget(clock)
+    await called(one, clock, "CreateFleet", 60, 0.0)
+    assert await called(one, clock, "CreateTags", 1, 0.0) == [0.0]
+
+
+async def test_a_throttled_action_slows_down_and_recovers() -> None:
+    clock = FakeClock()
+    one = budget(clock)
+    one.throttled("CreateFleet")
+    slow = await called(one, clock, "CreateFleet", 10, 10.0)
+    assert slow == pytest.approx([n * 0.3 for n in range(1, 11)])
+    for _ in range(10):
+        one.succeeded("CreateFleet")
+    await clock.advance(20.0)
+    assert len(await called(one, clock, "CreateFleet", 100, 0.0)) == 50
+
+
+def test_repeats_end_when_nothing_succeeds_and_come_back_with_success() -> None:
+    one = CallBudget()
+    assert sum(one.may_repeat() for _ in range(500)) == 100
+    for _ in range(4):
+        one.succeeded("CreateFleet")
+    assert sum(one.may_repeat() for _ in range(10)) == 2
