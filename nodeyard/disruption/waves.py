@@ -12,6 +12,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED, NodeClaim
+from nodeyard.api.pod import PodRecord
 from nodeyard.disruption.drift import DRIFTED, drifted_since
 from nodeyard.disruption.model import Block, Reason, Rule, View
 from nodeyard.state.cluster import Snapshot
@@ -60,12 +61,24 @@ def wave_of(snapshot: Snapshot, pool: str, now: float, pause_s: float) -> Wave:
 
 
 def healthy(snapshot: Snapshot, claim: NodeClaim, now: float, pause_s: float) -> bool:
-    """Whether a new node has been up for `pause_s` seconds and at least half of its pods are ready."""
+    """Whether a new node has been up for `pause_s` seconds and breaks no more than half of its pods."""
     initialized, node = claim.condition(INITIALIZED), snapshot.node_of(claim)
     if initialized is None or initialized.status != "True" or node is None or not node.ready:
         return False
     if now < initialized.since + pause_s:
         return False
     pods = [p for p in snapshot.pods_of_node(node.name) if not (p.daemon or p.finished or p.terminating)]
-    broken = sum(not p.ready and now >= p.scheduled_at + _SETTLED_S for p in pods)
-    return 2 * broken <= len(pods)
+    waiting = [p for p in pods if not p.ready and now >= p.scheduled_at + _SETTLED_S]
+    return 2 * len(waiting) <= len(pods) or 2 * _broken_here(snapshot, waiting) <= len(pods)
+
+
+def _broken_here(snapshot: Snapshot, waiting: list[PodRecord]) -> int:
+    """How many are not ready though others of the same owner are, elsewhere: what runs nowhere tells nothing."""
+    owners = {(p.namespace, p.owner_kind, p.owner_name) for p in waiting if p.owner_name}
+    here = {p.node for p in waiting}
+    fine = {
+        owner
+        for p in snapshot.pods.values()
+        if p.ready and p.node not in here and (owner := (p.namespace, p.owner_kind, p.owner_name)) in owners
+    }
+    return sum((p.namespace, p.owner_kind, p.owner_name) in fine for p in waiting)

@@ -256,6 +256,10 @@ def test_a_replacement_that_is_not_ready_or_whose_pods_break_stops_the_waves(sce
     assert wave_of(scene.snapshot, "default", NOW, 60.0) == Wave(1, 0)
     scene.pod("p", "new", ready=False)
     assert wave_of(scene.snapshot, "default", NOW, 0.0) == Wave(1, 0)
+    scene.pod("p", "new", ready=False, owner_name="runs-nowhere")
+    assert wave_of(scene.snapshot, "default", NOW, 0.0) == Wave(1, 1), (
+        "not the node's fault, as far as is known"
+    )
     scene.pod("p", "new", ready=False, scheduled_at=NOW - 60)
     assert wave_of(scene.snapshot, "default", NOW, 0.0) == Wave(1, 1), "it may still be starting"
     scene.renewed("new", ready=False)
