@@ -106,11 +106,16 @@ def reservations_of(node_class: NodeClass) -> Reservations:
     )
 
 
-def capacity_of(described: TypeDescription, settings: Reservations) -> Resources:
-    """What the node will report as capacity; resources it has none of are left out."""
+def capacity_of(
+    described: TypeDescription, settings: Reservations, seen_memory: int | None = None
+) -> Resources:
+    """What the node will report as capacity; resources it has none of are left out.
+
+    `seen_memory`: bytes that nodes of this kind turned out to have, in place of the estimate.
+    """
     capacity: Resources = {
         CPU: described.vcpus * 1000,
-        MEMORY: memory_bytes(described),
+        MEMORY: memory_bytes(described) if seen_memory is None else seen_memory,
         EPHEMERAL_STORAGE: _storage_bytes(described, settings),
         PODS: _pods(described, settings),
         POD_ENI: branch_interfaces(described.name),

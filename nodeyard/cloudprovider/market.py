@@ -20,6 +20,7 @@ from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.commitments import Marginal
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.estimates import SPOT_SHARE, estimate_scale, on_demand_estimate
+from nodeyard.cloudprovider.learned import NOTHING, Learned
 from nodeyard.cloudprovider.refusals import Shut
 from nodeyard.cloudprovider.scarcity import Pool, risk_of
 
@@ -119,6 +120,7 @@ class Market:
         rows: Sequence[Row],
         exhausted_subnets: Iterable[str] = (),
         asked_at: Mapping[str, float] | None = None,
+        learned: Learned = NOTHING,
     ) -> None:
         if len(rows) != len(table.rows):
             raise ValueError(f"{len(rows)} rows for a table of {len(table.rows)} offerings")
@@ -127,6 +129,8 @@ class Market:
         self.exhausted_subnets = frozenset(exhausted_subnets)
         self.asked_at = dict(asked_at or {})
         """Source -> Unix seconds at which all its prices were last confirmed."""
+        self.learned = learned
+        """What real nodes turned out to have."""
 
     @cached_property
     def revision(self) -> str:
@@ -138,7 +142,7 @@ class Market:
                 for r in self.rows
             )
         )
-        digest.update("\0".join(sorted(self.exhausted_subnets)).encode())
+        digest.update("\0".join((*sorted(self.exhausted_subnets), self.learned.digest)).encode())
         return digest.hexdigest()
 
     def changed_since(self, older: "Market") -> list[int] | None:
@@ -152,13 +156,17 @@ class Market:
         ]
 
     def with_rows(
-        self, changes: Mapping[int, Row], exhausted_subnets: Iterable[str], asked_at: Mapping[str, float]
+        self,
+        changes: Mapping[int, Row],
+        exhausted_subnets: Iterable[str],
+        asked_at: Mapping[str, float],
+        learned: Learned | None = None,
     ) -> "Market":
-        """The market after some of its rows changed."""
+        """The market after some of its rows changed, and what was learned where that is given."""
         rows = list(self.rows)
         for index, row in changes.items():
             rows[index] = row
-        return Market(self.table, rows, exhausted_subnets, asked_at)
+        return Market(self.table, rows, exhausted_subnets, asked_at, learned or self.learned)
 
     def counts(self) -> dict[str, int]:
         """Offerings by price source; "" counts those without a price."""
@@ -184,6 +192,7 @@ def market_of(
     now: float,
     odds: Mapping[Pool, float] | None = None,
     margins: Margins | None = None,
+    learned: Learned = NOTHING,
 ) -> Market:
     """Joins types, prices and refusals.
 
@@ -210,7 +219,7 @@ def market_of(
         else:
             rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
-    return Market(table, rows, shut.exhausted_subnets, asked_at)
+    return Market(table, rows, shut.exhausted_subnets, asked_at, learned)
 
 
 def listed_prices(table: TypeTable, on_demand: Sheets) -> dict[str, float]:

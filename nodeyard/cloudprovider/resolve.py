@@ -1,12 +1,13 @@
 """One node class's view of the market: the catalogue that its pools plan with.
 
-Capacity and allocatable follow the class's image family and kubelet settings; offerings are those in the zones of its
+Capacity and allocatable follow the class's image family and kubelet settings, and the memory that real nodes of its
+images turned out to have; offerings are those in the zones of its
 subnets, minus what is refused; types that none of its images fits are left out. The part that prices do not touch is
 kept per distinct settings, so that a price change costs a few milliseconds. A class that can't be understood has an
 empty catalogue: nothing is bought on a guess. Source: Karpenter documentation, "NodeClasses".
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Final, TypeVar
 
@@ -38,20 +39,23 @@ class Resolver:
         """The class's catalogue. `shut`: refusals that the market does not know of yet. `now`: Unix seconds."""
         zones = _zones_of(node_class, market)
         refused = shut or Shut()
-        settings = _settings_key(market.table, node_class)
+        seen = market.learned.memory_of(node_class)
+        settings = _settings_key(market.table, node_class, seen)
         key = msgspec.json.encode(
             (market.revision, settings.hex(), sorted(zones), sorted(map(list, refused.keys)))
         )
         if key not in self._catalogues:
-            bare = self._bare_types(settings, market.table, node_class)
+            bare = self._bare_types(settings, market.table, node_class, seen)
             types = _with_offerings(market, bare, zones, refused, now)
             revision = blake2b(key, digest_size=8).hexdigest()
             _keep(self._catalogues, key, Catalogue(types, revision))
         return self._catalogues[key]
 
-    def _bare_types(self, key: bytes, table: TypeTable, node_class: NodeClass) -> dict[int, InstanceType]:
+    def _bare_types(
+        self, key: bytes, table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
+    ) -> dict[int, InstanceType]:
         if key not in self._bare:
-            _keep(self._bare, key, _bare_types(table, node_class))
+            _keep(self._bare, key, _bare_types(table, node_class, seen))
         return self._bare[key]
 
 
@@ -60,8 +64,10 @@ def resolve(market: Market, node_class: NodeClass, *, now: float, shut: Shut | N
     return Resolver().resolve(market, node_class, now=now, shut=shut)
 
 
-def _bare_types(table: TypeTable, node_class: NodeClass) -> dict[int, InstanceType]:
-    """Type index -> type without offerings, for the types that the class can use."""
+def _bare_types(
+    table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
+) -> dict[int, InstanceType]:
+    """Type index -> type without offerings, for the types that the class can use. `seen`: type -> bytes of memory."""
     if problems_of(node_class):
         return {}
     settings = reservations_of(node_class)
@@ -73,7 +79,7 @@ def _bare_types(table: TypeTable, node_class: NodeClass) -> dict[int, InstanceTy
             continue
         if architectures and described.arch not in architectures:
             continue
-        capacity = capacity_of(described, settings)
+        capacity = capacity_of(described, settings, seen.get(described.name))
         allocatable = allocatable_of(described, settings, capacity)
         out[index] = InstanceType(described.name, requirements, capacity, allocatable)
     return out
@@ -124,7 +130,7 @@ def _architectures(images: tuple[Image, ...]) -> set[str]:
     return out
 
 
-def _settings_key(table: TypeTable, node_class: NodeClass) -> bytes:
+def _settings_key(table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]) -> bytes:
     """Digest of everything that a catalogue without offerings depends on."""
     parts = (
         table.digest,
@@ -133,6 +139,7 @@ def _settings_key(table: TypeTable, node_class: NodeClass) -> bytes:
         node_class.block_device_mappings,
         node_class.instance_store_policy,
         sorted(_architectures(node_class.images)),
+        sorted(seen.items()),
     )
     return blake2b(msgspec.json.encode(parts), digest_size=16).digest()
 

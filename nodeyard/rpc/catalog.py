@@ -22,6 +22,7 @@ from nodeyard.api.labels import ON_DEMAND, RESERVED, SPOT
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.cloudprovider import market as sources
 from nodeyard.cloudprovider.description import TypeDescription
+from nodeyard.cloudprovider.learned import NOTHING, Learned, LearnedMemory
 from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
@@ -68,6 +69,9 @@ def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
             pb.Asked(source=_SOURCE[s], at=at) for s, at in sorted(market.asked_at.items()) if s in _SOURCE
         ],
     )
+    known = NOTHING if older is None or changed is None else older.learned
+    if market.learned.digest != known.digest:
+        message.learned.CopyFrom(pb.LearnedCapacity(memory=_learned_to(market.learned.entries)))
     if changed is None:
         table = market.table
         message.types_json, message.region = table.json, table.region
@@ -81,18 +85,38 @@ def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
 def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Market:
     """The market after a message. Raises OutOfStep for changes to something that was never received."""
     asked_at = {_SOURCE_NAME.get(asked.source, ""): asked.at for asked in message.asked}
+    learned = Learned(_learned_from(message.learned.memory)) if message.HasField("learned") else None
     if not message.types_json:
         if older is None:
             raise OutOfStep("changed offerings arrived before the first whole catalogue")
         changes = _rows(message.offerings, older.table)
-        return older.with_rows(changes, message.exhausted_subnets, asked_at)
+        return older.with_rows(changes, message.exhausted_subnets, asked_at, learned)
     types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
     zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
     table = TypeTable(message.region, zones, types)
     rows = _rows(message.offerings, table)
     if len(rows) != len(table.rows):
         raise OutOfStep(f"{len(rows)} offerings arrived for a table of {len(table.rows)}")
-    return Market(table, [rows[i] for i in range(len(rows))], message.exhausted_subnets, asked_at)
+    every = [rows[i] for i in range(len(rows))]
+    return Market(table, every, message.exhausted_subnets, asked_at, learned or NOTHING)
+
+
+def _learned_to(entries: Iterable[LearnedMemory]) -> list[pb.LearnedMemory]:
+    return [
+        pb.LearnedMemory(
+            instance_type=e.instance_type, image=e.image, settings=e.settings, memory_bytes=e.memory_bytes
+        )
+        for e in entries
+    ]
+
+
+def _learned_from(memory: Iterable[pb.LearnedMemory], at: float = 0.0) -> list[LearnedMemory]:
+    return [LearnedMemory(m.instance_type, m.image, m.settings, m.memory_bytes, at) for m in memory]
+
+
+def observations_from(request: pb.ReportCapacityRequest, now: float) -> list[LearnedMemory]:
+    """What nodes showed at `now` (Unix seconds)."""
+    return _learned_from(request.memory, now)
 
 
 def _columns(market: Market, indices: Iterable[int]) -> pb.Offerings:
@@ -219,6 +243,16 @@ class CatalogFeed:
             self._own.remember(refusals, time.time() + REFUSAL_TTL_S)
         try:
             await self._replicas.call("ReportRefusal", refusals_to(refusals), _REPORT_TIMEOUT_S)
+        except ServiceError as error:
+            self.problem = error.message
+            return False
+        return True
+
+    async def report_capacity(self, seen: Sequence[LearnedMemory]) -> bool:
+        """Tells pricing what nodes turned out to have; False when no replica could be told."""
+        try:
+            request = pb.ReportCapacityRequest(memory=_learned_to(seen))
+            await self._replicas.call("ReportCapacity", request, _REPORT_TIMEOUT_S)
         except ServiceError as error:
             self.problem = error.message
             return False

@@ -46,6 +46,7 @@ from services.allocator.classes import Classes
 from services.allocator.controller import LEASE, Controller
 from services.allocator.follower import Follower
 from services.allocator.launcher import Launcher
+from services.allocator.learning import Learning
 from services.allocator.leases import NodeLeases
 from services.allocator.metrics import AllocatorMetrics
 from services.allocator.naming import Namer
@@ -193,7 +194,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         loops={
             "cluster": cluster.run, "offers": offers.run, "planning-lease": leader.run, "rival": rival.run,
             "events": events.run, "journal": journal.run, "classes": classes.run, "claims": follower.run, "names": namer.run,
-            "pending": controller.watch, "planning": controller.run, "drafts": controller.draft, "pools": pools.run,
+            "pending": controller.watch, "planning": controller.run, "drafts": controller.draft, "pools": pools.run, "learning": Learning(cluster, offers, clock).run,
         },
         ready=_ready(rival, cluster, offers),
         register=register,

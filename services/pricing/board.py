@@ -6,10 +6,11 @@ failed once, so that nobody plans with estimates only because the process is a s
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nodeyard.cloudprovider.commitments import Billing, Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed, screened
+from nodeyard.cloudprovider.learned import NOTHING, LearnedMemory, merged
 from nodeyard.cloudprovider.market import Margins, Market, PriceSheet, TypeTable, listed_prices, market_of
 from nodeyard.cloudprovider.scarcity import Key, Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
@@ -46,7 +47,8 @@ class PriceBoard:
         self.usage: Usage = {}
         self.commitments_problem = ""
         """Why commitments or what uses them up could not be read the last time; empty when they could."""
-        self._publishing = asyncio.Lock()
+        self.learned = NOTHING
+        self._worked_out: tuple[object, Margins] | None = None
         self._screened: tuple[Feed, TypeTable, Feed] | None = None
         self._feed_failure = ""
         self.problems: dict[Part, str] = {}
@@ -102,18 +104,23 @@ class PriceBoard:
         self.commitments, self.usage, self.commitments_problem = commitments, usage, ""
         await self.publish(now)
 
-    async def _margins(self, on_demand: tuple[PriceSheet, ...], now: float) -> Margins | None:
-        if self.commitments is None or self.table is None:
-            return None
-        table, committed, usage = self.table, self.commitments.at(now), self.usage
-        if committed == Commitments():
-            return None
+    async def learn_capacity(self, seen: Iterable[LearnedMemory], now: float) -> None:
+        """Takes over what real nodes turned out to have."""
+        before = self.learned
+        self.learned = merged(before, seen, now)
+        if self.learned.digest != before.digest:
+            await self.publish(now)
 
-        def worked_out() -> Margins:
-            offerings = [(t.name, zone) for t in table.types for zone in t.zones]
-            return Billing(committed, listed_prices(table, on_demand)).marginal(usage, offerings)
-
-        return await asyncio.to_thread(worked_out)
+    def _margins(self, on_demand: tuple[PriceSheet, ...], now: float) -> Margins | None:
+        committed = self.commitments.at(now) if self.commitments is not None else Commitments()
+        if committed == Commitments() or self.table is None:
+            return None
+        depends = (committed, self.usage, on_demand, self.table)
+        if self._worked_out is None or self._worked_out[0] != depends:
+            offerings = [(t.name, zone) for t in self.table.types for zone in t.zones]
+            billing = Billing(committed, listed_prices(self.table, on_demand))
+            self._worked_out = (depends, billing.marginal(self.usage, offerings))
+        return self._worked_out[1]
 
     @property
     def feed_problems(self) -> tuple[str, ...]:
@@ -150,10 +157,6 @@ class PriceBoard:
 
     async def publish(self, now: float) -> None:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
-        async with self._publishing:
-            await self._publish(now)
-
-    async def _publish(self, now: float) -> None:
         shut, odds = self.scarcity.shut(now), self.scarcity.odds(now)
         self._said = (shut.keys, odds)
         self._metrics.refusals.set(len(shut.keys))
@@ -168,7 +171,8 @@ class PriceBoard:
             shut,
             now=now,
             odds=odds,
-            margins=await self._margins(on_demand, now),
+            margins=self._margins(on_demand, now),
+            learned=self.learned,
         )
         known = self.market
         if known is not None and known.revision == market.revision and known.asked_at == market.asked_at:

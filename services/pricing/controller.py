@@ -14,6 +14,7 @@ from typing import Final
 from nodeyard.cloudprovider.commitments import CommitmentsError
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.feed import FeedError
+from nodeyard.cloudprovider.learned import LearnedMemory, problem_of
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Key, Standing
@@ -85,12 +86,34 @@ class PricingController:
         log.info("cloud refused offerings", count=len(found), first=_shown(found), most_strikes=strikes)
         await self._tell()
 
+    def now(self) -> float:
+        """Unix seconds by our clock."""
+        return self._clock.now()
+
+    async def observed(self, seen: Iterable[LearnedMemory]) -> None:
+        """Nodes turned out to have this much: counts from now on, here and at all replicas."""
+        table = self._board.table
+        types = {described.name: described for described in table.types} if table is not None else {}
+        believed: list[LearnedMemory] = []
+        for one in seen:
+            problem = problem_of(one, types.get(one.instance_type))
+            if problem:
+                log.warning("node reports what its type can't have", problem=problem, image=one.image)
+            else:
+                believed.append(one)
+        await self._board.learn_capacity(believed, self._clock.now())
+        try:
+            await self._memory.learn(believed, self._clock.now())
+        except StoreUnavailableError as error:
+            log.warning("learned capacity is not saved yet", error=str(error))
+
     async def restore(self) -> None:
         """Takes over what Redis or the disk remembers; nothing of it is needed to start."""
         try:
             for part in PARTS:
                 await self._adopt(part)
             await self._recall()
+            await self._relearn()
         except StoreUnavailableError as error:
             log.warning("shared memory can't be read; AWS will be asked", error=str(error))
         if self._disk is not None:
@@ -137,12 +160,16 @@ class PricingController:
                     delay.reset()
                     if news == "refusals":
                         await self._recall()
+                    elif news == "learned":
+                        await self._relearn()
                     elif news is not None:
                         await self._adopt(news)
                     else:
                         self._untold.update({s.refusal.key: s for s in self._board.scarcity.standings()})
                         await self._tell()
+                        await self._memory.learn(self._board.learned.entries, self._clock.now())
                         await self._recall()
+                        await self._relearn()
                         await self._share()
             except StoreUnavailableError as error:
                 log.warning("shared memory is away; working on alone", error=str(error))
@@ -308,6 +335,10 @@ class PricingController:
         if self._board.scarcity.merge(await self._memory.refusals(now)):
             await self._board.publish(now)
             self._swept.set()
+
+    async def _relearn(self) -> None:
+        now = self._clock.now()
+        await self._board.learn_capacity(await self._memory.learned(now), now)
 
     async def _tell(self) -> None:
         """Writes down what Redis does not know yet; what can't be written now is kept for later."""

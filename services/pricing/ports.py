@@ -5,11 +5,12 @@ from typing import Literal, Protocol
 
 from nodeyard.cloudprovider.commitments import Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed
+from nodeyard.cloudprovider.learned import LearnedMemory
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.scarcity import Standing
 
 Part = Literal["types", "on-demand", "spot"]
-News = Literal["types", "on-demand", "spot", "refusals"]
+News = Literal["types", "on-demand", "spot", "refusals", "learned"]
 
 
 class Cloud(Protocol):
@@ -52,4 +53,6 @@ class Memory(Shelf, Protocol):
     async def release(self, part: Part, holder: str) -> None: ...
     async def remember(self, standings: Iterable[Standing], now: float) -> None: ...
     async def refusals(self, now: float) -> list[Standing]: ...
+    async def learn(self, seen: Iterable[LearnedMemory], now: float) -> None: ...
+    async def learned(self, now: float) -> list[LearnedMemory]: ...
     def news(self) -> AsyncIterator[News | None]: ...

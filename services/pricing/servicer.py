@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from nodeyard.cloudprovider.market import Market
-from nodeyard.rpc.catalog import message_of, refusals_from
+from nodeyard.rpc.catalog import message_of, observations_from, refusals_from
 from nodeyard.rpc.v1 import catalog_pb2 as pb
 from nodeyard.rpc.v1 import catalog_pb2_grpc as pb_grpc
 from services.pricing.board import PriceBoard
@@ -38,6 +38,13 @@ class PricingServicer(pb_grpc.PricingServicer):
                 older = market
         finally:
             self._metrics.subscribers.dec()
+
+    async def ReportCapacity(  # noqa: N802 - gRPC's name
+        self, request: pb.ReportCapacityRequest, context: Any
+    ) -> pb.ReportCapacityResponse:
+        """Notes what nodes turned out to have."""
+        await self._controller.observed(observations_from(request, self._controller.now()))
+        return pb.ReportCapacityResponse()
 
     async def ReportRefusal(  # noqa: N802 - gRPC's name
         self, request: pb.ReportRefusalRequest, context: Any

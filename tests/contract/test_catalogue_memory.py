@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from nodeyard.adapters.redis.catalogue import CatalogueStore
 from nodeyard.adapters.redis.connection import connect, key_prefix
+from nodeyard.cloudprovider.learned import KEPT_S, LearnedMemory
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import SystemClock
@@ -96,6 +98,28 @@ async def test_refusals_are_forgotten_when_they_say_so(memory: Memory) -> None:
     assert [s.refusal for s in await memory.refusals(time.time())] == [TWO]
 
 
+SEEN = LearnedMemory("m5.large", "ami-1", "settings", 7 << 30)
+
+
+async def test_of_two_figures_of_a_kind_the_smaller_is_kept_with_the_later_time(memory: Memory) -> None:
+    now = time.time()
+    await memory.learn(
+        [replace(SEEN, at=now - 50.0, memory_bytes=6 << 30), replace(SEEN, at=now, image="2")], now
+    )
+    await memory.learn([replace(SEEN, at=now - 10.0)], now)
+    one, two = sorted(await memory.learned(now), key=lambda seen: seen.key)
+    assert (one.image, one.memory_bytes, two.image, two.memory_bytes) == ("2", 7 << 30, "ami-1", 6 << 30)
+    assert two.at == pytest.approx(now - 10.0, abs=1.0)
+
+
+async def test_what_was_not_seen_for_sixty_days_is_not_known_any_more(memory: Memory) -> None:
+    now = time.time()
+    await memory.learn([replace(SEEN, at=now - KEPT_S - 5.0, memory_bytes=6 << 30)], now)
+    assert await memory.learned(now) == []
+    await memory.learn([replace(SEEN, at=now)], now)
+    assert [seen.memory_bytes for seen in await memory.learned(now)] == [7 << 30]
+
+
 async def test_one_claims_at_a_time_and_only_the_holder_releases(memory: Memory) -> None:
     assert await memory.claim("spot", "one", 60.0)
     assert not await memory.claim("spot", "two", 60.0)
@@ -118,8 +142,9 @@ async def test_listeners_hear_what_changed_in_order(memory: Memory) -> None:
     await memory.save_types(table_of(), 1.0)
     await memory.save_sheet("spot", spot_sheet(table_of()))
     await memory.remember([standing(ONE, 0.0, 60.0)], 0.0)
+    await memory.learn([SEEN, SEEN], 0.0)
     async with asyncio.timeout(5):
-        assert [await anext(news) for _ in range(3)] == ["types", "spot", "refusals"]
+        assert [await anext(news) for _ in range(4)] == ["types", "spot", "refusals", "learned"]
     await news.aclose()  # type: ignore[attr-defined]
 
 
@@ -145,6 +170,8 @@ async def test_what_cannot_be_decoded_counts_as_absent(redis: Redis, content: by
     await redis.hset("p:refused", "x", b"{")  # type: ignore[misc]
     await redis.hset("p:refused", "y", b"1 2 9999999999999 1 {")  # type: ignore[misc]
     assert await store.refusals(0.0) == []
+    await redis.hset("p:learned", mapping={"x": b"1 2", '["a","b","c"]': b"x"})
+    assert await store.learned(0.0) == []
 
 
 async def test_the_refusals_expire_with_the_last_to_be_forgotten(redis: Redis) -> None:

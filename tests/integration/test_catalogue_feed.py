@@ -7,9 +7,12 @@ import time
 from collections.abc import AsyncIterator
 
 import grpc.aio
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from nodeyard.api.nodeclass import Image
+from nodeyard.cloudprovider.learned import LearnedMemory, settings_of
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.rpc.catalog import CatalogFeed
 from nodeyard.rpc.v1.catalog_pb2_grpc import add_PricingServicer_to_server
@@ -138,6 +141,20 @@ async def test_a_refusal_that_nobody_hears_counts_here_all_the_same(
     assert not await feed.report_refusals([REFUSED])
     assert feed.ready
     assert not available(feed)
+
+
+async def test_what_a_node_has_shown_reaches_every_subscriber(
+    feed: CatalogFeed, pair: tuple[Served, Served]
+) -> None:
+    of = msgspec.structs.replace(node_class(), images=(Image("ami-1"),))
+    other = CatalogFeed([pair[1].address], "other")
+    running = asyncio.create_task(other.run())
+    before = await other.wait_changed("", 5.0)
+    assert await feed.report_capacity([LearnedMemory("m5.large", "ami-1", settings_of(of), 6 << 30)])
+    await other.wait_changed(before, 5.0)
+    assert other.catalogue_for(of).by_name["m5.large"].capacity["memory"] == 6 << 30
+    assert other.catalogue_for(node_class()).by_name["m5.large"].capacity["memory"] > 6 << 30
+    running.cancel()
 
 
 async def test_a_refusal_of_everything_is_refused(feed: CatalogFeed) -> None:

@@ -1,7 +1,7 @@
 """The pricing replicas' shared memory: the last types and prices, and what the cloud refused to sell.
 
 A hash with one compressed part per source makes a restart warm; a hash of refusals with their times by Redis' own
-clock, of which the later one counts; a channel on which replicas hear of each other's news; a short claim so that one replica at a time asks AWS.
+clock, of which the later one counts; another of the memory that real nodes have shown; a channel on which replicas hear of each other's news; a short claim so that one replica at a time asks AWS.
 All of it may vanish: nothing is lost but warmth. What can't be decoded counts as absent, since another version of us
 may have written it.
 """
@@ -13,15 +13,17 @@ import msgspec
 from redis.asyncio import Redis
 
 from nodeyard.adapters.redis.connection import translated
+from nodeyard.cloudprovider.learned import KEPT_S, LearnedMemory
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.cloudprovider.stored import packed_sheet, packed_types, sheet_in, types_in
 
 Part = Literal["types", "on-demand", "spot"]
-News = Literal["types", "on-demand", "spot", "refusals"]
+News = Literal["types", "on-demand", "spot", "refusals", "learned"]
 TYPES: Final = "types"
 REFUSALS: Final = "refusals"
+LEARNED: Final = "learned"
 _PARTS: Final = ("types", "on-demand", "spot")
 _LISTEN_S: Final = 0.8
 """Shorter than the connection's own timeout."""
@@ -61,6 +63,27 @@ for i = 1, #found, 2 do
 end
 return told
 """
+_LEARN: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local news = 0
+for i = 2, #ARGV, 3 do
+  local at, bytes = now - ARGV[i + 1], tonumber(ARGV[i + 2])
+  local known = redis.call('HGET', KEYS[1], ARGV[i])
+  local known_at, known_bytes = string.match(known or '', '^(%d+) (%d+)$')
+  if known_at and now - known_at <= tonumber(ARGV[1]) then
+    at = math.max(at, tonumber(known_at))
+    if bytes >= tonumber(known_bytes) then bytes = tonumber(known_bytes) else news = 1 end
+  else
+    news = 1
+  end
+  redis.call('HSET', KEYS[1], ARGV[i], string.format('%d %d', at, bytes))
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+if news == 1 then redis.call('PUBLISH', KEYS[2], 'learned') end
+return news
+"""
+"""How long it is kept in milliseconds; per figure: field, milliseconds since it was seen, bytes."""
 _RELEASE: Final = (
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 )
@@ -74,10 +97,12 @@ class CatalogueStore:
         self._region = region
         self._parts = f"{prefix}catalogue"
         self._refusals = f"{prefix}refused"
+        self._learned = f"{prefix}learned"
         self._claim = f"{prefix}catalogue-claim:"
         self._channel = f"{prefix}catalogue-news"
         self._remember = redis.register_script(_REMEMBER)
         self._recall = redis.register_script(_RECALL)
+        self._learn = redis.register_script(_LEARN)
         self._release = redis.register_script(_RELEASE)
 
     async def types(self) -> tuple[TypeTable, float] | None:
@@ -132,6 +157,35 @@ class CatalogueStore:
                 out.append(Standing(refusal, strikes, now - since_ms / 1000, now + left_ms / 1000))
         return out
 
+    async def learn(self, seen: Iterable[LearnedMemory], now: float) -> None:
+        """Keeps what nodes turned out to have; of two figures the smaller. Tells the other replicas what is new."""
+        told: list[int | bytes] = []
+        for one in seen:
+            told += [msgspec.json.encode(one.key), round((now - one.at) * 1000), one.memory_bytes]
+        if told:
+            with translated("learned capacity"):
+                await self._learn([self._learned, self._channel], [round(KEPT_S * 1000), *told])
+
+    async def learned(self, now: float) -> list[LearnedMemory]:
+        """What nodes turned out to have, its times turned to the clock that `now` (Unix seconds) is of."""
+        with translated("learned capacity"):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.time()
+                pipe.hgetall(self._learned)
+                (seconds, micros), found = await pipe.execute()
+        theirs = seconds + micros / 1e6
+        out: list[LearnedMemory] = []
+        for field, value in found.items():
+            try:
+                key = msgspec.json.decode(field, type=tuple[str, str, str])
+                at_ms, memory = map(int, value.split())
+            except (msgspec.MsgspecError, ValueError):
+                continue
+            seen_at = now - (theirs - at_ms / 1000)
+            if now - seen_at <= KEPT_S:
+                out.append(LearnedMemory(*key, memory, seen_at))
+        return out
+
     async def news(self) -> AsyncIterator[News | None]:
         """What other replicas (or this one) changed, as it happens.
 
@@ -148,7 +202,7 @@ class CatalogueStore:
                         yield None
                         continue
                     name = message["data"].decode(errors="replace")
-                    if name in (*_PARTS, REFUSALS):
+                    if name in (*_PARTS, REFUSALS, LEARNED):
                         yield name
 
     async def _load(self, part: str) -> bytes | None:

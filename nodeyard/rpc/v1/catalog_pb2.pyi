@@ -92,6 +92,7 @@ class WatchCatalogResponse(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     EXHAUSTED_SUBNETS_FIELD_NUMBER: _builtins.int
     ASKED_FIELD_NUMBER: _builtins.int
+    LEARNED_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     types_json: _builtins.bytes
     """Set in the first message and whenever the types themselves changed: JSON list of instance type descriptions."""
@@ -117,6 +118,10 @@ class WatchCatalogResponse(_message.Message):
         that the subscriber has and no offerings only brings these.
         """
 
+    @_builtins.property
+    def learned(self) -> Global___LearnedCapacity:
+        """Set where the memory that real nodes have shown is another than in the last message, and then whole."""
+
     def __init__(
         self,
         *,
@@ -128,14 +133,64 @@ class WatchCatalogResponse(_message.Message):
         region: _builtins.str = ...,
         exhausted_subnets: _abc.Iterable[_builtins.str] | None = ...,
         asked: _abc.Iterable[Global___Asked] | None = ...,
+        learned: Global___LearnedCapacity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["offerings", b"offerings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["learned", b"learned", "offerings", b"offerings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "offerings", b"offerings", "region", b"region", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "region", b"region", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchCatalogResponse: _TypeAlias = WatchCatalogResponse  # noqa: Y015
+
+@_typing.final
+class LearnedCapacity(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearnedMemory]: ...
+    def __init__(
+        self,
+        *,
+        memory: _abc.Iterable[Global___LearnedMemory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearnedCapacity: _TypeAlias = LearnedCapacity  # noqa: Y015
+
+@_typing.final
+class LearnedMemory(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_TYPE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    instance_type: _builtins.str
+    image: _builtins.str
+    settings: _builtins.str
+    """Digest of the image family and the kubelet configuration."""
+    memory_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        instance_type: _builtins.str = ...,
+        image: _builtins.str = ...,
+        settings: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "instance_type", b"instance_type", "memory_bytes", b"memory_bytes", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearnedMemory: _TypeAlias = LearnedMemory  # noqa: Y015
 
 @_typing.final
 class Asked(_message.Message):
@@ -297,3 +352,38 @@ class ReportRefusalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportRefusalResponse: _TypeAlias = ReportRefusalResponse  # noqa: Y015
+
+@_typing.final
+class ReportCapacityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearnedMemory]: ...
+    def __init__(
+        self,
+        *,
+        memory: _abc.Iterable[Global___LearnedMemory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCapacityRequest: _TypeAlias = ReportCapacityRequest  # noqa: Y015
+
+@_typing.final
+class ReportCapacityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCapacityResponse: _TypeAlias = ReportCapacityResponse  # noqa: Y015

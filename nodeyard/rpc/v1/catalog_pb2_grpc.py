@@ -44,6 +44,11 @@ class PricingStub:
                 request_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportRefusalRequest.SerializeToString,
                 response_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportRefusalResponse.FromString,
                 _registered_method=True)
+        self.ReportCapacity = channel.unary_unary(
+                '/nodeyard.rpc.v1.Pricing/ReportCapacity',
+                request_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityRequest.SerializeToString,
+                response_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityResponse.FromString,
+                _registered_method=True)
 
 
 class PricingServicer:
@@ -62,6 +67,13 @@ class PricingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportCapacity(self, request, context):
+        """Real nodes have this much memory; it replaces the estimate for every planner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PricingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_PricingServicer_to_server(servicer, server):
                     servicer.ReportRefusal,
                     request_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportRefusalRequest.FromString,
                     response_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportRefusalResponse.SerializeToString,
+            ),
+            'ReportCapacity': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCapacity,
+                    request_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityRequest.FromString,
+                    response_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +147,33 @@ class Pricing:
             '/nodeyard.rpc.v1.Pricing/ReportRefusal',
             nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportRefusalRequest.SerializeToString,
             nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportRefusalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodeyard.rpc.v1.Pricing/ReportCapacity',
+            nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityRequest.SerializeToString,
+            nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

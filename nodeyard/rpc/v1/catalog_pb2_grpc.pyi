@@ -34,6 +34,8 @@ class PricingStub:
     Watch: _grpc.UnaryStreamMultiCallable[_catalog_pb2.WatchCatalogRequest, _catalog_pb2.WatchCatalogResponse]
     ReportRefusal: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ReportRefusalRequest, _catalog_pb2.ReportRefusalResponse]
     """The cloud refused to sell an offering just now; it is unavailable to every planner until the refusal is forgotten."""
+    ReportCapacity: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ReportCapacityRequest, _catalog_pb2.ReportCapacityResponse]
+    """Real nodes have this much memory; it replaces the estimate for every planner."""
 
 @_typing.type_check_only
 class PricingAsyncStub(PricingStub):
@@ -41,6 +43,8 @@ class PricingAsyncStub(PricingStub):
     Watch: _aio.UnaryStreamMultiCallable[_catalog_pb2.WatchCatalogRequest, _catalog_pb2.WatchCatalogResponse]  # type: ignore[assignment]
     ReportRefusal: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReportRefusalRequest, _catalog_pb2.ReportRefusalResponse]  # type: ignore[assignment]
     """The cloud refused to sell an offering just now; it is unavailable to every planner until the refusal is forgotten."""
+    ReportCapacity: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReportCapacityRequest, _catalog_pb2.ReportCapacityResponse]  # type: ignore[assignment]
+    """Real nodes have this much memory; it replaces the estimate for every planner."""
 
 class PricingServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +61,13 @@ class PricingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ReportRefusalResponse, _abc.Awaitable[_catalog_pb2.ReportRefusalResponse]]:
         """The cloud refused to sell an offering just now; it is unavailable to every planner until the refusal is forgotten."""
+
+    @_abc_1.abstractmethod
+    def ReportCapacity(
+        self,
+        request: _catalog_pb2.ReportCapacityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ReportCapacityResponse, _abc.Awaitable[_catalog_pb2.ReportCapacityResponse]]:
+        """Real nodes have this much memory; it replaces the estimate for every planner."""
 
 def add_PricingServicer_to_server(servicer: PricingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,7 @@ import msgspec
 from nodeyard.cloudprovider.commitments import Commitments
 from nodeyard.cloudprovider.errors import CloudError, Unreachable
 from nodeyard.cloudprovider.feed import Feed
+from nodeyard.cloudprovider.learned import KEPT_S, Learned, LearnedMemory, merged
 from nodeyard.cloudprovider.market import FEED, PriceSheet, TypeTable
 from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import Clock
@@ -86,6 +87,7 @@ class FakeMemory:
         self.sheets: dict[Part, PriceSheet] = {}
         self.claims: dict[Part, tuple[str, float]] = {}
         self.kept: dict[tuple[str, ...], Standing] = {}
+        self.known: dict[tuple[str, ...], LearnedMemory] = {}
         self._listeners: list[asyncio.Queue[News | None]] = []
 
     async def types(self) -> tuple[TypeTable, float] | None:
@@ -132,6 +134,18 @@ class FakeMemory:
     async def refusals(self, now: float) -> list[Standing]:
         self._reach()
         return [standing for standing in self.kept.values() if standing.forgotten_at > now]
+
+    async def learn(self, seen: Iterable[LearnedMemory], now: float) -> None:
+        self._reach()
+        told = Learned(self.known.values())
+        after = merged(told, seen, now)
+        self.known = {entry.key: entry for entry in after.entries}
+        if after.digest != told.digest:
+            self._tell("learned")
+
+    async def learned(self, now: float) -> list[LearnedMemory]:
+        self._reach()
+        return [entry for entry in self.known.values() if now - entry.at <= KEPT_S]
 
     async def news(self) -> AsyncIterator[News | None]:
         self._reach()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -13,6 +14,7 @@ from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.cloudprovider.commitments import Commitments, CommitmentsError, SavingsPlan
 from nodeyard.cloudprovider.errors import Unreachable
 from nodeyard.cloudprovider.feed import FeedError
+from nodeyard.cloudprovider.learned import LearnedMemory
 from nodeyard.cloudprovider.market import Market
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Standing
@@ -257,6 +259,33 @@ async def test_one_more_is_nearly_free_until_the_commitment_is_used_up_in_the_ho
     account.running.clear()
     await world.clock.advance(70.0)
     assert prices(replica)["m5.large"][0] == pytest.approx(1e-8)
+
+
+SEEN = LearnedMemory("m5.large", "ami-1", "settings", 7 * 2**30)
+
+
+async def test_what_a_node_has_shown_counts_at_every_replica_and_after_a_restart(world: World) -> None:
+    one, two = await world.replica("one"), await world.replica("two")
+    now = world.clock.now()
+    await one.controller.observed([msgspec.structs.replace(SEEN, at=now)])
+    await settle()
+    assert [e.memory_bytes for e in one.market.learned.entries] == [SEEN.memory_bytes]
+    assert two.market.learned.digest == one.market.learned.digest
+    await two.controller.observed([msgspec.structs.replace(SEEN, at=now, memory_bytes=6 * 2**30)])
+    await settle()
+    assert [e.memory_bytes for e in one.market.learned.entries] == [6 * 2**30]
+    await one.stop()
+    three = await world.replica("three")
+    assert [e.memory_bytes for e in three.market.learned.entries] == [6 * 2**30]
+
+
+async def test_a_figure_that_cannot_be_is_not_believed(world: World) -> None:
+    replica = await world.replica()
+    now = world.clock.now()
+    for wrong in (2**30, 9 * 2**30):
+        await replica.controller.observed([msgspec.structs.replace(SEEN, at=now, memory_bytes=wrong)])
+    await replica.controller.observed([msgspec.structs.replace(SEEN, at=now, instance_type="x9.large")])
+    assert replica.market.learned.entries == ()
 
 
 async def test_commitments_that_cannot_be_read_leave_what_was_known(world: World) -> None:
