@@ -13,7 +13,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.pool import Steadiness
 from nodeyard.disruption.model import Block, Candidate, Fate, Move, Reason, Rule, View
 from nodeyard.disruption.replacement import choices, narrowed
-from nodeyard.provisioning.model import PlannedNode
+from nodeyard.provisioning.model import OfferingRef, PlannedNode
 
 REMEMBERED_S: Final = 24 * 3600.0
 """How long moves are worth remembering."""
@@ -85,43 +85,50 @@ def _without_barred(view: View, gone: Sequence[Candidate], node: PlannedNode) ->
     returning = _left_for(view, gone)
     failing = _failing(view, gone)
     offered = choices(node)
-    left = [r for r in offered if f"{r.instance_type}/{r.capacity_type}" not in returning | failing]
+    left = [r for r in offered if (name := _name(r)) not in returning and name not in failing]
     if len(left) == len(offered):
         return node
     kept = narrowed(node, left) if left else None
     if kept is not None:
         return kept
-    names = {f"{r.instance_type}/{r.capacity_type}" for r in offered}
-    if names & returning:
-        message = f"it would go back to {_named(names & returning)}, which was left a short while ago"
-        return Block(Rule.RETURN, message, {"offerings": len(offered), "left": len(left)})
-    message = f"the same move to {_named(names & failing)} failed a short while ago"
-    return Block(Rule.FAILED_BEFORE, message, {"offerings": len(offered), "left": len(left)})
+    names = {_name(r) for r in offered}
+    facts: Facts = {"offerings": len(offered), "left": len(left)}
+    if back := {name: until for name, until in returning.items() if name in names}:
+        message = f"it would go back to {_named(back)}, which was left a short while ago"
+        return Block(Rule.RETURN, message, facts | {"until": min(back.values())})
+    again = {name: until for name, until in failing.items() if name in names}
+    message = f"the same move to {_named(again)} failed a short while ago"
+    return Block(Rule.FAILED_BEFORE, message, facts | {"until": min(again.values())})
 
 
-def _left_for(view: View, gone: Sequence[Candidate]) -> frozenset[str]:
-    """Offerings that were left for what now would go."""
+def _name(ref: OfferingRef) -> str:
+    return f"{ref.instance_type}/{ref.capacity_type}"
+
+
+def _left_for(view: View, gone: Sequence[Candidate]) -> dict[str, float]:
+    """Offerings that were left for what now would go, and until when they are not gone back to."""
     own = {(c.pool, offering_of(c)) for c in gone}
-    return frozenset(
-        left
-        for move in view.moves
-        if move.fate is not Fate.UNDONE and view.now - move.at < no_return_s(view, move.pool)
-        for left in move.left
-        if left not in move.came and any((move.pool, came) in own for came in move.came)
-    )
+    barred: dict[str, float] = {}
+    for move in view.moves:
+        until = move.at + no_return_s(view, move.pool)
+        if move.fate is Fate.UNDONE or view.now >= until or own.isdisjoint((move.pool, c) for c in move.came):
+            continue
+        for left in move.left:
+            if left not in move.came:
+                barred[left] = max(until, barred.get(left, until))
+    return barred
 
 
-def _failing(view: View, gone: Sequence[Candidate]) -> frozenset[str]:
-    """Offerings that what now would go was to be exchanged for, in vain, so lately that it is too early to try again."""
+def _failing(view: View, gone: Sequence[Candidate]) -> dict[str, float]:
+    """Offerings that what now would go was to be exchanged for in vain, and when that may be tried again."""
     own = {(c.pool, offering_of(c)) for c in gone}
     failures: dict[str, list[float]] = {}
     for move in view.moves:
-        if move.fate is Fate.UNDONE and any((move.pool, left) in own for left in move.left):
+        if move.fate is Fate.UNDONE and not own.isdisjoint((move.pool, left) for left in move.left):
             for came in move.came:
                 failures.setdefault(came, []).append(move.ended_at)
-    return frozenset(
-        came for came, at in failures.items() if view.now < max(at) + doubling(len(at), _FIRST_S, _LONGEST_S)
-    )
+    until = {came: max(at) + doubling(len(at), _FIRST_S, _LONGEST_S) for came, at in failures.items()}
+    return {came: when for came, when in until.items() if view.now < when}
 
 
 def doubling(failures: int, first_s: float, longest_s: float) -> float:
@@ -137,11 +144,11 @@ def _bought_again(view: View, candidate: Candidate) -> Block | None:
     own = offering_of(candidate)
     for move in view.moves:
         soon = move.at < claim.created_at <= move.at + _BOUGHT_AGAIN_S
-        fresh = view.now - move.at < no_return_s(view, move.pool)
+        until = move.at + no_return_s(view, move.pool)
         given_up = move.pool == candidate.pool and own in move.left and own not in move.came
-        if soon and fresh and given_up and move.reason is Reason.UNDERUTILIZED:
+        if soon and view.now < until and given_up and move.reason is Reason.UNDERUTILIZED:
             message = f"one like it was given up and had to be bought again: {own}"
-            return Block(Rule.RETURN, message, {"command": move.id})
+            return Block(Rule.RETURN, message, {"command": move.id, "until": until})
     return None
 
 
@@ -168,4 +175,4 @@ def pool_backoff(moves: Iterable[Move], pool: str, reason: Reason, now: float) -
     if now >= until:
         return None
     message = f"the last {failures} replacements of pool {pool} failed; the next is tried later"
-    return Block(Rule.BACKOFF, message, {"failures": failures, "leftSeconds": round(until - now, 1)})
+    return Block(Rule.BACKOFF, message, {"failures": failures, "until": until})

@@ -38,13 +38,10 @@ from nodeyard.disruption.model import (
 )
 from nodeyard.disruption.renewal import drift, expiration
 
-PASSING = frozenset(
-    {
-        Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS,
-        Rule.WAVE, Rule.BACKOFF, Rule.RETURN, Rule.FAILED_BEFORE,
-    }
-)  # fmt: skip
-"""Rules that may stop holding without the cluster or a price changing."""
+PASSING = frozenset({Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS})
+"""Rules that may stop holding without the cluster or a price changing, nobody knows when. Where it is known, a block
+has it among its facts as `until`.
+"""
 UNTOUCHABLE = frozenset(
     {
         Rule.NO_CLAIM,
@@ -83,7 +80,7 @@ def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
         proposals=tuple(proposals[node] for node in sorted(proposals)),
         command=command,
         quiet=command is None and run.complete and not any(b.rule in PASSING for b in blocks),
-        recheck_at=_recheck_at(run),
+        recheck_at=_recheck_at(run, blocks),
         complete=run.complete,
         allowed=allowed,
         judged=judged,
@@ -108,9 +105,9 @@ def _allowed(run: Pass, pool: PoolKey, reason: Reason) -> int:
     return run.room.nodes[pool] if left is None else left
 
 
-def _recheck_at(run: Pass) -> float | None:
-    """When the next consolidateAfter window ends."""
-    ends = []
+def _recheck_at(run: Pass, blocks: Iterable[Block]) -> float | None:
+    """When the next consolidateAfter window, or whatever else stops a node for a known time, ends."""
+    ends = [float(until) for block in blocks if isinstance(until := block.facts.get("until"), float)]
     for candidate in run.found:
         pool = run.pool(candidate)
         window = pool.disruption.consolidate_after_s if pool is not None else None

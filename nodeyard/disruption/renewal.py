@@ -22,8 +22,8 @@ from nodeyard.disruption.model import Action, Block, Candidate, Command, Proposa
 from nodeyard.disruption.waves import wave_block
 from nodeyard.provisioning.model import Plan
 
-_SHARE: Final = 0.4
-"""Of a pass' time, so that consolidation has some too."""
+_MOST_S: Final = 20.0
+"""Seconds of a pass, so that consolidation has some too."""
 Due = Mapping[str, float]
 """Node name -> since when it has been due."""
 
@@ -121,7 +121,7 @@ def _fairly(run: Pass, full: Sequence[Candidate], reason: Reason) -> Iterator[Ca
 
 def _try(run: Pass, candidate: Candidate, reason: Reason, due: Due) -> tuple[Proposal, Command | None]:
     closed = _closed(run, candidate, reason)
-    if closed is None and run.elapsed_s > _SHARE * run.view.options.deadline_s:
+    if closed is None and run.elapsed_s > _MOST_S:
         run.complete = False
         closed = Block(Rule.DEADLINE, "the pass ran out of time before this node")
     if closed is not None:

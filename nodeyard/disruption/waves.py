@@ -17,6 +17,7 @@ from nodeyard.disruption.drift import DRIFTED, drifted_since
 from nodeyard.disruption.model import Block, Reason, Rule, View
 from nodeyard.state.cluster import Snapshot
 
+_LOOK_AGAIN_S: Final = 30.0
 _SETTLED_S: Final = 120.0
 """A pod that is not ready this long after it was bound counts as broken."""
 
@@ -41,8 +42,10 @@ def wave_block(view: View, pool: str, replacements: int) -> Block | None:
     wave = wave_of(view.snapshot, pool, view.now, found.disruption.renewal.wave_pause_s)
     if wave.made + replacements <= wave.most or wave.made == wave.healthy:
         return None
+    facts: dict[str, str | int | float | bool]
     message = f"the drift of pool {pool} waits until its replacements so far are healthy"
-    return Block(Rule.WAVE, message, {"made": wave.made, "healthy": wave.healthy, "wave": wave.most})
+    facts = {"made": wave.made, "healthy": wave.healthy, "wave": wave.most, "until": view.now + _LOOK_AGAIN_S}
+    return Block(Rule.WAVE, message, facts)
 
 
 def wave_of(snapshot: Snapshot, pool: str, now: float, pause_s: float) -> Wave:

@@ -12,7 +12,7 @@ from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Block, Command, Fate, Move, Options, Reason, Rule
 from nodeyard.disruption.validation import validate
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, Builder, catalogue, first_fit
+from tests.support.disruption import NOW, TYPES, Builder, catalogue, first_fit
 
 HOUR = 3600.0
 NOTHING_WANTED = Steadiness()
@@ -148,6 +148,17 @@ def test_a_move_whose_every_offering_failed_is_not_made_and_says_so() -> None:
         for kind in (keys.ON_DEMAND, keys.SPOT)
     ]
     assert looked(build, *failed) is Rule.FAILED_BEFORE
+
+
+def test_what_time_will_lift_is_looked_at_again_then_and_quiet_until_then() -> None:
+    build = one_too_large()
+    names = [f"{t}/{kind}" for t in TYPES for kind in (keys.ON_DEMAND, keys.SPOT)]
+    failed = [move("m5.4xlarge/on-demand", name, 60.0, Fate.UNDONE) for name in names]
+    failed[3] = move("m5.4xlarge/on-demand", names[3], 200.0, Fate.UNDONE)
+    view = build.view(catalogues={"default": catalogue(spot=1.0)}, moves=tuple(failed))
+    outcome = decide(view, first_fit, clock)
+    assert outcome.quiet
+    assert outcome.recheck_at == NOW + 400.0
 
 
 def test_a_node_that_had_to_be_bought_again_right_after_one_like_it_went_stays_for_a_while() -> None:
