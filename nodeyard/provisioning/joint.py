@@ -22,7 +22,7 @@ from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.patterns import Answer, Model, PatternSolver, Spread
 from nodeyard.scheduling.topology import TermKind
 
-_MOST_KINDS = 24
+_MOST_KINDS = 60
 _MOST_LOTS = 60
 _MOST_HOSTS = 40
 _MOST_SHARES = 8

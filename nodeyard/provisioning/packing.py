@@ -22,7 +22,7 @@ _BULK = 3.0
 _WASTE = 0.12
 _WASTE_BY_TERMS = 0.5
 _MOST_TERMS = 12
-_MOST_EXACT = 45
+_MOST_EXACT = 60
 _HISTORY = 600
 _MOST_LOTS = 260
 _WORK = 60_000
@@ -231,7 +231,8 @@ class Packer:
         if not columns:
             return []
         state, of = _Nodes(self, np.array(columns, np.int64)), np.array(numbers, np.int64)
-        whole = self._whole(now.flow)
+        opened = np.bincount(of, minlength=len(now.count)) / np.maximum(now.count, 1e-9)
+        whole = self._whole(now.flow * np.minimum(opened, 1.0))  # what is left over has the same mix then
         weight = now.price[np.unique(of)].max(axis=0)
         weight = np.where(weight > 0, weight, 1e-3 / self.scale)
         size = self.request @ weight

@@ -24,6 +24,8 @@ _MOST_COMPLETE = 4_000
 _MOST_INTEGER = 1_200
 _TRIES = 6
 _GENERATED = 400
+_NEARLY = 0.6
+_KEPT = 500
 
 
 @dataclass(slots=True)
@@ -326,8 +328,13 @@ class PatternSolver:
                     return np.zeros(0, np.int64)
                 before = len(self.column)
                 self._generate(solved.duals)
-                active = np.union1d(active, np.arange(before, len(self.column)))
-                if len(self.column) > before and (solved := self._program(active, None)) is None:
+                fresh = np.arange(before, len(self.column))
+                worth = self._reduced(solved.duals)
+                if len(fresh):
+                    useful = active[np.argsort(worth[active], kind="stable")[:_KEPT]]
+                    active = np.union1d(useful, fresh)
+                    solved = self._program(active, None)
+                if solved is None:
                     return np.zeros(0, np.int64)
                 for pattern, times in _rounded(solved.times, active, self.counts, left):
                     start[pattern] = start.get(pattern, 0.0) + times
@@ -397,7 +404,18 @@ def _rounded(times: Floats, active: Ints, counts: Ints, left: Floats) -> list[tu
         if whole > 0:
             out.append((pattern, whole))
             rest -= counts[pattern] * whole
-    return out or [(int(active[np.argmax(times)]), 1)]
+    if out:
+        return out
+    order = np.argsort(-times, kind="stable")
+    out = [(int(active[order[0]]), 1)]
+    rest -= counts[active[order[0]]]
+    for i in order[1:].tolist():
+        if times[i] < _NEARLY:
+            break
+        if (counts[active[i]] <= np.maximum(rest, 0)).all():
+            out.append((int(active[i]), 1))
+            rest -= counts[active[i]]
+    return out
 
 
 @dataclass(slots=True)
