@@ -102,6 +102,23 @@ def _allowed_now(pool: Pool, reason: Reason, now: float) -> bool:
     return not windows
 
 
+def next_change(pool: Pool, now: float) -> float | None:
+    """The next moment at which a budget or window of the pool may begin or cease to hold; None: never again."""
+    moments: list[float] = []
+    for budget in (*pool.disruption.budgets, *pool.disruption.allow_windows):
+        try:
+            moments += [at for at in (moment(budget.start), moment(budget.end)) if at is not None]
+            if budget.schedule and budget.duration_s is not None:
+                begun = next_hit(budget.schedule, budget.time_zone, now - budget.duration_s)
+                moments += [
+                    begun + budget.duration_s,
+                    next_hit(budget.schedule, budget.time_zone, now),
+                ]
+        except (ValueError, OverflowError):
+            continue
+    return min((at for at in moments if at > now), default=None)
+
+
 def described(budget: Budget) -> str:
     """The budget in a few words, as the pool has it."""
     parts = [repr(budget.nodes)]
@@ -160,6 +177,8 @@ class Room:
         facts: dict[str, str | int | float | bool] = {
             "reason": reason.value, "allowed": most or 0, "nodes": nodes, "disrupted": busy, "taken": taken,
         }  # fmt: skip
+        if pool is not None and (change := next_change(pool, self._now)) is not None:
+            facts["nextChange"] = change
         return Block(Rule.BUDGET, message, facts)
 
     def within(self, candidates: Iterable[Candidate], reason: Reason) -> tuple[Candidate, ...]:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from nodeyard.api import labels as keys
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.pool import Budget, Renewal
-from nodeyard.disruption.budgets import active
+from nodeyard.disruption.budgets import active, limit, next_change
 from nodeyard.disruption.expiry import expired, expiring
 from nodeyard.disruption.hysteresis import no_return_s
 from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Fate, Move, Options
+from nodeyard.disruption.model import Fate, Move, Options, Reason
 from nodeyard.disruption.moves import begun
 from nodeyard.disruption.waves import Wave
 from nodeyard.state.cluster import Kind
@@ -125,6 +125,32 @@ def test_a_daily_window_agrees_with_the_clock_on_the_wall(
     zone = ZoneInfo(name)
     expected = any(_hits(moment - timedelta(minutes=back), zone, hour, minute) for back in range(minutes))
     assert active(budget, moment.timestamp()) is expected
+
+
+BUDGETS = st.builds(
+    Budget,
+    st.just("0"),
+    st.sampled_from(["", "0 9 * * *", "*/20 * * * *", "30 2 * * sun", "0 0 1 * *", "never"]),
+    st.one_of(st.none(), st.sampled_from([600.0, 3600.0, 90000.0])),
+    time_zone=ZONES,
+    start=st.sampled_from(["", "2026-03-28T10:00:00Z"]),
+    end=st.sampled_from(["", "2026-03-29T12:00:00+02:00"]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(BUDGETS, max_size=3), st.integers(0, 3 * 24 * 60))
+def test_what_budgets_allow_stays_the_same_until_their_next_change(budgets: list[Budget], at: int) -> None:
+    now = datetime(2026, 3, 27, tzinfo=UTC).timestamp() + 60.0 * at
+    pool = Builder().pool(budgets=budgets)
+    until = min(next_change(pool, now) or now + 86400.0, now + 86400.0)
+    before = limit(pool, Reason.EMPTY, 10, now)
+    steps = int((until - now) // 300)
+    assert all(
+        limit(pool, Reason.EMPTY, 10, now + 300.0 * i) == before
+        for i in range(steps + 1)
+        if now + 300.0 * i < until
+    )
 
 
 def _hits(moment: datetime, zone: ZoneInfo, hour: int, minute: int) -> bool:

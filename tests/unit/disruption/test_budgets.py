@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from nodeyard.api.pool import Budget
-from nodeyard.disruption.budgets import Room, active, limit, limited
+from nodeyard.disruption.budgets import Room, active, limit, limited, next_change
 from nodeyard.disruption.candidates import candidates
 from nodeyard.disruption.model import Reason
 from tests.support.disruption import NOW, Builder
@@ -112,6 +112,21 @@ def test_a_refusal_names_the_budget_and_its_numbers() -> None:
     block = room.block(candidate, Reason.EMPTY)
     assert "'1' at '* * * * *' UTC" in block.message
     assert (block.facts["allowed"], block.facts["nodes"], block.facts["disrupted"]) == (1, 3, 1)
+    assert block.facts["nextChange"] == NOW - NOW % 60 + 60
+
+
+@pytest.mark.parametrize(
+    ("moment", "change"),
+    [
+        ("2026-03-02T08:00:00", "2026-03-02T09:00:00"),
+        ("2026-03-02T09:00:00", "2026-03-02T17:00:00"),
+        ("2026-03-02T17:00:00", "2026-03-03T09:00:00"),
+    ],
+)
+def test_the_next_change_of_a_budget_is_known(moment: str, change: str) -> None:
+    pool = Builder().pool(budgets=(Budget("10%"), Budget("0", "0 9 * * *", 8 * 3600.0)))
+    assert next_change(pool, at(moment)) == at(change)
+    assert next_change(Builder().pool(), at(moment)) is None
 
 
 def test_a_duration_longer_than_the_recurrence_is_always_active() -> None:
