@@ -91,6 +91,17 @@ class TypeTable:
         )
 
     @cached_property
+    def type_index(self) -> dict[str, int]:
+        """Instance type -> its place in `types`."""
+        return {described.name: index for index, described in enumerate(self.types)}
+
+    def row_of(self, pool: Pool) -> int | None:
+        """The row of (capacity type, instance type, zone)."""
+        capacity_type, name, zone = pool
+        zone_index = next((index for index, known in enumerate(self.zones) if known.name == zone), -1)
+        return self.index.get((self.type_index.get(name, -1), zone_index, capacity_type))
+
+    @cached_property
     def index(self) -> dict[tuple[int, int, str], int]:
         """Offering -> its row."""
         return {key: index for index, key in enumerate(self.rows)}
@@ -212,7 +223,7 @@ def market_of(
         risk = 0.0
         if odds and available and (chance := odds.get((capacity_type, name, zone))):
             listed = _figure(layers[0], name)
-            risk = round(risk_of(chance, price, listed[0] if listed else estimates[type_index][0]), 6)
+            risk = risk_of(chance, price, listed[0] if listed else estimates[type_index][0])
         margin = None if is_spot or not margins or price <= 0 else margins.get((name, zone))
         if margin is not None:
             rows.append(Row(margin.price, available, source, priced_at, risk, price, margin.release))
@@ -220,6 +231,33 @@ def market_of(
             rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
     return Market(table, rows, shut.exhausted_subnets, asked_at, learned)
+
+
+def reoffered(
+    market: Market,
+    before: tuple[Shut, Mapping[Pool, float]],
+    after: tuple[Shut, Mapping[Pool, float]],
+) -> Market:
+    """The market under other refusals and odds, all else the same: only the rows that they touch are made anew."""
+    (shut_before, odds_before), (shut, odds) = before, after
+    table = market.table
+    rows = list(market.rows)
+    touched: Iterable[int] = range(len(rows))
+    if shut_before.wide == shut.wide:
+        doubted = {p for p in (*odds_before, *odds) if odds_before.get(p) != odds.get(p)}
+        pools = (shut_before.exact ^ shut.exact) | doubted
+        touched = [place for pool in pools if (place := table.row_of(pool)) is not None]
+    for index in touched:
+        type_index, zone_index, capacity_type = table.rows[index]
+        name, zone = table.types[type_index].name, table.zones[zone_index].name
+        row = rows[index]
+        available = row.price > 0 and not shut.offering(capacity_type, name, zone)
+        chance = odds.get((capacity_type, name, zone), 0.0) if available else 0.0
+        on_demand = table.index.get((type_index, zone_index, ON_DEMAND))
+        listed = 0.0 if on_demand is None else rows[on_demand].list_price or rows[on_demand].price
+        risk = risk_of(chance, row.list_price or row.price, listed) if chance else 0.0
+        rows[index] = msgspec.structs.replace(row, available=available, risk=risk)
+    return Market(table, rows, shut.exhausted_subnets, market.asked_at, market.learned)
 
 
 def listed_prices(table: TypeTable, on_demand: Sheets) -> dict[str, float]:

@@ -39,8 +39,8 @@ class Shut:
         self.keys = frozenset(r.key for r in refusals)
         self.exhausted_subnets = frozenset(key[3] for key in self.keys if key[3])
         pools = [key for key in self.keys if not key[3]]
-        self._exact = frozenset(key[:3] for key in pools if all(key[:3]))
-        self._wide = tuple(key[:3] for key in pools if not all(key[:3]))
+        self.exact = frozenset(key[:3] for key in pools if all(key[:3]))
+        self.wide = tuple(key[:3] for key in pools if not all(key[:3]))
 
     def __bool__(self) -> bool:
         return bool(self.keys)
@@ -48,9 +48,9 @@ class Shut:
     def offering(self, capacity_type: str, instance_type: str, zone: str) -> bool:
         """Whether a refusal in force covers this offering."""
         pool = (capacity_type, instance_type, zone)
-        if pool in self._exact:
+        if pool in self.exact:
             return True
-        return any(all(not f or f == p for f, p in zip(wide, pool, strict=True)) for wide in self._wide)
+        return any(all(not f or f == p for f, p in zip(wide, pool, strict=True)) for wide in self.wide)
 
 
 class RefusalMemory:

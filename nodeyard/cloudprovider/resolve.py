@@ -64,9 +64,7 @@ def resolve(market: Market, node_class: NodeClass, *, now: float, shut: Shut | N
     return Resolver().resolve(market, node_class, now=now, shut=shut)
 
 
-def _bare_types(
-    table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
-) -> dict[int, InstanceType]:
+def _bare_types(table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]) -> dict[int, InstanceType]:
     """Type index -> type without offerings, for the types that the class can use. `seen`: type -> bytes of memory."""
     if problems_of(node_class):
         return {}

@@ -148,4 +148,4 @@ def risk_of(odds: float, price: float, on_demand: float) -> float:
     The next best to a spot pool is the type on demand (`on_demand`, 0 if unknown); in any case something a fifth
     dearer.
     """
-    return odds * max(on_demand - price, _SCARCER * price)
+    return round(odds * max(on_demand - price, _SCARCER * price), 6)

@@ -11,12 +11,25 @@ from collections.abc import Iterable, Mapping
 from nodeyard.cloudprovider.commitments import Billing, Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed, screened
 from nodeyard.cloudprovider.learned import NOTHING, LearnedMemory, merged
-from nodeyard.cloudprovider.market import Margins, Market, PriceSheet, TypeTable, listed_prices, market_of
-from nodeyard.cloudprovider.scarcity import Key, Pool, ScarcityMemory
+from nodeyard.cloudprovider.market import (
+    Margins,
+    Market,
+    PriceSheet,
+    TypeTable,
+    listed_prices,
+    market_of,
+    reoffered,
+)
+from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.scarcity import Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
 from services.pricing.ports import Part
 
 PARTS: tuple[Part, ...] = ("types", "on-demand", "spot")
+
+
+Refused = tuple[Shut, dict[Pool, float]]
+"""What is out, and the odds of another refusal for what is not."""
 
 
 class PriceBoard:
@@ -38,8 +51,8 @@ class PriceBoard:
         self.types_asked_at = 0.0
         self.sheets: dict[Part, PriceSheet] = {}
         self.scarcity = scarcity or ScarcityMemory()
-        self._said: tuple[frozenset[Key], dict[Pool, float]] = (frozenset(), {})
-        """What the market was last made with."""
+        self._made: tuple[object, Refused, Market] | None = None
+        """The last market with what it was made of and the refusals it was made under."""
         self.market: Market | None = None
         self.feed: Feed | None = None
         """The price feed as last read, before it is held against the types."""
@@ -157,35 +170,41 @@ class PriceBoard:
 
     async def publish(self, now: float) -> None:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
-        shut, odds = self.scarcity.shut(now), self.scarcity.odds(now)
-        self._said = (shut.keys, odds)
-        self._metrics.refusals.set(len(shut.keys))
+        refused = (self.scarcity.shut(now), self.scarcity.odds(now))
+        self._metrics.refusals.set(len(refused[0].keys))
         if self.table is None or not all(part in self.sheets or part in self.problems for part in PARTS[1:]):
             return
-        feed = self._screened_feed()
-        on_demand = self._sheets("on-demand", feed.on_demand if feed else None, now)
-        market = market_of(
-            self.table,
-            on_demand,
-            self._sheets("spot", feed.spot if feed else None, now),
-            shut,
-            now=now,
-            odds=odds,
-            margins=self._margins(on_demand, now),
-            learned=self.learned,
-        )
-        known = self.market
+        market = self._market_under(refused, now)
+        known, self.market = self.market, market
         if known is not None and known.revision == market.revision and known.asked_at == market.asked_at:
+            self.market = known
             return
         async with self._changed:
-            self.market = market
             self._changed.notify_all()
         self._measure(market)
+
+    def _market_under(self, refused: Refused, now: float) -> Market:
+        """The market under these refusals; where nothing else is new, only the rows they touch are made anew."""
+        assert self.table is not None
+        feed = self._screened_feed()
+        on_demand = self._sheets("on-demand", feed.on_demand if feed else None, now)
+        spot = self._sheets("spot", feed.spot if feed else None, now)
+        margins = self._margins(on_demand, now)
+        made_of = (self.table, on_demand, spot, margins, self.learned)
+        if self._made is not None and self._made[0] == made_of:
+            market = reoffered(self._made[2], self._made[1], refused)
+        else:
+            shut, odds = refused
+            market = market_of(
+                self.table, on_demand, spot, shut, now=now, odds=odds, margins=margins, learned=self.learned
+            )
+        self._made = (made_of, refused, market)
+        return market
 
     async def let_back(self, now: float) -> None:
         """Publishes if a refusal has ended, or the odds of another have faded, since the last time."""
         said = (self.scarcity.shut(now).keys, self.scarcity.odds(now))
-        if said != self._said:
+        if self._made is None or said != (self._made[1][0].keys, self._made[1][1]):
             await self.publish(now)
 
     async def next(self, older: Market | None) -> Market:

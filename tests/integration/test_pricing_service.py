@@ -56,6 +56,11 @@ class PricingProcess:
             self.kill()
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def grpc(self) -> str:
         return str(json.loads(self._endpoints.read_text())["grpc"])
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.cloudprovider.description import Device, TypeDescription
 from nodeyard.cloudprovider.market import SPOT_HISTORY, PriceSheet, TypeTable, Zone
@@ -33,24 +35,26 @@ _DEAREST_USD: Final = 10_000.0
 
 async def read_types(session: Ec2Session) -> TypeTable:
     """All instance types of the session's region, with the zones that offer each. Raises CloudError's subclasses."""
-    zones, offered, pages = await asyncio.gather(
+    zones, offered, described = await asyncio.gather(
         session.call("ec2", "describe_availability_zones"),
         session.pages("ec2", "describe_instance_type_offerings", LocationType="availability-zone"),
-        session.pages("ec2", "describe_instance_types", PaginationConfig={"PageSize": 100}),
+        session.each_page("ec2", "describe_instance_types", _described, PaginationConfig={"PageSize": 100}),
     )
-    return await asyncio.to_thread(_table, session.region, zones, offered, pages)
+    return await asyncio.to_thread(_table, session.region, zones, offered, described)
 
 
 async def read_spot_prices(session: Ec2Session, now: float) -> PriceSheet:
     """The price in force of every Linux spot pool at `now` (Unix seconds). Raises CloudError's subclasses."""
-    pages = await session.pages(
+    newest: dict[str, tuple[datetime, float]] = {}
+    await session.each_page(
         "ec2",
         "describe_spot_price_history",
+        lambda page: _note_newest(page, newest),
         StartTime=datetime.fromtimestamp(now, UTC),
         ProductDescriptions=_PRODUCTS,
         PaginationConfig={"PageSize": 1000},
     )
-    return PriceSheet(SPOT_HISTORY, now, await asyncio.to_thread(_latest, pages))
+    return PriceSheet(SPOT_HISTORY, now, {key: price for key, (_, price) in newest.items()})
 
 
 def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDescription:
@@ -87,11 +91,15 @@ def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDe
     )
 
 
+def _described(page: Mapping[str, Any]) -> list[TypeDescription]:
+    return [description_of(info) for info in page.get("InstanceTypes", ())]
+
+
 def _table(
     region: str,
     zones: Mapping[str, Any],
     offered: Iterable[Mapping[str, Any]],
-    pages: Iterable[Mapping[str, Any]],
+    described: Iterable[list[TypeDescription]],
 ) -> TypeTable:
     names = {
         str(zone["ZoneName"]): str(zone.get("ZoneId", ""))
@@ -103,9 +111,9 @@ def _table(
         for entry in page.get("InstanceTypeOfferings", ()):
             by_type.setdefault(str(entry["InstanceType"]), set()).add(str(entry["Location"]))
     types = [
-        description_of(info, sorted(by_type.get(str(info["InstanceType"]), ())))
-        for page in pages
-        for info in page.get("InstanceTypes", ())
+        msgspec.structs.replace(found, zones=tuple(sorted(by_type.get(found.name, ()))))
+        for page in described
+        for found in page
     ]
     return TypeTable(region, [Zone(name, names[name]) for name in sorted(names)], types)
 
@@ -142,17 +150,14 @@ def _ebs_mbps(ebs: Mapping[str, Any]) -> int | None:
     return int(ebs["EbsOptimizedInfo"].get("MaximumBandwidthInMbps", 0))
 
 
-def _latest(pages: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """`<type>/<zone>` -> USD per hour; the newest entry of each pool, absurd ones dropped."""
-    newest: dict[str, tuple[datetime, float]] = {}
-    for page in pages:
-        for entry in page.get("SpotPriceHistory", ()):
-            key = f"{entry['InstanceType']}/{entry['AvailabilityZone']}"
-            price = _price(entry.get("SpotPrice", ""))
-            if price is None or (key in newest and newest[key][0] >= entry["Timestamp"]):
-                continue
-            newest[key] = (entry["Timestamp"], price)
-    return {key: price for key, (_, price) in newest.items()}
+def _note_newest(page: Mapping[str, Any], newest: dict[str, tuple[datetime, float]]) -> None:
+    """`<type>/<zone>` -> (when, USD per hour); the newest entry of each pool, absurd ones dropped."""
+    for entry in page.get("SpotPriceHistory", ()):
+        key = f"{entry['InstanceType']}/{entry['AvailabilityZone']}"
+        price = _price(entry.get("SpotPrice", ""))
+        if price is None or (key in newest and newest[key][0] >= entry["Timestamp"]):
+            continue
+        newest[key] = (entry["Timestamp"], price)
 
 
 def _price(text: str) -> float | None:

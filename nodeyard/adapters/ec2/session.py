@@ -103,6 +103,16 @@ class Ec2Session:
 
         return await self._in_pool(service, operation, run)
 
+    async def each_page(
+        self, service: str, operation: str, take: Callable[[dict[str, Any]], T], **params: Any
+    ) -> list[T]:
+        """`take(page)` of every page, in the pool, without holding more than one; for answers that are large."""
+
+        def work(client: Any) -> list[T]:
+            return [take(page) for page in client.get_paginator(xform_name(operation)).paginate(**params)]
+
+        return await self.run(service, operation, work)
+
     async def run(self, service: str, operation: str, work: Callable[[Any], T]) -> T:
         """`work(client)` in the pool, for what neither `call` nor `pages` can express; errors translated alike."""
         return await self._in_pool(service, operation, lambda: work(self._client(service)))

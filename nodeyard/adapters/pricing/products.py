@@ -7,14 +7,15 @@ no price and is not bought. Source: AWS Billing user guide, "Using the AWS Price
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from nodeyard.cloudprovider.estimates import currency_of
 from nodeyard.cloudprovider.market import PRICING_API, PriceSheet
 
+T = TypeVar("T")
 _DEAREST_PER_HOUR: Final = 10_000.0
 _COMMON: Final = {
     "operatingSystem": "Linux",
@@ -35,7 +36,9 @@ class Pages(Protocol):
     @property
     def region(self) -> str: ...
 
-    async def pages(self, service: str, operation: str, **params: Any) -> list[dict[str, Any]]: ...
+    async def each_page(
+        self, service: str, operation: str, take: Callable[[dict[str, Any]], T], **params: Any
+    ) -> list[T]: ...
 
 
 class _Product(msgspec.Struct):
@@ -61,30 +64,29 @@ _DECODER: Final = msgspec.json.Decoder(_Entry)
 
 async def read_on_demand_prices(aws: Pages, now: float) -> PriceSheet:
     """Price per hour of every type of the region. `now`: Unix seconds. Raises CloudError's subclasses."""
-    answers = await asyncio.gather(*(_ask(aws, query) for query in _QUERIES))
-    prices = await asyncio.to_thread(_prices, answers, currency_of(aws.region))
-    return PriceSheet(PRICING_API, now, prices)
+    answers = await asyncio.gather(*(_ask(aws, query, currency_of(aws.region)) for query in _QUERIES))
+    return PriceSheet(PRICING_API, now, {name: usd for found in answers for name, usd in found.items()})
 
 
-async def _ask(aws: Pages, query: Mapping[str, str]) -> list[dict[str, Any]]:
+async def _ask(aws: Pages, query: Mapping[str, str], currency: str) -> dict[str, float]:
     fields = {"regionCode": aws.region, **_COMMON, **query}
     filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in fields.items()]
-    return await aws.pages(
+    found = await aws.each_page(
         "pricing",
         "get_products",
+        lambda page: _prices(page, currency),
         ServiceCode="AmazonEC2",
         Filters=filters,
         FormatVersion="aws_v1",
         PaginationConfig={"PageSize": 100},
     )
+    return {name: price for prices in found for name, price in prices.items()}
 
 
-def _prices(answers: Sequence[Iterable[Mapping[str, Any]]], currency: str) -> dict[str, float]:
+def _prices(page: Mapping[str, Any], currency: str) -> dict[str, float]:
     out: dict[str, float] = {}
-    for pages in answers:
-        for page in pages:
-            for text in page.get("PriceList", ()):
-                out.update(_price_of(text, currency))
+    for text in page.get("PriceList", ()):
+        out.update(_price_of(text, currency))
     return out
 
 

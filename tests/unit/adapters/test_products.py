@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 
@@ -23,6 +24,9 @@ def row(name: str, price: str, *, unit: str = "Hrs", currency: str = "USD") -> s
     )
 
 
+T = TypeVar("T")
+
+
 class PriceList:
     """Answers by tenancy, page by page, and remembers what it was asked."""
 
@@ -31,11 +35,13 @@ class PriceList:
         self.asked: list[dict[str, str]] = []
         self._pages = pages
 
-    async def pages(self, service: str, operation: str, **params: Any) -> list[dict[str, Any]]:
+    async def each_page(
+        self, service: str, operation: str, take: Callable[[dict[str, Any]], T], **params: Any
+    ) -> list[T]:
         assert (service, operation, params["ServiceCode"]) == ("pricing", "get_products", "AmazonEC2")
         fields = {f["Field"]: f["Value"] for f in params["Filters"]}
         self.asked.append(fields)
-        return [{"PriceList": page} for page in self._pages.get(fields["tenancy"], [])]
+        return [take({"PriceList": page}) for page in self._pages.get(fields["tenancy"], [])]
 
 
 async def prices(region: str = "eu-west-1", **pages: list[list[str]]) -> dict[str, float]:
