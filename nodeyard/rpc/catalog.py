@@ -11,8 +11,8 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -94,10 +94,7 @@ def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Marke
     types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
     zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
     table = TypeTable(message.region, zones, types)
-    rows = _rows(message.offerings, table)
-    if len(rows) != len(table.rows):
-        raise OutOfStep(f"{len(rows)} offerings arrived for a table of {len(table.rows)}")
-    every = [rows[i] for i in range(len(rows))]
+    every = _every_row(message.offerings, table)
     return Market(table, every, message.exhausted_subnets, asked_at, learned or NOTHING)
 
 
@@ -140,19 +137,40 @@ def _unless_zero(figures: list[float]) -> list[float]:
     return figures if any(figures) else []
 
 
+def _every_row(columns: pb.Offerings, table: TypeTable) -> list[Row]:
+    """The rows of a whole catalogue, which mostly come in the table's order."""
+    if list(_keys(columns)) == list(table.rows):
+        return _values(columns)
+    rows = _rows(columns, table)
+    if len(rows) != len(table.rows):
+        raise OutOfStep(f"{len(rows)} offerings arrived for a table of {len(table.rows)}")
+    return [rows[i] for i in range(len(rows))]
+
+
 def _rows(columns: pb.Offerings, table: TypeTable) -> dict[int, Row]:
     out: dict[int, Row] = {}
-    zeros = [0.0] * len(columns.type)
-    for type_index, zone_index, capacity_type, price, available, source, priced_at, *rest in zip(
-        columns.type, columns.zone, columns.capacity_type, columns.price, columns.available, columns.source,
-        columns.priced_at, columns.risk or zeros, columns.list_price or zeros, columns.release or zeros, strict=True,
-    ):  # fmt: skip
-        key = (type_index, zone_index, _CAPACITY_NAME.get(capacity_type, ""))
+    for key, row in zip(_keys(columns), _values(columns), strict=True):
         index = table.index.get(key)
         if index is None:
             raise OutOfStep(f"no offering {key} in the table")
-        out[index] = Row(price, available, _SOURCE_NAME.get(source, ""), priced_at, *rest)
+        out[index] = row
     return out
+
+
+def _keys(columns: pb.Offerings) -> Iterator[tuple[int, int, str]]:
+    names = [_CAPACITY_NAME.get(number, "") for number in columns.capacity_type]
+    return zip(columns.type, columns.zone, names, strict=True)
+
+
+def _values(columns: pb.Offerings) -> list[Row]:
+    zeros = [0.0] * len(columns.type)
+    parts: list[Sequence[Any]] = [
+        columns.price, columns.available, [_SOURCE_NAME.get(number, "") for number in columns.source],
+        columns.priced_at, columns.risk or zeros, columns.list_price or zeros, columns.release or zeros,
+    ]  # fmt: skip
+    if {len(part) for part in parts} - {len(zeros)}:
+        raise OutOfStep("columns of offerings are of different lengths")
+    return list(map(Row, *parts))
 
 
 def refusals_to(refusals: Iterable[Refusal]) -> pb.ReportRefusalRequest:

@@ -31,7 +31,8 @@ log = logging.get_logger("services.pricing.controller")
 _CLAIM_MOST_S, _CLAIM_LEAST_S = 60.0, 5.0
 """Longer than a refresh mostly takes; a replica that dies with the claim delays the others by this at most."""
 _OTHERS_ASK_S: Final = 1.0
-_RELISTEN_FIRST_S, _RELISTEN_MOST_S = 0.2, 2.0
+_RELISTEN_FIRST_S, _RELISTEN_MOST_S = 0.2, 0.5
+"""Short, so that a restart that finds Redis later than itself serves within a second of Redis being there."""
 _SWEEP_S: Final = 10.0
 
 

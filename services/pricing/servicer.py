@@ -21,6 +21,7 @@ class PricingServicer(pb_grpc.PricingServicer):
         self._board = board
         self._controller = controller
         self._metrics = metrics
+        self._last: tuple[Market, Market | None, pb.WatchCatalogResponse] | None = None
 
     async def Watch(  # noqa: N802 - gRPC's name
         self, request: pb.WatchCatalogRequest, context: Any
@@ -34,10 +35,16 @@ class PricingServicer(pb_grpc.PricingServicer):
         try:
             while True:
                 market = await self._board.next(older)
-                yield message_of(market, older)
+                yield self._message(market, older)
                 older = market
         finally:
             self._metrics.subscribers.dec()
+
+    def _message(self, market: Market, older: Market | None) -> pb.WatchCatalogResponse:
+        """The same message for all subscribers that are at the same point."""
+        if self._last is None or self._last[0] is not market or self._last[1] is not older:
+            self._last = (market, older, message_of(market, older))
+        return self._last[2]
 
     async def ReportCapacity(  # noqa: N802 - gRPC's name
         self, request: pb.ReportCapacityRequest, context: Any

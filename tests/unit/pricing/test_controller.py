@@ -330,6 +330,20 @@ async def test_a_restart_serves_what_the_memory_holds_and_asks_nobody(world: Wor
     assert world.cloud.asked == asked
 
 
+async def test_a_memory_that_comes_after_the_start_makes_it_warm_within_a_second(world: World) -> None:
+    first = await world.replica()
+    revision = first.market.revision
+    await first.stop()
+    world.cloud.down = {"types", "on-demand", "spot"}
+    world.memory.away = True
+    second = await world.replica("two")
+    await world.clock.advance(30.0)
+    assert second.board.market is None
+    world.memory.away = False
+    await world.clock.advance(1.0)
+    assert second.market.revision == revision
+
+
 async def test_two_replicas_share_the_asking(world: World) -> None:
     one = await world.replica("one")
     two = await world.replica("two")
