@@ -22,6 +22,8 @@ from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.scheduling.topology import TermKind
 
 _CLOSE = 1.003
+_CLOSE_OF_MANY = 1.02
+_FEW_PODS = 1_500
 _MOST_SHARES = 12
 
 
@@ -52,11 +54,16 @@ def bound_of(
     joint = Joint.of(setting, placed)
     if known is not None:
         value = max(value, known)
-    elif objective > value * _CLOSE and joint is not None and spare() > 0:
+    elif objective > value * _close_enough(placed) and joint is not None and spare() > 0:
         value = max(value, joint.bound(objective, spare))
     if joint is not None:
         settled |= joint.spread_terms
     return Bound(value, _ignored(setting, placed, settled))
+
+
+def _close_enough(placed: Sequence[tuple[PodClass, int]]) -> float:
+    """How near the relaxation must be for no more to be asked; of many pods it is near by itself."""
+    return _CLOSE if sum(many for _, many in placed) <= _FEW_PODS else _CLOSE_OF_MANY
 
 
 # --- the relaxation ---------------------------------------------------------------------------------------------------

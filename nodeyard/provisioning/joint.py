@@ -22,6 +22,7 @@ from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.patterns import Answer, Model, PatternSolver, Spread
 from nodeyard.scheduling.topology import TermKind
 
+_MOST_CLASSES = 400
 _MOST_KINDS = 60
 _MOST_LOTS = 60
 _MOST_HOSTS = 40
@@ -52,6 +53,8 @@ class Joint:
     @staticmethod
     def of(setting: Setting, placed: Sequence[tuple[PodClass, int]]) -> "Joint | None":
         """The program, unless it would be too large."""
+        if len(placed) > _MOST_CLASSES:
+            return None
         first = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
         kinds = kinds_of(setting, first, placed)
         if not kinds or len(kinds) > _MOST_KINDS or not setting.columns.count:

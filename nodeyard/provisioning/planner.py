@@ -120,8 +120,7 @@ def _best_draft(
         return deadline - clock()
 
     most = min(_IMPROVE_MOST_S, setting.options.deadline_s * _IMPROVE_SHARE)
-    if len(setting.problem.pods) > _MANY_PODS:  # what improving gains is spread thin there
-        most *= 0.5
+    most *= min(1.0, max(_MANY_PODS / max(len(setting.problem.pods), 1), 0.25))  # spread thin over many pods
     exact = min(_EXACT_MOST_S, setting.options.deadline_s * _EXACT_SHARE)
     joint = _joint(setting)
 
