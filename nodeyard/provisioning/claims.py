@@ -22,8 +22,8 @@ from nodeyard.api.selectors import Requirement, Value
 from nodeyard.provisioning.model import OfferingRef, PlannedNode
 
 HASH_VERSION: Final = "nodeyard-v1"
-"""Of the pool's and the class's hashes. Not Karpenter's: its digests are others, so a claim that it stamped is stamped
-anew before anything is compared.
+"""Of the pool's and the class's hashes; to be raised whenever the same object gets another digest, or every node would
+drift at the next release. Not Karpenter's: a claim that it stamped is stamped anew before anything is compared.
 """
 LAUNCH_RECORD: Final = "nodeyard.dev/launch"
 """On a NodeClaim, written before the first CreateFleet: JSON of LaunchRecord."""

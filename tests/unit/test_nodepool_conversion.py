@@ -8,6 +8,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.nodepool import node_class_of, pool_of_nodepool
 from nodeyard.api.pool import Budget, Renewal, Steadiness
 from nodeyard.api.reading import ConversionError
+from nodeyard.provisioning.claims import HASH_VERSION
 
 
 def nodepool(**spec: Any) -> dict[str, Any]:
@@ -289,3 +290,19 @@ def test_a_class_that_cannot_be_understood_says_which_field(
     assert len(found) == 1
     assert field in found[0]
     assert what in found[0]
+
+
+def test_digests_are_those_of_their_version() -> None:
+    """Other digests for the same objects drift every node of every cluster: raise HASH_VERSION with them."""
+    pool = pool_of_nodepool(nodepool(labels={"team": "a"}, template={"terminationGracePeriod": "1h"}))
+    node_class = node_class_of(
+        {
+            "metadata": {"name": "default"},
+            "spec": {"role": "r", "amiSelectorTerms": [{"alias": "al2023@latest"}]},
+        }
+    )
+    assert (HASH_VERSION, pool.hash, node_class.hash) == (
+        "nodeyard-v1",
+        "8365ce3a8409d1a1",
+        "cff86e576b1a9356",
+    )
