@@ -13,7 +13,8 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodKey
 from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, PoolKey
-from nodeyard.disruption.arrangement import Arrangement, Place, place_of, problem_of
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.arrangement import Arrangement, Names, Place, place_of, problem_of
 from nodeyard.disruption.budgets import limit
 from nodeyard.disruption.candidates import candidates
 from nodeyard.disruption.evictability import PodGuard, eviction_cost
@@ -21,11 +22,15 @@ from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
 from nodeyard.disruption.neighbours import TopologyGuard
 from nodeyard.disruption.search import Clock, Ground, Search, Target
 from nodeyard.disruption.unfolding import RISE, Pace, Step, Unfolding
+from nodeyard.disruption.worth import cheap_ones
 from nodeyard.provisioning.model import Options, Plan
 from nodeyard.provisioning.planner import plan
 
 _LEAST_GAIN = 5e-4
 _WEEK_H = 168
+_MOST_ROUNDS = 6
+_AT_ONCE = 4
+"""How many nodes should find room below the ceiling at once."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -75,6 +80,7 @@ class Play:
                 if not (pod.node or pod.finished or pod.daemon or pod.terminating)
             )
         )
+        self.names = Names(snapshot.nodes.keys())
         self._allowed: dict[tuple[PoolKey, Reason, int], int | None] = {}
         self.kept = {c.node: block for c in self.found if (block := self._block(c)) is not None}
         self.start = self._start()
@@ -137,22 +143,26 @@ class Play:
         until = self.began + self.settings.seconds
         self.ceiling = self.start.rent * (1 + self.settings.rise)
         self.pace = Pace(self.allowed, self.ceiling, self.settings.spot_to_spot)
-        target = self._search(self.start).run(self._share(until, 0.4))
-        self._note(target)
-        way = self._towards(target)
-        wanted = max(target.bound, target.arrangement.cost) * (1 + _LEAST_GAIN)
-        if way.after.cost > wanted:
-            half = (self.start.cost + target.arrangement.cost) / 2
-            if way.after.cost > half and not self.homeless:
-                way = _Way([], self.start, ())
-            way = self._onwards(way, until)
+        way, bound = _Way([], self.start, self.homeless), 0.0
+        for number in range(_MOST_ROUNDS):
+            before = way.after.cost
+            search = self._search(way)
+            target = search.first(until - self.clock(), prove=number == 0)
+            if number == 0:
+                bound = target.bound
+                self._note(target)
+            way, arrived = self._round(way, search, target, until)
+            if arrived or before - way.after.cost < _LEAST_GAIN * before or self.clock() > until:
+                break
+        if way.after.cost > bound * (1 + _LEAST_GAIN) and self.clock() < until:
+            way = self._onwards(way, until, sweep=False)
         now = way.after
         for name in now.places:
             if name in self.start.places and name not in self.kept:
                 self.kept[name] = Block(
                     Rule.NOT_CHEAPER, "no set of nodes found that holds its pods costs less"
                 )
-        least = min(target.bound, now.cost)
+        least = min(bound, now.cost)
         return Played(
             self.start, now, tuple(way.steps), self.kept, least, way.homeless, self.clock() - self.began
         )
@@ -161,18 +171,39 @@ class Play:
         now = self.clock()
         return now + max(0.3, (until - now) * share)
 
-    def _towards(self, target: Target) -> "_Way":
-        steps, after = Unfolding(
-            self.start, target.arrangement, self.guard, self.pods, self.pace, self._park
-        ).run(self.homeless)
-        steps, after = self._worthwhile(self.start, steps, after)
-        placed = {key for held in after.held.values() for key in held}
-        return _Way(steps, after, tuple(key for key in self.homeless if key not in placed))
+    def _round(self, way: "_Way", search: Search, target: Target, until: float) -> tuple["_Way", bool]:
+        """As near to the cheapest as can be reached in one go; and whether that was the cheapest. Where nodes of any size
+        can't be reached below the ceiling, ones small enough to be made a few at a time; else groups of nodes at a time.
+        """
+        there = self._towards(way, target)
+        if _reached(there, target):
+            return self._further(way, there, search, target, until), True
+        most = (self.ceiling - way.after.rent) / _AT_ONCE
+        smaller = self._search(way, cheap_ones(self.view.catalogues, most))
+        target = smaller.first(0.4 * (until - self.clock()), prove=False)
+        other = self._towards(way, target)
+        if _reached(other, target) and other.after.cost < way.after.cost:
+            other = self._further(way, other, smaller, target, self._share(until, 0.4))
+        elif len(other.homeless) == len(way.homeless):
+            other = self._onwards(way, self._share(until, 0.4), sweep=True)
+        return min(there, other, key=lambda w: (len(w.homeless), w.after.cost)), False
 
-    def _onwards(self, way: "_Way", until: float) -> "_Way":
-        """Further exchanges, each of which may be made as it is."""
-        search = self._search(way.after)
-        moves = search.stepwise(until, _Permit(self))
+    def _further(self, way: "_Way", there: "_Way", search: Search, target: Target, until: float) -> "_Way":
+        """The same, after more searching."""
+        improved = self._towards(way, search.improved(target, self._share(until, 0.85)))
+        return min(there, improved, key=lambda w: (len(w.homeless), w.after.cost))
+
+    def _towards(self, way: "_Way", target: Target) -> "_Way":
+        unfolding = Unfolding(way.after, target.arrangement, self.guard, self.pods, self.pace, self._park)
+        steps, after = unfolding.run(way.homeless)
+        steps, after = self._worthwhile(way.after, steps, after)
+        placed = {key for held in after.held.values() for key in held}
+        return _Way([*way.steps, *steps], after, tuple(key for key in way.homeless if key not in placed))
+
+    def _onwards(self, way: "_Way", until: float, *, sweep: bool) -> "_Way":
+        """Exchanges each of which may be made as it is: every node once in large groups, or here and there."""
+        search = self._search(way)
+        moves = search.stepwise(until, _Permit(self), sweep=sweep)
         steps, now = list(way.steps), way.after
         for move in moves:
             before, evicted = now, [key for name in move.gone for key in now.held[name]]
@@ -190,16 +221,20 @@ class Play:
             )  # fmt: skip
         return _Way(steps, now, way.homeless)
 
-    def _search(self, now: Arrangement) -> Search:
-        pods = self.view.snapshot.pods
+    def _search(self, way: "_Way", catalogues: Mapping[str, Catalogue] | None = None) -> Search:
+        pods, now = self.view.snapshot.pods, way.after
         moving = [key for held in now.held.values() for key in held]
         cost = {
             key: max(0.0, eviction_cost(pods[key], self.view.snapshot.shape(pods[key]))) for key in moving
         }
-        placed = {key for held in now.held.values() for key in held}
-        homeless = tuple(key for key in self.homeless if key not in placed)
-        ground = Ground(self.view.catalogues, self.options, self.view.now, cost, self.settings.disruption_usd)
-        return Search(ground, now, homeless, self.guard, self.clock)
+        ground = Ground(
+            catalogues or self.view.catalogues,
+            self.options,
+            self.view.now,
+            cost,
+            self.settings.disruption_usd,
+        )
+        return Search(ground, now, way.homeless, self.guard, self.names, self.clock)
 
     def _note(self, target: Target) -> None:
         for name, why in target.stuck.items():
@@ -279,6 +314,10 @@ class _Permit:
                 evicted[pdb.key] += 1
                 room[pdb.key] = pdb.disruptions_allowed
         return len(gone) == 1 or all(count <= room[key] for key, count in evicted.items())
+
+
+def _reached(way: _Way, target: Target) -> bool:
+    return way.after.cost <= target.arrangement.cost * (1 + _LEAST_GAIN)
 
 
 def replayed(start: Arrangement, steps: list[Step], known: Arrangement) -> Arrangement:

@@ -18,7 +18,7 @@ from nodeyard.api.pool import Pool, PoolKey
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.arrangement import Arrangement, Names, Place, applied, problem_of
-from nodeyard.disruption.neighbours import TopologyGuard
+from nodeyard.disruption.neighbours import Excess, TopologyGuard
 from nodeyard.disruption.worth import Worth, only, worth_of
 from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.planner import plan
@@ -27,10 +27,12 @@ from nodeyard.state.cluster import Snapshot
 Clock = Callable[[], float]
 _MOST_PODS = 700
 _MOST_HOSTS = 12
+_WHOLE_S, _PART_S = 0.5, 0.05
+"""Of the time there is: the planner's deadline for the cluster without any of its nodes, and without some."""
 _SHARES = (0.25, 0.5, 0.75)
 _CLOSE = 1.0005
-_EFFORT = 0.15
-"""The planner's deadline in seconds for a first try, of which it uses a fifth to improve; more as tries fail."""
+_EFFORT = 0.06
+"""The planner's deadline in seconds for a first try, of which it uses a part to improve; more as tries fail."""
 _BEYOND = 1.1
 """Nodes to empty may cost so much more than what may be made for them: something fits on others."""
 _TRIES_PER_NODE = 12
@@ -52,7 +54,6 @@ class Target(msgspec.Struct, frozen=True):
 
     arrangement: Arrangement
     bound: float
-    objective: float
     stuck: Mapping[str, str] = {}
     """Node -> why its pods could go nowhere."""
 
@@ -86,14 +87,16 @@ class Search:
         start: Arrangement,
         homeless: Sequence[PodKey],
         guard: TopologyGuard,
+        names: Names,
         clock: Clock,
     ) -> None:
         self.ground, self.start, self.guard, self.clock = ground, start, guard, clock
         self.homeless = tuple(homeless)
-        self.names = Names(start.places.keys())
+        self.names = names
         self.rng = np.random.default_rng(1)
         self.stuck: dict[str, str] = {}
         self.bound = 0.0
+        self.before: Excess = {}
         self.worth = Worth({}, frozenset(), frozenset())
         self.small: Mapping[str, Catalogue] = ground.catalogues
         self.shape_of = {key: start.base.pods[key].shape for held in start.held.values() for key in held}
@@ -103,36 +106,48 @@ class Search:
         """Every exchange that `stepwise` has accepted, in order."""
 
     # --- the whole --------------------------------------------------------------------------------------------------
-    def run(self, until: float) -> Target:
-        """Search until the clock says so, or nothing better is found."""
-        before = self.guard.excess(self.start)
+    def first(self, seconds: float, *, prove: bool) -> Target:
+        """The planner's answer for the cluster without its movable nodes, or without the most wasteful of them;
+        `prove`: with the bound.
+        """
+        self.before = self.guard.excess(self.start)
         movable = self._movable()
         everything = self._pods(self.start, movable)
         self.worth = worth_of(self._problem(self.start, movable, everything), self.ground.options)
         self.small = only(self.ground.catalogues, self.worth.types | self._types())
         best = self._settled_only()
-        for gone in self._first_sets(movable):
-            made = self._without(gone, until, bound=len(gone) == len(movable))
-            if made is None or self.guard.worse(before, self.guard.excess(made)):
+        for number, gone in enumerate(self._first_sets(movable)):
+            made = self._without(
+                gone, seconds * (_PART_S if number else _WHOLE_S), bound=prove and not number
+            )
+            if made is None or self.guard.worse(self.before, self.guard.excess(made)):
                 continue
             if best is None or self.objective(made) < self.objective(best) - 1e-9:
                 best = made
-        best = best or self.start
-        best = self._improved(best, until)
-        if self.guard.worse(before, self.guard.excess(best)):
-            best = self.start
-        return Target(best, min(self.bound, best.cost), self.objective(best), self.stuck)
+        return self._target(best or self.start)
 
-    def stepwise(self, until: float, permit: Permit) -> list[Move]:
-        """Only exchanges that may be made one after the other as they are; each saves by itself."""
+    def improved(self, target: Target, until: float) -> Target:
+        """The target made cheaper until the clock says so, or nothing better is found."""
+        best = self._improved(target.arrangement, until)
+        return target if self.guard.worse(self.before, self.guard.excess(best)) else self._target(best)
+
+    def _target(self, arrangement: Arrangement) -> Target:
+        return Target(arrangement, min(self.bound, arrangement.cost), self.stuck)
+
+    def stepwise(self, until: float, permit: Permit, *, sweep: bool) -> list[Move]:
+        """Only exchanges that may be made one after the other as they are; each saves by itself. `sweep`: every node
+        once, in groups as large as may go together.
+        """
         movable = self._movable()
         self.worth = worth_of(
             self._problem(self.start, movable, self._pods(self.start, movable)), self.ground.options
         )
         self.small = only(self.ground.catalogues, self.worth.types | self._types())
         now = self.start.copy()
-        self._swept(now, self.clock() + 0.6 * (until - self.clock()), permit)
-        self._improved(now, until, permit)
+        if sweep:
+            self._swept(now, until, permit)
+        else:
+            self._improved(now, until, permit)
         return self.trail
 
     def _swept(self, now: Arrangement, until: float, permit: Permit) -> None:
@@ -173,7 +188,7 @@ class Search:
     # --- first answers ------------------------------------------------------------------------------------------------
     def _settled_only(self) -> Arrangement | None:
         """As it is, with the homeless pods placed; None where some find no place so."""
-        return self._without(frozenset(), float("inf"), bound=False) if self.homeless else self.start
+        return self._without(frozenset(), 5.0, bound=False) if self.homeless else self.start
 
     def _first_sets(self, movable: frozenset[str]) -> list[frozenset[str]]:
         """Everything, and the most wasteful parts of it."""
@@ -188,12 +203,12 @@ class Search:
         held = sum(worth.get(self.shape_of[key], 0.0) for key in arrangement.held.get(name, ()))
         return arrangement.places[name].cost - held
 
-    def _without(self, gone: frozenset[str], until: float, *, bound: bool) -> Arrangement | None:
+    def _without(self, gone: frozenset[str], seconds: float, *, bound: bool) -> Arrangement | None:
         """The start without these nodes; ones whose pods can't go anywhere stay. None where that leads nowhere."""
         for _ in range(4):
             gone = gone - self.stuck.keys()
             made = self._plan(
-                self._problem(self.start, gone, self._pods(self.start, gone)), until, bound=bound
+                self._problem(self.start, gone, self._pods(self.start, gone)), seconds, bound=bound
             )
             refused = {u.pod: u.message for u in made.unschedulable if u.pod not in self.homeless}
             if bound:
@@ -206,8 +221,8 @@ class Search:
                     self.stuck[name] = f"pod {held} would find no place: {refused[held]}"
         return None
 
-    def _plan(self, problem: Problem, until: float, *, bound: bool) -> Plan:
-        left = max(0.2, min(until - self.clock(), self.ground.options.deadline_s))
+    def _plan(self, problem: Problem, seconds: float, *, bound: bool) -> Plan:
+        left = max(0.2, min(seconds, self.ground.options.deadline_s))
         return plan(
             problem, msgspec.structs.replace(self.ground.options, bound=bound, deadline_s=left), self.clock
         )
@@ -224,9 +239,7 @@ class Search:
             for name in unlike:
                 bare.held[name] = ()
             pods = self._pods(self.start, gone)
-            bound = (
-                self._plan(self._problem(bare, rest, pods), float("inf"), bound=True).cost.lower_bound or 0.0
-            )
+            bound = self._plan(self._problem(bare, rest, pods), 5.0, bound=True).cost.lower_bound or 0.0
         staying = sum(p.cost for n, p in self.start.places.items() if n not in gone)
         self.bound = bound + staying
 
@@ -241,7 +254,7 @@ class Search:
             gone, hosts, cell = yard.pick()
             if not gone:
                 break
-            effort = _EFFORT * (1 + failures / 8) * float(0.5 + self.rng.random())
+            effort = _EFFORT * (1 + failures / 5) * float(0.5 + self.rng.random())
             better = self._tried(now, yard, gone, self._part(now, gone, hosts, cell), effort, permit)
             failures = 0 if better else failures + 1
         return now

@@ -14,7 +14,6 @@ from typing import Final
 import msgspec
 
 from nodeyard.api import labels as keys
-from nodeyard.api.node import Node
 from nodeyard.api.pod import PodKey, ShapeId
 from nodeyard.api.pool import PoolKey
 from nodeyard.disruption.arrangement import Arrangement, Place
@@ -64,6 +63,7 @@ class _Batch:
         """How many of each shape the nodes that are up, those of this step included, still take."""
         self.gone: list[str] = []
         self.add: list[str] = []
+        self.added: set[str] = set()
         self.moves: dict[PodKey, str] = {}
         self.left: Counter[PoolKey] = Counter()
         self.evicted: Counter[str] = Counter()
@@ -91,6 +91,7 @@ class Unfolding:
         for name in sorted(self.wants, key=lambda n: n in self.to_make):
             for shape in self.wants[name]:
                 self.takers[shape].append(name)
+        self._cells: dict[str, tuple[str, ...]] = {}
         self.steps: list[Step] = []
         self._count()
 
@@ -183,23 +184,56 @@ class Unfolding:
         return self.to_make[name]
 
     def _made_for(self, batch: _Batch, name: str) -> list[str] | None:
-        """What would have to be made for the node's pods; None where the target has no place for them."""
-        rest = Counter(self.records[key].shape for key in self.now.held.get(name, ())) - batch.up
+        """What would have to be made for the node's pods; None where the target has no place for them. Pods that terms
+        over zones look at stay in theirs as long as the target has room there.
+        """
+        rest = Counter(self.records[key].shape for key in self.now.held.get(name, ()))
+        cell = self.guard.cell(self.now.places[name].node)
         made: list[str] = []
-        while rest:
-            taken: Counter[str] = Counter()
-            for shape, many in rest.items():
-                for node in self.takers.get(shape, ()):
-                    if node in self.to_make and node not in self.now.places and node not in batch.add:
-                        taken[node] += min(many, batch.wants[node][shape])
+        for within in (cell, None) if rest.keys() & self.guard.involved else (None,):
+            rest = self._unmet(batch, rest, made, within)
+            while rest:
+                best = self._best_to_make(batch, rest, made, within)
+                if not best:
+                    break
+                made.append(best)
+                rest -= batch.wants[best]
+            if not rest:
+                return made
+        return None
+
+    def _unmet(
+        self, batch: _Batch, rest: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
+    ) -> Counter[ShapeId]:
+        """What nodes that are up don't take; of pods that are tied to a cell, those in it."""
+        if cell is None:
+            taken = Counter(batch.up)
             for node in made:
-                del taken[node]
-            best = max(taken, key=lambda n: (taken[n] / self.to_make[n].cost, n), default="")
-            if not best or not taken[best]:
-                return None
-            made.append(best)
-            rest -= batch.wants[best]
-        return made
+                taken.update(batch.wants[node])
+            return rest - taken
+        near: Counter[ShapeId] = Counter()
+        for shape in rest:
+            if shape not in self.guard.involved:
+                near[shape] = batch.up[shape]
+                continue
+            for node in self.takers.get(shape, ()):
+                if (node in self.now.places or node in batch.added) and self._cell(node) == cell:
+                    near[shape] += batch.wants[node][shape]
+        return rest - near
+
+    def _best_to_make(
+        self, batch: _Batch, rest: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
+    ) -> str:
+        """The node that takes most of the rest for its cost; empty where none takes any."""
+        taken: Counter[str] = Counter()
+        for shape, many in rest.items():
+            for node in self.takers.get(shape, ()):
+                if node not in self.to_make or node in self.now.places or node in batch.added or node in made:
+                    continue
+                if cell is None or shape not in self.guard.involved or self._cell(node) == cell:
+                    taken[node] += min(many, batch.wants[node][shape])
+        best = max(taken, key=lambda n: (taken[n] / self.to_make[n].cost, n), default="")
+        return best if best and taken[best] else ""
 
     def _may_go(self, batch: _Batch, name: str, made: list[str], rent: float) -> bool:
         place = self.now.places[name]
@@ -261,6 +295,7 @@ class Unfolding:
 
     def _up(self, batch: _Batch, made: list[str]) -> None:
         batch.add += made
+        batch.added.update(made)
         for node in made:
             batch.up.update(batch.wants[node])
 
@@ -270,9 +305,9 @@ class Unfolding:
         """Each pod to a node that is up and wants its shape; in its own cell as long as that can be."""
         for shape, pods in by_shape.items():
             rest = list(pods)
-            up = [n for n in self.takers.get(shape, ()) if n in self.now.places or n in batch.add]
+            up = [n for n in self.takers.get(shape, ()) if n in self.now.places or n in batch.added]
             if cell is not None and len(up) > 1:
-                up.sort(key=lambda n: self.guard.cell(self._node(n)) != cell)
+                up.sort(key=lambda n: self._cell(n) != cell)
             for node in up:
                 many = min(len(rest), batch.wants[node][shape])
                 batch.wants[node][shape] -= many
@@ -282,8 +317,13 @@ class Unfolding:
                 if not rest:
                     break
 
-    def _node(self, name: str) -> Node:
-        return (self.now.places.get(name) or self.to_make[name]).node
+    def _cell(self, name: str) -> tuple[str, ...]:
+        """The domains of a node that is up or to be made."""
+        found = self._cells.get(name)
+        if found is None:
+            node = (self.now.places.get(name) or self.to_make[name]).node
+            found = self._cells[name] = self.guard.cell(node)
+        return found
 
     def _sound(self, batch: _Batch, before: Excess) -> _Batch | None:
         """The batch, or the longest half, quarter, ... of it, that makes no term worse."""

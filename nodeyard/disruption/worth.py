@@ -122,3 +122,13 @@ def only(catalogues: Mapping[str, Catalogue], types: frozenset[str]) -> dict[str
         key: Catalogue((t for t in catalogue.types if t.name in types), catalogue.revision)
         for key, catalogue in catalogues.items()
     }
+
+
+def cheap_ones(catalogues: Mapping[str, Catalogue], most: float) -> dict[str, Catalogue]:
+    """The catalogues without offerings that cost more than so many USD per hour."""
+    out = {}
+    for key, catalogue in catalogues.items():
+        within = [(t, tuple(o for o in t.offerings if o.price <= most)) for t in catalogue.types]
+        kept = (msgspec.structs.replace(t, offerings=offerings) for t, offerings in within if offerings)
+        out[key] = Catalogue(kept, catalogue.revision)
+    return out
