@@ -19,7 +19,7 @@ from nodeyard.api.node import pool_labels
 from nodeyard.api.pod import PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Requirement, Taint
-from nodeyard.cloudprovider.model import Catalogue, InstanceType
+from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
 from nodeyard.provisioning.labelled import (
     Bools,
     Floats,
@@ -48,6 +48,7 @@ class TypeTable:
         self.capacity = self._amounts([t.capacity for t in types])
         offers = [(i, o) for i, t in enumerate(types) for o in t.offerings if o.available]
         self.offer_type = np.array([i for i, _ in offers], np.int64)
+        self.offers = [o for _, o in offers]
         self.offer_price = np.array([o.price for _, o in offers], np.float64)
         self.offer_risk = np.array([o.risk for _, o in offers], np.float64)
         self.offer_label: dict[str, LabelColumn] = {
@@ -204,6 +205,10 @@ class Columns:
 
     def type_of(self, column: int) -> InstanceType:
         return self.variants[int(self.variant[column])].table.types[int(self.type[column])]
+
+    def offering_of(self, column: int) -> Offering:
+        variant = self.variants[int(self.variant[column])]
+        return variant.table.offers[int(variant.offers[column - variant.first])]
 
     def pool_of(self, column: int) -> Pool:
         return self.variants[int(self.variant[column])].pool

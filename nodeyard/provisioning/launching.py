@@ -72,6 +72,7 @@ class Writer:
             why=_why(offering, len(alternatives), runners),
             runners_up=runners,
             min_values_relaxed=choice.relaxed,
+            price_source=self.columns.offering_of(first).source,
         )
 
     def _labels_of(self, column: int) -> dict[str, str]:

@@ -103,6 +103,8 @@ class PlannedNode(Value, frozen=True):
     runners_up: tuple[OfferingRef, ...] = ()
     """The next-best types that hold the same pods, with what they would have cost."""
     min_values_relaxed: bool = False
+    price_source: str = ""
+    """Where the price came from, if the catalogue tells."""
 
 
 class Reason(enum.StrEnum):

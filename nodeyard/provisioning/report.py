@@ -30,6 +30,7 @@ def _node(node: PlannedNode) -> Json:
         "name": node.name,
         "nodePool": node.pool,
         **_offering(node),
+        **({"priceSource": node.price_source} if node.price_source else {}),
         "labels": node.labels,
         "taints": [{"key": t.key, "value": t.value, "effect": t.effect} for t in node.taints],
         "pods": list(node.pods),

@@ -1,4 +1,4 @@
-"""A pool that was just refused has to be cheaper by what another refusal would cost."""
+"""A pool that was just refused has to be cheaper by what another refusal would cost; a plan names its prices' source."""
 
 from __future__ import annotations
 
@@ -10,8 +10,24 @@ import pytest
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.provisioning.model import Options, Problem
 from nodeyard.provisioning.planner import plan
+from nodeyard.provisioning.report import plan_json
 from tests.support.planning import posed
 from tests.support.problems import plain_deployments
+
+
+def test_a_plan_says_where_its_prices_come_from_if_the_catalogue_does() -> None:
+    problem = posed(plain_deployments(count=1, each=3))
+    silent = plan_json(plan(problem, Options(), time.monotonic))
+    assert all("priceSource" not in node for node in silent["nodes"])
+    told = Catalogue(
+        msgspec.structs.replace(
+            found, offerings=tuple(msgspec.structs.replace(o, source="estimate") for o in found.offerings)
+        )
+        for found in problem.catalogues[""].types
+    )
+    made = plan_json(plan(msgspec.structs.replace(problem, catalogues={"": told}), Options(), time.monotonic))
+    assert {node["priceSource"] for node in made["nodes"]} == {"estimate"}
+
 
 Offer = tuple[str, str, str]
 
