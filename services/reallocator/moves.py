@@ -25,7 +25,7 @@ class MoveMemory:
         self._store = store
         self._clock = clock
         self._unsaved: dict[str, Move] = {}
-        self._last: tuple[Move, ...] = ()
+        self._last: tuple[Move, ...] | None = None
 
     async def recall(self) -> tuple[Move, ...]:
         """The moves remembered. Raises StoreUnavailableError."""
@@ -39,11 +39,20 @@ class MoveMemory:
 
     async def ended(self, command: Running, snapshot: Snapshot, fate: Fate) -> None:
         """A command with replacements is at its end."""
-        known = (*self._last, *self._unsaved.values())
+        known = await self._known()
         await self._note(ended(command, snapshot, fate, self._clock.now(), known))
 
+    async def _known(self) -> tuple[Move, ...]:
+        """What is remembered, asked for once where another replica began."""
+        if self._last is None:
+            try:
+                await self.recall()
+            except StoreUnavailableError as error:
+                log.warning("earlier moves are not known now", error=str(error))
+        return self._last or ()
+
     async def _note(self, moves: Sequence[Move]) -> None:
-        known = {move.id: move for move in self._last} | {move.id: move for move in moves}
+        known = {move.id: move for move in await self._known()} | {move.id: move for move in moves}
         self._last = tuple(known.values())
         self._unsaved |= {move.id: move for move in moves}
         try:

@@ -166,6 +166,16 @@ async def test_a_failed_move_is_remembered_by_another_replica_which_does_not_rep
     assert "m5.large" not in types
 
 
+async def test_a_replica_that_took_over_remembers_what_was_planned_too(scene: Scene) -> None:
+    name = await replacing(scene)
+    kept = scene.replica.moves.kept
+    scene.replica = Replica(scene.world, scene.clock, name="r1")
+    scene.replica.moves.kept = kept
+    scene.world.build.put(Kind.NODE_CLAIM, name, None)
+    await scene.replica.execution.advance()
+    assert [(m.fate, m.came) for m in kept.values()] == [(Fate.UNDONE, ("m5.large/spot",))]
+
+
 async def test_moves_are_kept_here_while_redis_is_away_and_hold_nothing_up(scene: Scene) -> None:
     name = await replacing(scene)
     scene.replica.moves.away = True
