@@ -1,13 +1,20 @@
-"""The emptiness timestamp that a Provisioner's empty nodes carry, which ttlSecondsAfterEmpty counts from.
+"""What idle nodes carry: the emptiness timestamp of a Provisioner's, the condition Consolidatable of a NodePool's.
 
-Written when a ready node is found without pods (daemons, mirror pods and finished ones aside), taken off when one
-lands. Source: Karpenter v0.5 documentation, "Deprovisioning", "ttlSecondsAfterEmpty".
+The timestamp is written when a ready node is found without pods (daemons, mirror pods and finished ones aside), taken
+off when one lands; ttlSecondsAfterEmpty counts from it. The condition holds once consolidateAfter has passed since the
+last pod came or went. Sources: Karpenter v0.5 documentation, "Deprovisioning"; Karpenter documentation, "Disruption".
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from nodeyard.api import labels as keys
+from nodeyard.api.node import INITIALIZED, NodeClaim
 from nodeyard.api.selectors import Value
 from nodeyard.disruption.commands import disrupted
 from nodeyard.state.cluster import Snapshot
+
+CONSOLIDATABLE: Final = "Consolidatable"
 
 
 class Stamp(Value, frozen=True):
@@ -33,3 +40,32 @@ def stamps(snapshot: Snapshot) -> tuple[Stamp, ...]:
         elif stamped and not empty:
             found.append(Stamp(name, False))
     return tuple(found)
+
+
+def consolidatable_changes(
+    snapshot: Snapshot, quiet_since: Mapping[str, float], now: float
+) -> dict[str, bool]:
+    """By claim name, whether the condition is to be set or taken off. `quiet_since`: node name -> last pod event."""
+    changes = {}
+    for name in sorted(snapshot.claims):
+        claim = snapshot.claims[name]
+        if claim.deleting:
+            continue
+        holds = _consolidatable(snapshot, claim, quiet_since, now)
+        if holds != claim.is_true(CONSOLIDATABLE) or (not holds and claim.condition(CONSOLIDATABLE)):
+            changes[name] = holds
+    return changes
+
+
+def _consolidatable(
+    snapshot: Snapshot, claim: NodeClaim, quiet_since: Mapping[str, float], now: float
+) -> bool:
+    pool, node = snapshot.pools.get(claim.pool), snapshot.node_of(claim)
+    initialized = claim.condition(INITIALIZED)
+    if pool is None or node is None or initialized is None or initialized.status != "True":
+        return False
+    window = pool.disruption.consolidate_after_s
+    if window is None or pool.replicas is not None or pool.key.startswith("provisioner/"):
+        return False
+    last = max(quiet_since.get(node.name, 0.0), claim.last_pod_event_at, initialized.since)
+    return now >= last + window

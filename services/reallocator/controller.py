@@ -28,7 +28,7 @@ from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.logging import get_logger
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.reallocator.chronicle import Chronicle
-from services.reallocator.drift_marks import DriftMarks
+from services.reallocator.claim_marks import ClaimMarks
 from services.reallocator.execution import Execution, LostLead
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
@@ -84,7 +84,7 @@ class Disruption:
         self._validation_wait_s = validation_wait_s
         self._events = PodEvents()
         self._quiet: tuple[tuple[str, int, str], float] | None = None
-        self._drift = DriftMarks(cluster, claims, chronicle, clock)
+        self._marks = ClaimMarks(cluster, claims, chronicle, clock)
         self.proposals = Proposals(chronicle)
 
     @property
@@ -209,7 +209,7 @@ class Disruption:
         await self._execution.delete_claims(due, Reason.EXPIRED)
 
     async def run_marks(self) -> None:
-        """Writes last pod events and emptiness timestamps every ten seconds, until cancelled."""
+        """Writes last pod events, emptiness timestamps, drift and the like every ten seconds, until cancelled."""
         while True:
             await self._lead.wait_held()
             if self._cluster.synced and self._permitted():
@@ -225,7 +225,8 @@ class Disruption:
         self._events.observe(snapshot, self._clock.now())
         self._name_unreadable(snapshot)
         if self._prices.ready:
-            await self._drift.write(snapshot, self._catalogues(snapshot))
+            await self._marks.write_drift(snapshot, self._catalogues(snapshot))
+        await self._marks.write_consolidatable(self._cluster.snapshot(), self._events.last)
         for stamp in stamps(snapshot):
             since = render_time(self._clock.now()) if stamp.empty else None
             node = await self._nodes.stamp(snapshot.nodes[stamp.node], since)

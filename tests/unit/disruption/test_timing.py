@@ -3,8 +3,9 @@
 import msgspec
 
 from nodeyard.api import labels as keys
+from nodeyard.api.node import Condition
 from nodeyard.disruption.expiry import expired
-from nodeyard.disruption.idleness import Stamp, stamps
+from nodeyard.disruption.idleness import CONSOLIDATABLE, Stamp, consolidatable_changes, stamps
 from nodeyard.disruption.pod_events import PodEvents
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import NOW, Builder
@@ -82,6 +83,31 @@ def test_a_provisioner_without_a_ttl_stamps_nothing() -> None:
     build.pool("provisioner/default", policy="WhenEmpty", after=None)
     build.node("a", pool="provisioner/default")
     assert stamps(build.snapshot) == ()
+
+
+def test_a_node_is_consolidatable_once_it_has_been_quiet_for_long_enough() -> None:
+    build = Builder()
+    build.pool(after=60.0)
+    build.node("a", age=300.0)
+    build.node("young", age=59.0)
+    build.node("starting", initialized=False)
+    snapshot = build.snapshot
+    assert consolidatable_changes(snapshot, {"a": NOW - 59.0}, NOW) == {}
+    assert consolidatable_changes(snapshot, {"a": NOW - 60.0}, NOW) == {"a-c": True}
+
+
+def test_consolidatable_is_written_once_and_taken_off_when_a_pod_comes_or_the_pool_never_consolidates() -> (
+    None
+):
+    build = Builder()
+    build.pool(after=60.0)
+    _, claim = build.node("a", age=300.0)
+    said = Condition(CONSOLIDATABLE, "True", CONSOLIDATABLE, "", NOW - 10)
+    build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, conditions=(*claim.conditions, said)))
+    assert consolidatable_changes(build.snapshot, {}, NOW) == {}
+    assert consolidatable_changes(build.snapshot, {"a": NOW - 1.0}, NOW) == {"a-c": False}
+    build.pool(after=None)
+    assert consolidatable_changes(build.snapshot, {}, NOW) == {"a-c": False}
 
 
 def test_claims_expire_at_their_own_age_oldest_first() -> None:

@@ -81,6 +81,20 @@ async def test_drift_is_written_on_claims_said_once_and_taken_off_again(scene: S
     assert scene.condition("a") is None
 
 
+async def test_quiet_nodes_are_told_to_be_consolidatable(scene: Scene) -> None:
+    scene.world.build.pool(hash="old", after=60.0)
+    scene.world.node("a", claim={"annotations": STAMPED})
+    await scene.replica.disruption.write_marks()
+    claim = scene.world.claim("a-c")
+    assert claim is not None
+    assert claim.is_true("Consolidatable")
+    scene.world.build.pod("late", "a", scheduled_at=scene.clock.now())
+    await scene.replica.disruption.write_marks()
+    claim = scene.world.claim("a-c")
+    assert claim is not None
+    assert claim.condition("Consolidatable") is None
+
+
 async def test_hashes_of_another_version_are_stamped_anew(scene: Scene) -> None:
     scene.world.node("a", claim={"annotations": {keys.NODEPOOL_HASH: "1", keys.NODEPOOL_HASH_VERSION: "v3"}})
     await scene.replica.disruption.write_marks()
