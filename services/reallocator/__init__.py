@@ -1,6 +1,6 @@
 """The reallocator: the slow, cost-sensitive loop, and the owner of every node's end.
 
-Decides which nodes go (empty, expired, replaceable by something cheaper), writes replacement NodeClaims first and
+Decides which nodes go (empty, drifted, expired, replaceable by something cheaper), writes replacement NodeClaims first and
 deletes the old ones when those are Initialized; takes down whatever is deleted (taint, drain, volumes, instance,
 finalizers); collects instances without a claim and claims without an instance. Reads the watcher's and pricing's
 streams; writes what docs/architecture.md gives it. All state is on Kubernetes objects: the holder of the lease
