@@ -210,9 +210,56 @@ def test_export_goes_on_with_estimates_where_prices_cannot_be_asked(dials: DialB
     assert sources == {"estimate"}
 
 
+def test_export_takes_a_feed_where_prices_cannot_be_asked(dials: DialBoard, tmp_path: Path) -> None:
+    dials.post("faults", kind="fail", action="GetProducts", code="AccessDeniedException", status=400, times=9)
+    feed = tmp_path / "prices.json"
+    feed.write_text('{"onDemand": {"m5.large": 0.107, "m5.xlarge": -1}}')
+    result = CliRunner().invoke(app, ["export", "--price-feed", str(feed)])
+    assert result.exit_code == 0, result.output
+    assert "the feed and estimates stand in" in result.stderr
+    assert "onDemand[m5.xlarge]: -1 is not a price" in result.stderr
+    lines = {found["name"]: found for found in map(json.loads, result.stdout.splitlines())}
+    shown = {
+        name: {o["source"] for o in lines[name]["offerings"] if o["capacityType"] == "on-demand"}
+        for name in ("m5.large", "m5.xlarge")
+    }
+    assert shown == {"m5.large": {"feed"}, "m5.xlarge": {"estimate"}}
+
+
+def test_export_follows_a_node_class_in_a_file(tmp_path: Path) -> None:
+    body = {
+        "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass", "metadata": {"name": "big"},
+        "spec": {
+            "amiFamily": "Bottlerocket",
+            "kubelet": {
+                "maxPods": 20, "kubeReserved": {"memory": "1Gi"}, "systemReserved": {"cpu": "200m"},
+                "evictionHard": {"memory.available": "5%"},
+            },
+            "blockDeviceMappings": [{"deviceName": "/dev/xvdb", "ebs": {"volumeSize": "100Gi"}}],
+        },
+    }  # fmt: skip
+    path, out = tmp_path / "class.yaml", tmp_path / "catalogue.jsonl"
+    path.write_text(json.dumps(body))
+    result = CliRunner().invoke(app, ["export", "--node-class", str(path), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    found = read_catalogue_file(str(out)).by_name["m5.large"]
+    assert found.capacity["pods"] == 20
+    assert found.capacity["ephemeral-storage"] == 100 << 30
+    assert found.allocatable["cpu"] == 2000 - 70 - 200
+    memory = found.capacity["memory"]
+    assert found.allocatable["memory"] == memory - (1 << 30) - -(-memory // 20)
+    body["spec"]["kubelet"]["evictionHard"] = {"memory.available": "lots"}  # type: ignore[index]
+    path.write_text(json.dumps(body))
+    refused = CliRunner().invoke(app, ["export", "--node-class", str(path)])
+    assert refused.exit_code == 1
+    assert "kubelet.evictionHard[memory.available]: 'lots'" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--price-feed", "ftp://x/y"], "--price-feed: ftp://x/y: ftp:// is none of"),
+        (["--node-class", "/nothing.yaml"], "/nothing.yaml"),
         (["--ami-family", "Debian"], "--ami-family: 'Debian'"),
         (["--zones", "eu-west-1z"], "--zones: eu-west-1z not in eu-west-1"),
     ],
