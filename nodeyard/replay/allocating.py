@@ -105,10 +105,12 @@ class Allocating:
         annotations = {**claim.annotations, keys.PLANNED_PODS: json.dumps(planned)}
         self._world.put(Kind.NODE_CLAIM, name, msgspec.structs.replace(claim, annotations=annotations))
 
-    def _landed(self, _: str) -> None:
+    def _landed(self, name: str) -> None:
         """What did not land on the node it was planned for is planned again once its promise has run out."""
+        after_s = LANDING_S + 1.0
+        self._schedule(self._world.now_s + after_s, lambda: self._world.forget_promises(name))
         if self._world.waiting:
-            self._again(LANDING_S + 1.0)
+            self._again(after_s)
 
     def _again(self, after_s: float) -> None:
         def due() -> None:

@@ -55,7 +55,7 @@ class Season(Value, frozen=True):
     """What an average batch pod works for."""
     price_step: float = 0.02
     """Spot prices move hourly by about this share, and drift back to where they began."""
-    reclaims_per_week: float = 0.3
+    reclaims_per_week: float = 1.0
     """How often each spot pool (type and zone) is taken back."""
 
 
@@ -67,7 +67,15 @@ def pools(class_name: str = "default") -> tuple[Pool, ...]:
     taint = Taint(BATCH, keys.NO_SCHEDULE, "true")
     return (
         Pool(GENERAL, uid=GENERAL, node_class=ref, requirements=(both,)),
-        Pool(BATCH, uid=BATCH, node_class=ref, requirements=(spot,), taints=(taint,), labels={"work": BATCH}),
+        Pool(
+            BATCH,
+            uid=BATCH,
+            weight=10,
+            node_class=ref,
+            requirements=(spot,),
+            taints=(taint,),
+            labels={"work": BATCH},
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from nodeyard.api.pool import BALANCED, WHEN_EMPTY, WHEN_UNDERUTILIZED, Budget, Disruption, Pool
+from nodeyard.api.pool import BALANCED, WHEN_EMPTY, WHEN_UNDERUTILIZED, Budget, Disruption, Pool, Steadiness
 from nodeyard.api.selectors import Value
 
 
@@ -39,6 +39,9 @@ class Policy(Value, frozen=True):
     spot_to_spot: bool = False
     node_charge_usd_per_hour: float = 0.01
     empty_after_s: float = 30.0
+    min_saving_usd_per_hour: float = 0.0
+    min_saving_share: float = 0.0
+    """Least that a move must save, of what the nodes that go cost."""
     packed: bool = False
     """The kube-scheduler fills the fullest node first (MostAllocated) instead of the emptiest."""
 
@@ -102,5 +105,8 @@ def _sensible(policy: Policy) -> Policy:
 
 def applied(policy: Policy, pool: Pool) -> Pool:
     """The pool as the policy wants it disrupted."""
-    disruption = Disruption(policy.consolidation, policy.consolidate_after_s, (Budget(policy.budget),))
+    disruption = Disruption(
+        policy.consolidation, policy.consolidate_after_s, (Budget(policy.budget),),
+        steadiness=Steadiness(policy.min_saving_usd_per_hour, policy.min_saving_share),
+    )  # fmt: skip
     return msgspec.structs.replace(pool, disruption=disruption)

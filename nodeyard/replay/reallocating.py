@@ -13,7 +13,7 @@ import msgspec
 from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
 from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Command, Fate, Move, Options, Planner, View
+from nodeyard.disruption.model import Command, Fate, Move, Options, Outcome, Planner, Reason, Rule, View
 from nodeyard.disruption.validation import still_open, validate
 from nodeyard.replay.baseline import remove_empty
 from nodeyard.replay.policy import Kind, Policy
@@ -96,22 +96,35 @@ class Reallocating:
         if self._policy.kind is Kind.BASELINE:
             self._remove_empty()
             return
-        outcome = decide(self._view(), self._planner, self._clock)
         now_s = self._world.now_s
+        whole = now_s >= self._next_s
+        outcome = decide(self._view(whole=whole), self._planner, self._clock)
+        self._note(outcome, whole=whole)
         if outcome.command is not None:
             self._deciding = True
             command = outcome.command
             self._schedule(now_s + self._policy.validation_wait_s, lambda: self._validated(command))
-            return
-        self._next_s = now_s + self._policy.pass_every_s
-        if not outcome.quiet:
-            self._dirty = True
-            self._wake(self._next_s)
-        if outcome.recheck_at is not None:
-            self._dirty = True
-            self._wake(max(outcome.recheck_at - EPOCH, self._next_s))
 
-    def _view(self) -> View:
+    def _note(self, outcome: Outcome, *, whole: bool) -> None:
+        """When to look again, all else unchanged."""
+        now_s = self._world.now_s
+        if whole and outcome.command is None:
+            self._next_s = now_s + self._policy.pass_every_s
+        if whole and outcome.recheck_at is not None:
+            self._again_s(max(outcome.recheck_at - EPOCH, self._next_s))
+        held = [p for p in outcome.proposals if p.reason is Reason.EMPTY and p.blocks]
+        if held and not all(b.rule is Rule.NEVER for p in held for b in p.blocks):
+            self._again_s(now_s + max(_EMPTY_LOOK_S, self._policy.validation_wait_s))
+        elif not outcome.quiet:
+            self._again_s(self._next_s)
+
+    def _again_s(self, at_s: float) -> None:
+        self._dirty = True
+        self._wake(at_s)
+
+    def _view(self, *, whole: bool = True) -> View:
+        """All that `decide` reads. Not `whole`: no time for more than empty nodes."""
+        options = self._options if whole else msgspec.structs.replace(self._options, deadline_s=0.0)
         world = self._world
         busy = {c.node for u in self._under_way for c in u.command.candidates}
         busy |= {name for u in self._under_way for name in u.replacements}
@@ -122,7 +135,7 @@ class Reallocating:
             nominated=frozenset(n for n, until in self._nominated.items() if until > world.now_s),
             in_command=frozenset(busy),
             quiet_since=dict(world.last_pod_event),
-            options=self._options,
+            options=options,
             moves=tuple(self._memory.values()),
         )
 
@@ -133,9 +146,7 @@ class Reallocating:
         again = validate(command, self._view(), self._planner, self._clock)
         if isinstance(again, Command) and still_open(again, self._view()) is None:
             self._begin(again)
-            self._wake(self._world.now_s + _SOON_S)
-        else:
-            self._wake(self._world.now_s + max(_SOON_S, self._policy.validation_wait_s))
+        self._wake(max(self._next_s, self._world.now_s + _SOON_S))
 
     def _begin(self, command: Command) -> None:
         self.moves.append((self._world.now_s, command))

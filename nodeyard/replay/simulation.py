@@ -35,10 +35,10 @@ from nodeyard.state.cluster import Kind as Of
 _HOUR_S: Final = 3600.0
 _STEP_S: Final = 0.002
 """What one look at the clock costs the planner of its time to improve a plan."""
-_WHAT_IF_S: Final = 0.5
+_WHAT_IF_S: Final = 0.1
 """The planner's time for one question of the reallocator's; a service gives it more."""
-_PASS_STEP_S: Final = 0.5
-"""What one look at the clock costs a pass of its deadline."""
+_PASS_STEP_S: Final = 4.0
+"""What one look at the clock costs a pass of its deadline: some fifteen nodes are judged, the most promising first."""
 
 
 class Agenda:

@@ -306,6 +306,13 @@ class World:
         for tell in self.on_ready:
             tell(name)
 
+    def forget_promises(self, name: str) -> None:
+        """The claim's planned pods have landed or never will: nobody has to read them again."""
+        claim = self.store.get(Kind.NODE_CLAIM, name)
+        if isinstance(claim, NodeClaim) and keys.PLANNED_PODS in claim.annotations:
+            left = {k: v for k, v in claim.annotations.items() if k != keys.PLANNED_PODS}
+            self.put(Kind.NODE_CLAIM, name, msgspec.structs.replace(claim, annotations=left))
+
     def _for_pods(self, claim: NodeClaim) -> dict[str, int]:
         """What daemons leave of the node."""
         left = dict(claim.allocatable)

@@ -19,8 +19,8 @@ SMALL = Season(days=0.1, pods_per_day=2_000, services=6, replicas=40, burst_pods
 """A cluster of a handful of nodes for two hours and a bit, in rough weather."""
 
 
-def market_types(types: int = 20) -> Catalogue:
-    return catalogue_of(invented(types, 2))
+def market_types(types: int = 20, zones: int = 2) -> Catalogue:
+    return catalogue_of(invented(types, zones))
 
 
 def allowed(made: Sequence[Pool] = ()) -> list[Change]:
