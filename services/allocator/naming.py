@@ -50,6 +50,11 @@ class Namer:
         self._queued.add(instance_id)
         self._queue.put_nowait(_Task(instance_id, claim.name, claim.uid, named))
 
+    @property
+    def pending(self) -> int:
+        """Instances that are still to be tagged."""
+        return len(self._queued)
+
     async def run(self) -> None:
         """Tags what is added, for ever, and looks for what was missed."""
         async with asyncio.TaskGroup() as group:

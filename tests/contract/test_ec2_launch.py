@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
 
@@ -185,6 +186,15 @@ async def test_the_same_content_is_one_template_for_every_replica(
     before = dials.get("calls")["counts"]["CreateLaunchTemplate"]
     await first.ensure(found, found.images[0], BOOT)
     assert dials.get("calls")["counts"]["CreateLaunchTemplate"] == before
+
+
+async def test_a_template_wanted_by_many_at_once_is_made_once(session: Ec2Session, dials: DialBoard) -> None:
+    found = await resolver(session).resolve(CLASS)
+    made, boot = templates(session), msgspec.structs.replace(BOOT, labels={"team": "crowd"})
+    before = dials.get("calls")["counts"].get("CreateLaunchTemplate", 0)
+    names = await asyncio.gather(*(made.ensure(found, found.images[0], boot) for _ in range(20)))
+    assert len(set(names)) == 1
+    assert dials.get("calls")["counts"]["CreateLaunchTemplate"] == before + 1
 
 
 async def test_templates_of_a_class_are_deleted_with_it(session: Ec2Session) -> None:

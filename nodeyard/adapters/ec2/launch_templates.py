@@ -5,6 +5,7 @@ changed class simply gets another. Templates are made ahead of launches, and aga
 Source: EC2 API reference, CreateLaunchTemplate; Karpenter documentation, "NodeClasses" (metadata, block devices).
 """
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Mapping
@@ -32,13 +33,18 @@ class LaunchTemplates:
         self._cluster = cluster
         self._tags = dict(tags)
         self._known: set[str] = set()
+        self._making: dict[str, asyncio.Task[None]] = {}
 
     async def ensure(self, node_class: NodeClass, image: Image, boot: Boot) -> str:
         """The name of the template, which exists when this returns. Raises CloudError, UserDataError."""
         data = template_data(node_class, image, boot)
         name = f"{PREFIX}-{self._cluster[:60]}-{_digest(data)}"
         if name not in self._known:
-            await self._create(name, data, node_class)
+            making = self._making.get(name)
+            if making is None:  # many launches want the same one at once
+                making = self._making[name] = asyncio.create_task(self._create(name, data, node_class))
+                making.add_done_callback(lambda _: self._making.pop(name, None))
+            await asyncio.shield(making)
             self._known.add(name)
         return name
 

@@ -7,7 +7,7 @@
     PUT    /dials/machines/PATTERN      the same for the machines whose type or instance id matches; DELETE
     POST   /dials/capacity              {instance_type, zone, capacity_type: patterns, left: 0}; DELETE [/ID]
     POST   /dials/faults                {kind: throttle|slow|fail, service, action: patterns, every_nth,
-                                        rate_per_second, seconds, code, message, status, after_effect, times};
+                                        rate_per_second, burst, seconds, code, message, status, after_effect, times};
                                         DELETE [/ID]
     POST   /dials/interrupt             {instance_id, kind: spot|rebalance|scheduled-change|state-change,
                                         delay_seconds: 120}

@@ -64,7 +64,8 @@ class CapacityRule(msgspec.Struct, forbid_unknown_fields=True):
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """Something a matching API call meets.
 
-    `kind` "throttle": RequestLimitExceeded for every call, or each `every_nth`, or above `rate_per_second`.
+    `kind` "throttle": RequestLimitExceeded for every call, or each `every_nth`, or above `rate_per_second` after a
+    `burst` (one second's calls if not given).
     "slow": the call waits `seconds` before it takes effect. "fail": the call is answered with `code` and `status`
     and has no effect, or, with `after_effect`, takes effect and then the connection is cut without an answer.
     `times` is how many calls it still meets (null: until it is removed; 1 is the default of "fail").
@@ -75,6 +76,7 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     action: str = "*"
     every_nth: Positive | None = None
     rate_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    burst: Positive | None = None
     seconds: Seconds = 0.0
     code: str = "InternalError"
     message: str = "An internal error has occurred"

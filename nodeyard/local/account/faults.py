@@ -65,16 +65,16 @@ class Faults:
                 seen = self._seen[fault.id] = self._seen.get(fault.id, 0) + 1
                 return seen % fault.every_nth == 0
             if fault.rate_per_second is not None:
-                return not self._spend_token(fault.id, fault.rate_per_second, now)
+                return not self._spend_token(fault, fault.rate_per_second, now)
             return True
 
-    def _spend_token(self, fault_id: str, rate: float, now: float) -> bool:
-        """A token bucket that holds one second of calls (at least one)."""
-        size = max(1.0, rate)
-        tokens, at = self._buckets.get(fault_id, (size, now))
+    def _spend_token(self, fault: Fault, rate: float, now: float) -> bool:
+        """A token bucket that holds the burst, else one second of calls (at least one)."""
+        size = max(1.0, fault.burst or rate)
+        tokens, at = self._buckets.get(fault.id, (size, now))
         tokens = min(size, tokens + (now - at) * rate)
         enough = tokens >= 1.0
-        self._buckets[fault_id] = (tokens - 1.0 if enough else tokens, now)
+        self._buckets[fault.id] = (tokens - 1.0 if enough else tokens, now)
         return enough
 
 

@@ -90,6 +90,12 @@ def test_calls_above_a_rate_are_throttled_until_the_bucket_fills_again():
     assert refused(met, now=1.0) is None
 
 
+def test_a_burst_is_let_through_before_the_rate_counts():
+    met = faults(Fault(kind="throttle", rate_per_second=2, burst=4))
+    assert [refused(met, now=0.0) for _ in range(5)] == [None] * 4 + ["RequestLimitExceeded"]
+    assert [refused(met, now=0.5) for _ in range(2)] == [None, "RequestLimitExceeded"]
+
+
 def test_other_services_word_their_throttling_differently():
     met = faults(Fault(kind="throttle"))
     refusal = met.meet("ssm", "GetParameter", 0).refusal
