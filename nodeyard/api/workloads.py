@@ -7,29 +7,101 @@ writes them. Pure. Source: Kubernetes API reference, apps/v1 and batch/v1.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from nodeyard.api.reading import ConversionError, read
 
 Json = dict[str, Any]
+MOST_PODS: Final = 200_000
+"""Of one workload; more is taken for a slip of the pen."""
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Pods = Annotated[int, msgspec.Meta(ge=0, le=MOST_PODS)]
 
 
 class WorkloadError(ValueError):
     """A workload that can't be expanded; says which field of which object."""
 
 
+class _Owner(msgspec.Struct):
+    kind: str
+    name: str
+    controller: bool = True
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    owner_references: list[_Owner] = []
+
+
+class _Status(msgspec.Struct):
+    succeeded: _Count = 0
+    phase: str = ""
+
+
+class _Object(msgspec.Struct):
+    """What is read here of any object."""
+
+    metadata: _Meta
+
+
+class _Pod(_Object):
+    status: _Status = msgspec.field(default_factory=_Status)
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _TemplateMeta(msgspec.Struct):
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class _ClaimTemplate(msgspec.Struct):
+    metadata: _Named
+    spec: dict[str, Any] = {}
+
+
+class _PodSpec(msgspec.Struct):
+    volumes: list[dict[str, Any]] = []
+
+
+class _Template(msgspec.Struct):
+    metadata: _TemplateMeta = msgspec.field(default_factory=_TemplateMeta)
+    spec: _PodSpec = msgspec.field(default_factory=_PodSpec)
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    template: _Template
+    replicas: _Pods = 1
+    parallelism: _Pods = 1
+    completions: _Count | None = None
+    suspend: bool = False
+    volume_claim_templates: list[_ClaimTemplate] = []
+
+
+class _Workload(_Object, kw_only=True):
+    spec: _Spec
+    status: _Status = msgspec.field(default_factory=_Status)
+
+
 def _replicas(workload: Json) -> int:
-    return int(workload["spec"].get("replicas", 1))
+    return read(workload, _Workload).spec.replicas
 
 
 def _job_pods(job: Json) -> int:
     """Pods that run at once: parallelism, but no more than completions still to come."""
-    spec = job["spec"]
-    if spec.get("suspend"):
+    known = read(job, _Workload)
+    spec = known.spec
+    if spec.suspend:
         return 0
-    parallelism = int(spec.get("parallelism", 1))
-    completions = spec.get("completions")
-    if completions is None:
-        return parallelism
-    return min(parallelism, max(0, int(completions) - int((job.get("status") or {}).get("succeeded", 0))))
+    if spec.completions is None:
+        return spec.parallelism
+    return min(spec.parallelism, max(0, spec.completions - known.status.succeeded))
 
 
 WANTED: Final[dict[str, Callable[[Json], int]]] = {
@@ -46,6 +118,8 @@ def expand(objects: Iterable[Json]) -> list[Json]:
     them, unless they are here already); order kept. Raises WorkloadError.
     """
     objects = list(objects)
+    for item in objects:
+        _check(item)
     volume_claims = {
         (_namespace(o), o["metadata"]["name"]) for o in objects if o.get("kind") == "PersistentVolumeClaim"
     }
@@ -63,6 +137,22 @@ def expand(objects: Iterable[Json]) -> list[Json]:
             if made["kind"] == "Pod" or (_namespace(made), made["metadata"]["name"]) not in volume_claims
         )
     return out
+
+
+def _check(item: Json) -> None:
+    """Raise WorkloadError where what is read here of an object is not as it should be."""
+    kind = item.get("kind")
+    try:
+        if kind in WANTED:
+            read(item, _Workload)
+        else:
+            part = {name: item.get(name) for name in ("metadata", "status")}
+            read(part, _Pod if kind == "Pod" else _Object)
+    except ConversionError as error:
+        meta = item.get("metadata")
+        meta = meta if isinstance(meta, dict) else {}
+        subject = f"{kind} {meta.get('namespace') or 'default'}/{meta.get('name')}"
+        raise WorkloadError(f"{subject}: {error}") from error
 
 
 def _present(objects: list[Json]) -> tuple[Counter[tuple[str, str, str]], set[tuple[str, str, str]]]:
@@ -99,17 +189,14 @@ def _namespace(item: Json) -> str:
 
 def _owner(item: Json) -> tuple[str, str, str] | None:
     owners = item["metadata"].get("ownerReferences") or []
-    owner = next((o for o in owners if o.get("controller", True)), None)
+    owner = next((o for o in owners if o and o.get("controller") is not False), None)
     return (owner["kind"], _namespace(item), owner["name"]) if owner else None
 
 
 def _pods_of(workload: Json, present: Counter[tuple[str, str, str]]) -> list[Json]:
     kind, name, namespace = workload["kind"], workload["metadata"]["name"], _namespace(workload)
-    try:
-        template = workload["spec"]["template"]
-        wanted = WANTED[kind](workload)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WorkloadError(f"{kind} {namespace}/{name}: spec: {error}") from error
+    template = workload["spec"]["template"]
+    wanted = WANTED[kind](workload)
     missing = max(0, wanted - present[(kind, namespace, name)])
     names = [f"{name}-{i}" for i in range(missing)]
     return [item for pod in names for item in (*_claims(workload, pod), _pod(workload, template, pod))]
@@ -126,6 +213,7 @@ def _claims(workload: Json, pod: str) -> list[Json]:
             "status": {"phase": "Pending"},
         }
         for template in workload["spec"].get("volumeClaimTemplates") or []
+        if template is not None
     ]
 
 
@@ -139,6 +227,7 @@ def _pod(workload: Json, template: Json, name: str) -> Json:
                 "persistentVolumeClaim": {"claimName": f"{c['metadata']['name']}-{name}"},
             }
             for c in claims
+            if c is not None
         ]
         spec["volumes"] = [*(spec.get("volumes") or []), *mine]
     return {

@@ -22,6 +22,7 @@ from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.state.manifests import subject_of
 
 Json = dict[str, Any]
+TOO_DEEP = "nested too deeply"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -140,10 +141,14 @@ def _documents(path: str, data: bytes) -> list[Any]:
         try:
             decoded = msgspec.json.decode(data)
             return decoded if isinstance(decoded, list) else [decoded]
+        except RecursionError as error:
+            raise InputError(f"{path}: {TOO_DEEP}") from error
         except msgspec.DecodeError:
             pass  # several JSON documents, or YAML in flow style: YAML reads both
     try:
         return list(yaml.load_all(data, Loader=_Loader))  # a safe loader in either case
+    except RecursionError as error:
+        raise InputError(f"{path}: {TOO_DEEP}") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
 

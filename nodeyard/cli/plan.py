@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +23,7 @@ from nodeyard.api.reading import ConversionError
 from nodeyard.api.scheduler_config import default_spread_of
 from nodeyard.api.selectors import TopologySpreadConstraint
 from nodeyard.cli.cluster import kubeconfig_path, read_cluster
-from nodeyard.cli.files import Found, InputError, read_objects
+from nodeyard.cli.files import TOO_DEEP, Found, InputError, read_objects
 from nodeyard.cli.market import REGION, catalogues
 from nodeyard.cli.plan_table import render
 from nodeyard.provisioning.claims import claim_of
@@ -42,6 +42,13 @@ class Output(enum.StrEnum):
     JSON = "json"
     YAML = "yaml"
     MANIFESTS = "manifests"
+
+
+class _InFull(yaml.SafeDumper):
+    """YAML without anchors: what is alike is written out each time."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 class MinValues(enum.StrEnum):
@@ -177,6 +184,8 @@ def snapshot_of_found(found: Sequence[Found]) -> Snapshot:
         snapshot = snapshot_from(item.object for item in found)
     except ManifestError as error:
         raise InputError(f"{_file_of(error.subject, found)}{error}") from error
+    except RecursionError as error:
+        raise InputError(f"{', '.join(sorted({item.file for item in found}))}: {TOO_DEEP}") from error
     for pool in snapshot.pools.values():
         if pool.problems:
             kind, _, name = pool.key.rpartition("/")
@@ -185,21 +194,21 @@ def snapshot_of_found(found: Sequence[Found]) -> Snapshot:
     return snapshot
 
 
-def _file_of(subject: str, found: Iterable[Found]) -> str:
-    """The file that the object so called stands in, with a colon; empty where it can't be told."""
+def _file_of(subject: str, found: Sequence[Found]) -> str:
+    """The file that the object so called stands in, with a colon; where it can't be told, all that it may stand in."""
     for item in found:
         called = subject_of(item.object)
         kind, _, name = called.partition(" ")
         if subject in (called, f"{kind} default/{name}"):
             return f"{item.file}: "
-    return ""
+    return ", ".join(sorted({item.file for item in found})) + ": "
 
 
 def _show(made: Plan, snapshot: Snapshot, output: Output, parsed_s: float) -> None:
     if output is Output.TABLE:
         Console(width=None if sys.stdout.isatty() else 160).print(render(made, snapshot))
     elif output is Output.MANIFESTS:
-        sys.stdout.write(yaml.safe_dump_all(manifests(made, snapshot), sort_keys=False))
+        sys.stdout.write(yaml.dump_all(manifests(made, snapshot), Dumper=_InFull, sort_keys=False))
     else:
         report: dict[str, Any] = plan_json(made, snapshot)
         seconds = report["seconds"]
@@ -208,7 +217,7 @@ def _show(made: Plan, snapshot: Snapshot, output: Output, parsed_s: float) -> No
         if output is Output.JSON:
             sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
         else:
-            sys.stdout.write(yaml.safe_dump(report, sort_keys=False))
+            sys.stdout.write(yaml.dump(report, Dumper=_InFull, sort_keys=False))
 
 
 def manifests(made: Plan, snapshot: Snapshot) -> list[dict[str, Any]]:

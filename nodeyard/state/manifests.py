@@ -78,14 +78,22 @@ def _converted(manifest: Json, shapes: Shapes) -> tuple[Change, ...]:
 
 
 def _priorities(manifests: Iterable[Json]) -> dict[str, int]:
-    return {
-        m["metadata"]["name"]: int(m.get("value") or 0) for m in manifests if m["kind"] == "PriorityClass"
-    }
+    out: dict[str, int] = {}
+    for manifest in manifests:
+        if manifest["kind"] != "PriorityClass":
+            continue
+        value = manifest.get("value") or 0
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ManifestError(subject_of(manifest), "value: a whole number is wanted")
+        out[manifest["metadata"]["name"]] = value
+    return out
 
 
 def _with_priority(manifest: Json, priorities: Mapping[str, int]) -> Json:
     """The priority that admission would have filled in from the pod's class."""
     spec = manifest.get("spec") or {}
+    if not isinstance(spec, dict):
+        return manifest  # whoever converts it says so
     priority = priorities.get(str(spec.get("priorityClassName")))
     if priority is None or spec.get("priority") is not None:
         return manifest

@@ -75,5 +75,25 @@ def test_a_stateful_set_brings_the_volume_claims_that_are_missing() -> None:
 
 def test_an_unusable_workload_is_named() -> None:
     broken = {"kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 1}}
-    with pytest.raises(WorkloadError, match=r"Deployment shop/web: spec: 'template'"):
+    with pytest.raises(WorkloadError, match=r"Deployment shop/web: spec: .*`template`"):
+        expand([broken])
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"replicas": 10**30}, "spec.replicas"),
+        ({"replicas": -1}, "spec.replicas"),
+        ({"replicas": "three"}, "spec.replicas"),
+        ({"volumeClaimTemplates": [{}]}, r"spec.volumeClaimTemplates\[0\]"),
+        ({"template": {"metadata": {"labels": ["a"]}}}, "spec.template.metadata.labels"),
+        ({"template": {"spec": True}}, "spec.template.spec"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_or_size_is_named_before_anything_is_made(
+    spec: dict[str, object], says: str
+) -> None:
+    whole = {"template": {"metadata": {}, "spec": {"containers": []}}, **spec}
+    broken = {"kind": "StatefulSet", "metadata": {"name": "db", "namespace": "shop"}, "spec": whole}
+    with pytest.raises(WorkloadError, match=f"StatefulSet shop/db: {says}"):
         expand([broken])

@@ -96,6 +96,7 @@ def test_the_same_name_in_another_namespace_or_kind_is_another_object(tmp_path: 
         ('{"kind": "List", "items": [1]}', "document 1, item 0: not a Kubernetes object but a number"),
         (b"\x1f\x8bnot gzip", "objects"),
         (b"\xff\xfe\x00", "objects"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_cant_be_read_is_named_with_its_place(text: str | bytes, says: str, tmp_path: Path) -> None:
