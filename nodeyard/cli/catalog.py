@@ -53,6 +53,9 @@ def export(
         str, typer.Option(help="Only these zones (names or ids), comma-separated. [default: all]")
     ] = "",
     max_pods: Annotated[int | None, typer.Option(min=1, help="The kubelet's maxPods.")] = None,
+    reserved_interfaces: Annotated[
+        int, typer.Option(min=0, help="Network interfaces of each instance that are kept from pods.")
+    ] = 0,
     node_class: Annotated[
         Path | None,
         typer.Option(
@@ -75,6 +78,7 @@ def export(
             kubelet = msgspec.structs.replace(base.kubelet, max_pods=max_pods)
             base = msgspec.structs.replace(base, kubelet=kubelet)
         table, on_demand, spot = asyncio.run(_ask(region, price_feed))
+        table = TypeTable(table.region, table.zones, table.types, reserved_interfaces)
         wanted = msgspec.structs.replace(base, subnets=_subnets(table, zones))
     except (CloudError, InputError, ValueError) as error:
         _fail(str(error))

@@ -89,8 +89,11 @@ def problems_of(node_class: NodeClass) -> tuple[str, ...]:
     return tuple(out)
 
 
-def reservations_of(node_class: NodeClass) -> Reservations:
-    """The class's settings, parsed. Raises QuantityError where `problems_of` reports any."""
+def reservations_of(node_class: NodeClass, reserved_interfaces: int = 0) -> Reservations:
+    """The class's settings, parsed, and how many interfaces are kept from pods.
+
+    Raises QuantityError where `problems_of` reports any.
+    """
     kubelet: Kubelet = node_class.kubelet
     family = family_of(node_class.ami_family)
     return Reservations(
@@ -102,6 +105,7 @@ def reservations_of(node_class: NodeClass) -> Reservations:
         memory_available=kubelet.eviction_hard.get("memory.available", ""),
         storage_available=kubelet.eviction_hard.get("nodefs.available", ""),
         volume_bytes=_volume_bytes(node_class.block_device_mappings, family),
+        reserved_interfaces=reserved_interfaces,
         instance_store=node_class.instance_store_policy == "RAID0",
     )
 

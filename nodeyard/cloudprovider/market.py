@@ -59,9 +59,19 @@ Sheets = PriceSheet | Sequence[PriceSheet] | None
 
 
 class TypeTable:
-    """Types and zones of one region, in fixed order, and which offerings there are. Immutable."""
+    """Types and zones of one region, in fixed order, and which offerings there are. Immutable.
 
-    def __init__(self, region: str, zones: Sequence[Zone], types: Iterable[TypeDescription]) -> None:
+    `reserved_interfaces`: how many network interfaces of each instance are kept from pods (custom networking).
+    """
+
+    def __init__(
+        self,
+        region: str,
+        zones: Sequence[Zone],
+        types: Iterable[TypeDescription],
+        reserved_interfaces: int = 0,
+    ) -> None:
+        self.reserved_interfaces = reserved_interfaces
         self.region = region
         self.zones = tuple(zones)
         self.types = tuple(sorted(types, key=lambda described: described.name))
@@ -73,7 +83,7 @@ class TypeTable:
 
     @cached_property
     def digest(self) -> str:
-        zones = msgspec.json.encode((self.region, self.zones))
+        zones = msgspec.json.encode((self.region, self.zones, self.reserved_interfaces))
         return blake2b(self.json + zones, digest_size=8).hexdigest()
 
     @cached_property

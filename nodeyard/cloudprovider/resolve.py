@@ -68,7 +68,7 @@ def _bare_types(table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
     """Type index -> type without offerings, for the types that the class can use. `seen`: type -> bytes of memory."""
     if problems_of(node_class):
         return {}
-    settings = reservations_of(node_class)
+    settings = reservations_of(node_class, table.reserved_interfaces)
     architectures = _architectures(node_class.images)
     out: dict[int, InstanceType] = {}
     for index, described in enumerate(table.types):

@@ -75,6 +75,7 @@ def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
     if changed is None:
         table = market.table
         message.types_json, message.region = table.json, table.region
+        message.reserved_interfaces = table.reserved_interfaces
         message.zones.extend(zone.name for zone in table.zones)
         message.zone_ids.extend(zone.id for zone in table.zones)
         changed = list(range(len(market.rows)))
@@ -93,7 +94,7 @@ def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Marke
         return older.with_rows(changes, message.exhausted_subnets, asked_at, learned)
     types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
     zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
-    table = TypeTable(message.region, zones, types)
+    table = TypeTable(message.region, zones, types, message.reserved_interfaces)
     every = _every_row(message.offerings, table)
     return Market(table, every, message.exhausted_subnets, asked_at, learned or NOTHING)
 

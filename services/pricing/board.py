@@ -36,6 +36,7 @@ class PriceBoard:
     """One process's knowledge. Not for several threads.
 
     `trusted_s`: part -> how old AWS's last answer may be before the feed goes before it, while AWS can't be asked.
+    `reserved_interfaces`: how many network interfaces of each instance are kept from pods.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class PriceBoard:
         metrics: PricingMetrics,
         scarcity: ScarcityMemory | None = None,
         trusted_s: Mapping[Part, float] | None = None,
+        reserved_interfaces: int = 0,
     ) -> None:
+        self._reserved_interfaces = reserved_interfaces
         self._metrics = metrics
         self._trusted_s = dict(trusted_s or {})
         self._changed = asyncio.Condition()
@@ -87,6 +90,7 @@ class PriceBoard:
 
     async def learn_types(self, table: TypeTable, asked_at: float, now: float) -> None:
         """Takes a newer table over; one of the same content only renews its time."""
+        table = TypeTable(table.region, table.zones, table.types, self._reserved_interfaces)
         if self.table is None or self.table.digest != table.digest:
             self.table = table
         self.types_asked_at = asked_at

@@ -95,7 +95,10 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         "spot": settings.spot_price_interval,
     }
     trusted_s = {part: 2 * interval for part, interval in intervals.items()}
-    board = PriceBoard(metrics, ScarcityMemory(settings.refusal_ttl), trusted_s)
+    if settings.reserved_interfaces < 0:
+        raise StartError(f"NODEYARD_RESERVED_INTERFACES: {settings.reserved_interfaces} is less than none")
+    scarcity = ScarcityMemory(settings.refusal_ttl)
+    board = PriceBoard(metrics, scarcity, trusted_s, settings.reserved_interfaces)
     directory = settings.catalogue_directory
     controller = PricingController(
         Aws(session),

@@ -12,6 +12,8 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     spot_price_interval: Seconds = 300.0
     on_demand_price_interval: Seconds = 12 * 3600.0
     instance_type_interval: Seconds = 12 * 3600.0
+    reserved_interfaces: int = 0
+    """Network interfaces of each instance that are kept from pods, as with the VPC CNI's custom networking."""
     price_feed: str = ""
     """file, http(s):// or s3:// address of prices for when AWS can't be asked."""
     price_feed_interval: Seconds = 3600.0

@@ -93,11 +93,14 @@ class WatchCatalogResponse(_message.Message):
     EXHAUSTED_SUBNETS_FIELD_NUMBER: _builtins.int
     ASKED_FIELD_NUMBER: _builtins.int
     LEARNED_FIELD_NUMBER: _builtins.int
+    RESERVED_INTERFACES_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     types_json: _builtins.bytes
     """Set in the first message and whenever the types themselves changed: JSON list of instance type descriptions."""
     region: _builtins.str
     """Set with types_json."""
+    reserved_interfaces: _builtins.int
+    """Network interfaces of each instance that are kept from pods; set with types_json."""
     @_builtins.property
     def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Zone names and ids that zone indices below refer to; set with types_json."""
@@ -134,10 +137,11 @@ class WatchCatalogResponse(_message.Message):
         exhausted_subnets: _abc.Iterable[_builtins.str] | None = ...,
         asked: _abc.Iterable[Global___Asked] | None = ...,
         learned: Global___LearnedCapacity | None = ...,
+        reserved_interfaces: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["learned", b"learned", "offerings", b"offerings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "region", b"region", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "region", b"region", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

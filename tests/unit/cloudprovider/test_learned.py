@@ -17,7 +17,7 @@ from nodeyard.cloudprovider.learned import (
     problem_of,
     settings_of,
 )
-from nodeyard.cloudprovider.market import Market
+from nodeyard.cloudprovider.market import Market, TypeTable
 from nodeyard.cloudprovider.resolve import Resolver
 from nodeyard.rpc.catalog import market_from, message_of
 from tests.support.catalogue import described, node_class, small_market
@@ -78,6 +78,16 @@ def test_a_sick_node_s_figure_is_refused_with_the_reason() -> None:
     assert "where EC2 sells" in problem_of(seen(3 * GIB, of), sold)
     assert "where EC2 sells" in problem_of(seen(9 * GIB, of), sold)
     assert "no such type" in problem_of(seen(7 * GIB, of), None)
+
+
+def test_reserved_interfaces_travel_and_leave_fewer_pods() -> None:
+    plain = small_market()
+    table = TypeTable(plain.table.region, plain.table.zones, plain.table.types, reserved_interfaces=1)
+    market = market_from(message_of(Market(table, plain.rows), None), None)
+    assert (market.table.reserved_interfaces, market.table.digest) == (1, table.digest)
+    assert market.revision != plain.revision
+    found = Resolver().resolve(market, node_class(), now=0.0).by_name["m5.large"]
+    assert found.capacity["pods"] == 2 * 9 + 2
 
 
 entries = st.builds(
