@@ -52,6 +52,8 @@ class Account:
         self.calls = CallLog()
         self.agenda = Agenda()
         self.spot = SpotMarket(self.on_demand_price, seed, clock())
+        self.last_history: tuple[str, list[dict[str, Any]]] | None = None
+        """The last answer to DescribeSpotPriceHistory, before it is cut into pages."""
         self.ledger = Ledger(self._price)
         self.answers: dict[tuple[str, ...], tuple[str, Any]] = {}
         self.listeners: list[Callable[[], None]] = []

@@ -6,6 +6,7 @@ EC2's rules: values are ORed, filters ANDed, `*` and `?` match. Neighbours: `ec2
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -167,7 +168,11 @@ def spot_price_history(account: Account, params: dict[str, Any], region: str) ->
     # The token carries the moment of the first page, so that later pages belong to the same answer.
     place, _, moment = str(params.get("NextToken") or "").partition("@")
     now = float(moment) if moment else account.clock()
-    rows = _history_rows(account, params, region, now)
+    asked = {name: value for name, value in params.items() if name not in ("NextToken", "MaxResults")}
+    key = json.dumps((region, now, asked), sort_keys=True, default=str)
+    if account.last_history is None or account.last_history[0] != key:
+        account.last_history = (key, _history_rows(account, params, region, now))
+    rows = account.last_history[1]
     page, token = paged(rows, {**params, "NextToken": place}, least=1, most=1000, default=1000)
     following = f"{token}@{now}" if token else ""
     return wire.answer("DescribeSpotPriceHistory", {"SpotPriceHistory": page, "NextToken": following})

@@ -60,7 +60,7 @@ def answer(
     if not start.isdigit():
         raise PricingError("InvalidNextTokenException", "The token is invalid.")
     region = filters.pop("regionCode", "us-east-1")
-    rows = [text for attributes, text in _products(region, describe) if _matches(attributes, filters)]
+    rows = _matching(region, describe, tuple(sorted(filters.items())))
     page = rows[int(start) : int(start) + size]
     result: dict[str, Any] = {"FormatVersion": "aws_v1", "PriceList": page}
     if int(start) + size < len(rows):
@@ -68,8 +68,16 @@ def answer(
     return result
 
 
-def _matches(attributes: dict[str, str], filters: dict[str, str]) -> bool:
-    return all(attributes.get(field, "").lower() == value.lower() for field, value in filters.items())
+@lru_cache(maxsize=16)
+def _matching(
+    region: str, describe: Callable[[str], dict[str, Any] | None], filters: tuple[tuple[str, str], ...]
+) -> list[str]:
+    """The entries of the region's price list that all filters let through."""
+    return [
+        text
+        for attributes, text in _products(region, describe)
+        if all(attributes.get(field, "").lower() == value.lower() for field, value in filters)
+    ]
 
 
 @lru_cache(maxsize=8)
