@@ -449,12 +449,13 @@ class Attempt:
             if self.total_spare() <= 0:
                 return
             held = [(self.classes.classes[number], many) for number, many in state.contents[node].items()]
-            if any(one.ports or one.attachments or self._shares_host(one) for one, _ in held):
+            if any(one.attachments or self._shares_host(one) for one, _ in held):
                 continue
             before = state.saved()
             for one, many in held:
                 state.place(one, self.carried_of(one), np.array([node]), np.array([-many]))
             state.contents[node].clear()
+            state.ports.pop(node, None)
             mender = Mender(state, self.limits, self.total_spare, new_nodes=False)
             mender.closed = node
             if any(mender.place(one, self.carried_of(one), many) for one, many in held):

@@ -14,6 +14,7 @@ from nodeyard.provisioning.attempt import Draft, Setting, load_of
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 
 _RUNNERS_UP = 3
+_DEAREST_RUNNER_UP = 2.0
 
 
 @dataclass(slots=True)
@@ -68,7 +69,8 @@ class Chooser:
         """Columns of the pool variant that hold the node's pods, cheapest first, ties by room."""
         columns = self.columns
         demanding = any(r.min_values for r in columns.pool_of(column).requirements)
-        ceiling = np.inf if demanding else columns.expected[column] * 2.0 + 1e-9
+        dearest = max(_DEAREST_RUNNER_UP, 1 + self.setting.options.price_tolerance)
+        ceiling = np.inf if demanding else columns.expected[column] * dearest + 1e-9
         part = self.order[first:last]
         stop = int(np.searchsorted(self.prices[first:last], ceiling, side="right"))
         part = part[:stop]
