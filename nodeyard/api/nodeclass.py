@@ -4,6 +4,8 @@ A Provisioner's `provider` block becomes one too, keyed `provisioner/<name>`. Th
 in the account: subnets, security groups, images, profile. Source: Karpenter documentation, "NodeClasses".
 """
 
+from typing import Any
+
 import msgspec
 
 from nodeyard.api.node import Condition
@@ -30,6 +32,7 @@ class BlockDevice(Value, frozen=True):
     delete_on_termination: bool | None = None
     kms_key_id: str = msgspec.field(default="", name="kmsKeyID")
     snapshot_id: str = msgspec.field(default="", name="snapshotID")
+    volume_initialization_rate: int | None = None
 
 
 class BlockDeviceMapping(Value, frozen=True):
@@ -46,14 +49,25 @@ class MetadataOptions(Value, frozen=True):
 
 
 class Kubelet(Value, frozen=True):
+    """What scheduling and user data know by name; `other` has the remaining fields as they were written."""
+
     max_pods: int | None = None
     pods_per_core: int | None = None
     kube_reserved: dict[str, str] = {}
     system_reserved: dict[str, str] = {}
     eviction_hard: dict[str, str] = {}
     eviction_soft: dict[str, str] = {}
+    eviction_soft_grace_period: dict[str, str] = {}
+    eviction_max_pod_grace_period: int | None = None
+    image_gc_high_threshold_percent: int | None = msgspec.field(
+        default=None, name="imageGCHighThresholdPercent"
+    )
+    image_gc_low_threshold_percent: int | None = msgspec.field(
+        default=None, name="imageGCLowThresholdPercent"
+    )
     cluster_dns: tuple[str, ...] = msgspec.field(default=(), name="clusterDNS")
     cpu_cfs_quota: bool | None = msgspec.field(default=None, name="cpuCFSQuota")
+    other: dict[str, Any] = {}
 
 
 class Subnet(Value, frozen=True):
@@ -98,6 +112,8 @@ class NodeClass(Value, frozen=True):
     metadata_options: MetadataOptions = MetadataOptions()
     associate_public_ip: bool | None = None
     detailed_monitoring: bool = False
+    context: str = ""
+    """EC2's own word for a reserved context id, passed on with each launch."""
     hash: str = ""
     # found in the account; written to status by the allocator
     subnets: tuple[Subnet, ...] = ()

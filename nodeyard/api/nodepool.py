@@ -14,7 +14,7 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api import objects, validation
 from nodeyard.api.node import NodeClassRef
-from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
+from nodeyard.api.nodeclass import Image, Kubelet, NodeClass, SecurityGroup, SelectorTerm, Subnet
 from nodeyard.api.pool import Pool
 from nodeyard.api.pool_disruption import disruption_of
 from nodeyard.api.reading import ConversionError, Source, conditions_of, identity_of, read
@@ -154,6 +154,7 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         )  # fmt: skip
     meta, spec, status = raw.metadata, raw.spec, raw.status
     family, problems = _family(spec)
+    kubelet, kubelet_problems = _kubelet(spec.kubelet)
     node_class = NodeClass(
         key=meta.name,
         uid=meta.uid,
@@ -171,18 +172,19 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         instance_profile=spec.instance_profile,
         user_data=spec.user_data,
         tags=spec.tags,
-        kubelet=spec.kubelet,
+        kubelet=kubelet,
         block_device_mappings=spec.block_device_mappings,
         instance_store_policy=spec.instance_store_policy,
         metadata_options=spec.metadata_options,
         associate_public_ip=spec.associate_public_ip,
         detailed_monitoring=spec.detailed_monitoring,
+        context=spec.context,
         subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
         security_groups=tuple(SecurityGroup(g.id, g.name) for g in status.security_groups),
         images=tuple(Image(i.id, i.name, i.requirements) for i in status.amis),
         resolved_profile=status.instance_profile,
         conditions=conditions_of(status.conditions),
-        problems=(*problems, *_class_problems(spec)),
+        problems=(*problems, *kubelet_problems, *_class_problems(spec, kubelet)),
     )
     return msgspec.structs.replace(node_class, hash=node_class_hash(node_class))
 
@@ -223,13 +225,38 @@ def _family(spec: objects.EC2NodeClassSpec) -> tuple[str, list[str]]:
     return spec.ami_family or of_alias or "Custom", []
 
 
-def _class_problems(spec: objects.EC2NodeClassSpec) -> Iterable[str]:
+def _kubelet(raw: dict[str, Any]) -> tuple[Kubelet, list[str]]:
+    """The kubelet's settings, those that have no name here kept as they are."""
+    names = {field.encode_name for field in msgspec.structs.fields(Kubelet)} - {"other"}
+    known = {name: value for name, value in raw.items() if name in names}
+    other = {name: value for name, value in raw.items() if name not in names}
+    try:
+        return msgspec.convert({**known, "other": other}, Kubelet), []
+    except msgspec.ValidationError as error:
+        return Kubelet(), [f"spec.kubelet: {error}"]
+
+
+_RESTRICTED_TAGS: Final = (
+    "karpenter.sh/nodepool",
+    "karpenter.sh/nodeclaim",
+    "karpenter.k8s.aws/ec2nodeclass",
+    "kubernetes.io/cluster/",
+    "eks:eks-cluster-name",
+    "nodeyard.dev/",
+)
+
+
+def _class_problems(spec: objects.EC2NodeClassSpec, kubelet: Kubelet) -> Iterable[str]:
+    for tag in spec.tags:
+        if not tag or tag.startswith(_RESTRICTED_TAGS):
+            yield f"spec.tags: {tag!r} is a tag that is set for you"
+    for signal in kubelet.eviction_soft.keys() ^ kubelet.eviction_soft_grace_period.keys():
+        yield f"spec.kubelet: {signal!r} is wanted in evictionSoft and in evictionSoftGracePeriod, or in neither"
     if bool(spec.role) == bool(spec.instance_profile):
         yield "spec: exactly one of role and instanceProfile is wanted"
     yield from _term_problems(spec.subnet_selector_terms, "spec.subnetSelectorTerms")
     yield from _term_problems(spec.security_group_selector_terms, "spec.securityGroupSelectorTerms")
     yield from _term_problems(spec.ami_selector_terms, "spec.amiSelectorTerms")
-    kubelet = spec.kubelet
     for name, quantities in (
         ("kubeReserved", kubelet.kube_reserved),
         ("systemReserved", kubelet.system_reserved),

@@ -6,10 +6,11 @@ for NodePool, NodeClaim and EC2NodeClass.
 """
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
-from nodeyard.api.nodeclass import BlockDeviceMapping, Kubelet, MetadataOptions, SelectorTerm
+from nodeyard.api.nodeclass import BlockDeviceMapping, MetadataOptions, SelectorTerm
 from nodeyard.api.selectors import (
     Affinity,
     LabelSelector,
@@ -275,12 +276,13 @@ class EC2NodeClassSpec(Raw):
     instance_profile: str = ""
     user_data: str = ""
     tags: dict[str, str] = {}
-    kubelet: Kubelet = Kubelet()
+    kubelet: dict[str, Any] = {}
     block_device_mappings: tuple[BlockDeviceMapping, ...] = ()
     instance_store_policy: str = ""
     metadata_options: MetadataOptions = MetadataOptions()
     associate_public_ip: bool | None = msgspec.field(default=None, name="associatePublicIPAddress")
     detailed_monitoring: bool = False
+    context: str = ""
 
 
 class RawSubnet(Raw):

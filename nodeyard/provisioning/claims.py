@@ -67,6 +67,7 @@ class LaunchRecord(Value, frozen=True):
     prices: dict[str, float] = {}
     class_hash: str = ""
     security_groups: tuple[str, ...] = ()
+    context: str = ""
 
 
 def claim_of(

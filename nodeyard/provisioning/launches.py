@@ -155,7 +155,7 @@ def offerings_for(
     claim: NodeClaim, catalogue: Catalogue, order: Sequence[str] = ORDER
 ) -> tuple[OfferingRef, ...]:
     """What the catalogue can sell for a claim that brings no offerings: cheapest first, one capacity type, exotic
-    types only where nothing else serves.
+    types only where nothing else serves. A claim that wants a variety (minValues) keeps everything of that type.
     """
     options = [
         (t, o) for t in catalogue.types if fits(claim.requests, t.allocatable) for o in _offerings(t, claim)
@@ -166,9 +166,10 @@ def offerings_for(
             break
     else:
         return ()
-    plain = [(t, o) for t, o in mine if not exotic(t)]
+    flexible = any(r.min_values for r in claim.requirements)
+    plain = [] if flexible else [(t, o) for t, o in mine if not exotic(t)]
     rows = sorted(plain or mine, key=lambda row: (row[1].price, row[0].name, row[1].zone))
-    if capacity_type == keys.SPOT:
+    if capacity_type == keys.SPOT and not flexible:
         rows = _not_dearer(rows, [o.price for t, o in options if o.capacity_type == keys.ON_DEMAND])
     names = list(dict.fromkeys(t.name for t, _ in rows))[:MOST_TYPES]
     kept = frozenset(names)

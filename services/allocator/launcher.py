@@ -116,6 +116,7 @@ class Launcher:
         return LaunchRecord(
             chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,
             class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
+            context=found.context,
         )  # fmt: skip
 
     async def is_fenced(self, claim: NodeClaim) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,17 +13,18 @@ import pytest
 from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
-from nodeyard.adapters.ec2.node_class import Resolver
+from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.api import labels as keys
-from nodeyard.api.nodeclass import BlockDevice, BlockDeviceMapping, NodeClass, SelectorTerm
+from nodeyard.api.nodeclass import BlockDevice, BlockDeviceMapping, Kubelet, NodeClass, SelectorTerm
 from nodeyard.api.selectors import Taint
 from nodeyard.cloudprovider.errors import IdempotencyMismatch, NotFound, Throttled, Unreachable
 from nodeyard.local.account.machines import userdata
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import LAUNCH_BATCH, Answer, Batch
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
+from nodeyard.provisioning.launches import missing_in
 from tests.support.account import REGION, AwsClients, DialBoard
 from tests.support.clock import FakeClock
 
@@ -138,6 +140,35 @@ async def test_what_is_not_there_becomes_a_condition_that_says_so(session: Ec2Se
     assert conditions["AMIsReady"].status == "False"
     assert "spec.role" in conditions["InstanceProfileReady"].message
     assert conditions["Ready"].status == "False"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ami_family": "Bottlerocket", "user_data": "[settings"}, "not TOML"),
+        ({"user_data": "kind: Pod"}, "NodeConfig"),
+        ({"ami_family": "AL2", "kubelet": Kubelet(other={"someLaterField": 1})}, "someLaterField"),
+        ({"ami_family": "Windows2022", "instance_store_policy": "RAID0"}, "RAID0"),
+    ],
+)
+async def test_a_class_whose_instances_could_not_join_is_not_launched_and_says_why(
+    session: Ec2Session, fields: dict[str, Any], words: str
+) -> None:
+    found = await resolver(session).resolve(msgspec.structs.replace(CLASS, **fields))
+    (condition,) = (c for c in found.conditions if c.type == "ValidationSucceeded")
+    assert condition.status == "False"
+    assert words in condition.message
+    assert words in missing_in(found).message  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("year", ["2019", "2022", "2025"])
+def test_windows_aliases_name_the_newest_image_of_their_year(year: str) -> None:
+    ((path, requirements),) = alias_parameters(f"windows{year}", "latest", "1.36")
+    assert path == (
+        f"/aws/service/ami-windows-latest/Windows_Server-{year}-English-Core-EKS_Optimized-1.36/image_id"
+    )
+    assert {(r.key, r.values) for r in requirements} == {(keys.OS, ("windows",)), (keys.ARCH, ("amd64",))}
+    assert alias_parameters(f"windows{year}", "v1", "1.36") == []
 
 
 async def test_a_cloud_that_does_not_answer_makes_conditions_unknown(

@@ -245,6 +245,13 @@ def test_a_good_class_has_no_problems_and_its_family_from_the_alias() -> None:
     assert made.hash
 
 
+def test_kubelet_settings_that_have_no_name_here_are_kept() -> None:
+    made = node_class_of(nodeclass(kubelet={"maxPods": 7, "topologyManagerPolicy": "restricted"}))
+    assert made.problems == ()
+    assert (made.kubelet.max_pods, made.kubelet.other) == (7, {"topologyManagerPolicy": "restricted"})
+    assert made.hash != node_class_of(nodeclass(kubelet={"maxPods": 7})).hash
+
+
 def test_the_status_is_what_was_found_in_the_account() -> None:
     body = nodeclass()
     body["status"] = {
@@ -281,6 +288,10 @@ def test_the_status_is_what_was_found_in_the_account() -> None:
         ({"kubelet": {"evictionHard": {"memory.available": "x"}}}, "spec.kubelet.evictionHard", "not a quantity"),
         ({"blockDeviceMappings": [{"ebs": {"volumeSize": "big"}}]}, "blockDeviceMappings[0].ebs.volumeSize", "not a quantity"),
         ({"tags": {"a": 1}}, "spec.tags", "Expected `str`"),
+        ({"tags": {"karpenter.sh/nodeclaim": "x"}}, "spec.tags", "set for you"),
+        ({"tags": {"kubernetes.io/cluster/web": "owned"}}, "spec.tags", "set for you"),
+        ({"kubelet": {"maxPods": "many"}}, "spec.kubelet", "Expected `int"),
+        ({"kubelet": {"evictionSoft": {"memory.available": "1Gi"}}}, "spec.kubelet", "evictionSoftGracePeriod"),
     ],
 )  # fmt: skip
 def test_a_class_that_cannot_be_understood_says_which_field(

@@ -122,6 +122,7 @@ def _request(record: LaunchRecord, batch: Batch) -> dict[str, Any]:
             "TotalTargetCapacity": len(batch.members),
         },
         "TagSpecifications": [{"ResourceType": kind, "Tags": tag_list(tags)} for kind in _TAGGED],
+        **({"Context": record.context} if record.context else {}),
         **strategy,
     }
 

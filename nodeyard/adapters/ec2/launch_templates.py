@@ -17,10 +17,10 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.user_data import Boot, user_data
 from nodeyard.api.nodeclass import BlockDeviceMapping, Image, NodeClass
 from nodeyard.api.quantity import parse
+from nodeyard.cloudprovider.ami_families import family_of
 from nodeyard.cloudprovider.errors import Conflict, NotFound
 from nodeyard.runtime.lifecycle import kill_point
 
-_ROOT: Final = {"AL2023": "/dev/xvda", "AL2": "/dev/xvda", "Bottlerocket": "/dev/xvdb"}
 _GIB: Final = 2**30
 PREFIX: Final = "nodeyard"
 
@@ -121,11 +121,14 @@ def _block_devices(node_class: NodeClass) -> list[dict[str, Any]]:
         ]
     if node_class.ami_family == "Custom":
         return []
-    return [{"DeviceName": "/dev/xvda", "Ebs": default}]
+    family = family_of(node_class.ami_family)
+    return [{"DeviceName": family.ephemeral_device, "Ebs": {**default, "VolumeSize": family.ephemeral_gib}}]
 
 
 def _device(mapping: BlockDeviceMapping, family: str) -> dict[str, Any]:
-    out: dict[str, Any] = {"DeviceName": mapping.device_name or _ROOT.get(family, "/dev/xvda")}
+    out: dict[str, Any] = {
+        "DeviceName": mapping.device_name or family_of(family).ephemeral_device or "/dev/xvda"
+    }
     if mapping.ebs is None:
         return out
     ebs = mapping.ebs
@@ -138,6 +141,7 @@ def _device(mapping: BlockDeviceMapping, family: str) -> dict[str, Any]:
         "DeleteOnTermination": True if ebs.delete_on_termination is None else ebs.delete_on_termination,
         "KmsKeyId": ebs.kms_key_id or None,
         "SnapshotId": ebs.snapshot_id or None,
+        "VolumeInitializationRate": ebs.volume_initialization_rate,
     }
     return {**out, "Ebs": {key: value for key, value in fields.items() if value is not None}}
 

@@ -16,6 +16,7 @@ import msgspec
 
 from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.ec2.user_data import Boot, UserDataError, user_data
 from nodeyard.api import labels as keys
 from nodeyard.api.node import READY, Condition
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
@@ -58,8 +59,9 @@ class Resolver:
         images, images_ready = await self._part("AMIsReady", node_class, self._images)
         profile, profile_ready = await self._part("InstanceProfileReady", node_class, self._profile)
         valid = Condition("ValidationSucceeded", "True", "ValidationSucceeded")
-        if node_class.problems:
-            valid = Condition("ValidationSucceeded", "False", "InvalidSpec", "; ".join(node_class.problems))
+        problems = (*node_class.problems, *_unbootable(node_class, self._cluster))
+        if problems:
+            valid = Condition("ValidationSucceeded", "False", "InvalidSpec", "; ".join(problems))
         parts = (subnets_ready, groups_ready, images_ready, profile_ready, valid)
         return msgspec.structs.replace(
             node_class,
@@ -67,6 +69,7 @@ class Resolver:
             security_groups=groups or (),
             images=images or (),
             resolved_profile=profile or "",
+            problems=problems,
             conditions=self._timed(node_class, (*parts, _ready(parts))),
         )
 
@@ -263,6 +266,16 @@ class Resolver:
             return
 
 
+def _unbootable(node_class: NodeClass, cluster: str) -> Iterable[str]:
+    """Why no instance of the class could be told how to join."""
+    raid0 = node_class.instance_store_policy == "RAID0"
+    boot = Boot(cluster, kubelet=node_class.kubelet, instance_store_raid0=raid0)
+    try:
+        user_data(node_class.ami_family, boot, node_class.user_data)
+    except UserDataError as error:
+        yield str(error)
+
+
 def managed_profile(cluster: str, node_class: NodeClass) -> str:
     """The name of the profile that we keep for a class."""
     digest = hashlib.blake2b((node_class.uid or node_class.key).encode(), digest_size=8).hexdigest()
@@ -303,6 +316,11 @@ def alias_parameters(family: str, version: str, kubernetes: str) -> list[tuple[s
                 for arch, only in (("x86_64", amd), ("arm64", arm))
                 for suffix, requirements in (("", _STANDARD), ("-nvidia", _NVIDIA))
             ]
+        case "windows2019" | "windows2022" | "windows2025" if version == "latest":
+            year = family[-4:]
+            image = f"Windows_Server-{year}-English-Core-EKS_Optimized-{kubernetes}"
+            runs = Requirement(keys.OS, "In", ("windows",))
+            return [(f"/aws/service/ami-windows-latest/{image}/image_id", (amd, runs))]
     return []
 
 
@@ -321,6 +339,9 @@ _DEFAULT_ALIAS: Final = {
     "AL2023": "al2023@latest",
     "AL2": "al2@latest",
     "Bottlerocket": "bottlerocket@latest",
+    "Windows2019": "windows2019@latest",
+    "Windows2022": "windows2022@latest",
+    "Windows2025": "windows2025@latest",
 }
 
 

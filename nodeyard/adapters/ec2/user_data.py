@@ -1,9 +1,11 @@
 """User data: what an instance is told at boot so that its kubelet joins our cluster with our labels and taints.
 
 One function per image family, chosen by table; the user's own user data is merged as each family's boot agent
-expects (MIME parts for AL2 and AL2023, TOML for Bottlerocket), ours last so that the unregistered taint stays.
-Refuses user data that cannot be merged, naming the node class's field.
-Source: EKS documentation "Amazon Linux 2023 nodeadm", "bootstrap.sh"; Bottlerocket documentation "settings.kubernetes".
+expects (MIME parts for AL2 and AL2023, TOML for Bottlerocket, PowerShell for Windows), ours last so that the
+unregistered taint stays. Refuses user data that cannot be merged, and kubelet settings that a family's agent has no
+place for, naming the node class's field.
+Source: EKS documentation "Amazon Linux 2023 nodeadm", "bootstrap.sh", "Start-EKSBootstrap.ps1"; Bottlerocket
+documentation "settings.kubernetes".
 """
 
 import email
@@ -47,7 +49,7 @@ class Boot(msgspec.Struct, frozen=True):
 
 
 def user_data(family: str, boot: Boot, custom: str = "") -> str:
-    """The text for instances of an image family (AL2023, AL2, Bottlerocket, Custom). Raises UserDataError."""
+    """The text for instances of an image family (`amiFamily`). Raises UserDataError."""
     make = _FAMILIES.get(family)
     if make is None:
         raise UserDataError(f"amiFamily {family!r} is not one of {', '.join(sorted(_FAMILIES))}")
@@ -79,12 +81,7 @@ def _al2023(boot: Boot, custom: str) -> str:
 
 
 def _al2(boot: Boot, custom: str) -> str:
-    kubelet_args = []
-    if boot.labels:
-        kubelet_args.append(f"--node-labels={_labels(boot.labels)}")
-    if boot.taints:
-        kubelet_args.append("--register-with-taints=" + ",".join(_taint(t) for t in boot.taints))
-    kubelet_args += _kubelet_flags(boot.kubelet)
+    kubelet_args = _kubelet_args(boot)
     args = [f"'{boot.cluster}'"]
     if boot.endpoint:
         args.append(f"--apiserver-endpoint '{boot.endpoint}'")
@@ -122,14 +119,75 @@ def _bottlerocket(boot: Boot, custom: str) -> str:
         settings["max-pods"] = boot.kubelet.max_pods
     if dns := boot.kubelet.cluster_dns or boot.cluster_dns:
         settings["cluster-dns-ip"] = dns[0]
-    for key, reserved in (
-        ("kube-reserved", boot.kubelet.kube_reserved),
-        ("system-reserved", boot.kubelet.system_reserved),
-        ("eviction-hard", boot.kubelet.eviction_hard),
-    ):
-        if reserved:
-            _table(settings, key).update(reserved)
+    for field, value in _set_fields(boot.kubelet).items():
+        if field in _GIVEN_APART:
+            continue
+        name = _BOTTLEROCKET.get(field)
+        if name is None:
+            raise UserDataError(f"spec.kubelet.{field} has no place in Bottlerocket's settings")
+        if isinstance(value, dict):
+            _table(settings, name).update(value)
+        else:
+            settings[name] = value
     return "\n".join(_toml(document)) + "\n"
+
+
+_GIVEN_APART: Final = frozenset({"maxPods", "clusterDNS"})
+_BOTTLEROCKET: Final = {
+    "kubeReserved": "kube-reserved",
+    "systemReserved": "system-reserved",
+    "evictionHard": "eviction-hard",
+    "evictionSoft": "eviction-soft",
+    "evictionSoftGracePeriod": "eviction-soft-grace-period",
+    "evictionMaxPodGracePeriod": "eviction-max-pod-grace-period",
+    "imageGCHighThresholdPercent": "image-gc-high-threshold-percent",
+    "imageGCLowThresholdPercent": "image-gc-low-threshold-percent",
+    "cpuCFSQuota": "cpu-cfs-quota-enforced",
+    "cpuManagerPolicy": "cpu-manager-policy",
+    "cpuManagerReconcilePeriod": "cpu-manager-reconcile-period",
+    "topologyManagerPolicy": "topology-manager-policy",
+    "topologyManagerScope": "topology-manager-scope",
+    "podPidsLimit": "pod-pids-limit",
+    "registryPullQPS": "registry-qps",
+    "registryBurst": "registry-burst",
+    "eventRecordQPS": "event-qps",
+    "eventBurst": "event-burst",
+    "kubeAPIQPS": "kube-api-qps",
+    "kubeAPIBurst": "kube-api-burst",
+    "containerLogMaxSize": "container-log-max-size",
+    "containerLogMaxFiles": "container-log-max-files",
+    "allowedUnsafeSysctls": "allowed-unsafe-sysctls",
+    "shutdownGracePeriod": "shutdown-grace-period",
+    "shutdownGracePeriodCriticalPods": "shutdown-grace-period-for-critical-pods",
+}
+"""The kubelet's fields -> Bottlerocket's settings; podsPerCore has none there."""
+
+
+def _windows(boot: Boot, custom: str) -> str:
+    if boot.instance_store_raid0:
+        raise UserDataError("spec.instanceStorePolicy RAID0 is not for Windows")
+    arguments = [f"-EKSClusterName {_quoted(boot.cluster)}"]
+    if boot.endpoint:
+        arguments.append(f"-APIServerEndpoint {_quoted(boot.endpoint)}")
+    if boot.ca_bundle:
+        arguments.append(f"-Base64ClusterCA {_quoted(boot.ca_bundle)}")
+    if kubelet_args := _kubelet_args(boot):
+        arguments.append(f"-KubeletExtraArgs {_quoted(' '.join(kubelet_args))}")
+    if dns := boot.kubelet.cluster_dns or boot.cluster_dns:
+        arguments.append(f"-DNSClusterIP {_quoted(dns[0])}")
+    own = custom.strip()
+    if own.startswith("<powershell>"):
+        own = own.removeprefix("<powershell>").partition("</powershell>")[0].strip()
+    elif own.startswith("<"):
+        raise UserDataError("spec.userData for Windows is neither PowerShell nor within <powershell> tags")
+    script = r'[string]$EKSBootstrapScriptFile = "$env:ProgramFiles\Amazon\EKS\Start-EKSBootstrap.ps1"'
+    lines = [*([own] if own else []), script, f"& $EKSBootstrapScriptFile {' '.join(arguments)}"]
+    return "\n".join(["<powershell>", *lines, "</powershell>"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A PowerShell string that nothing is read into."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _custom(boot: Boot, custom: str) -> str:
@@ -141,6 +199,9 @@ _FAMILIES: Final[Mapping[str, Callable[[Boot, str], str]]] = {
     "AL2": _al2,
     "Bottlerocket": _bottlerocket,
     "Custom": _custom,
+    "Windows2019": _windows,
+    "Windows2022": _windows,
+    "Windows2025": _windows,
 }
 
 
@@ -170,29 +231,66 @@ def _taint_fields(taint: Taint) -> dict[str, str]:
     return {"key": taint.key, **({"value": taint.value} if taint.value else {}), "effect": taint.effect}
 
 
-def _kubelet_fields(kubelet: Kubelet, cluster_dns: tuple[str, ...]) -> dict[str, Any]:
-    """The kubelet configuration's own fields, for agents that take them as such."""
+def _set_fields(kubelet: Kubelet) -> dict[str, Any]:
+    """Those of the kubelet's fields that the class sets, under their own names."""
     fields = msgspec.to_builtins(kubelet)
-    if cluster_dns and not kubelet.cluster_dns:
-        fields["clusterDNS"] = list(cluster_dns)
+    fields = {**fields.pop("other", {}), **fields}
     return {key: value for key, value in fields.items() if value not in (None, {}, [], ())}
 
 
-def _kubelet_flags(kubelet: Kubelet) -> list[str]:
-    flags = []
-    if kubelet.max_pods is not None:
-        flags.append(f"--max-pods={kubelet.max_pods}")
-    for flag, values, joint in (
-        ("--kube-reserved", kubelet.kube_reserved, "="),
-        ("--system-reserved", kubelet.system_reserved, "="),
-        ("--eviction-hard", kubelet.eviction_hard, "<"),
-        ("--eviction-soft", kubelet.eviction_soft, "<"),
-    ):
-        if values:
-            flags.append(f"{flag}={','.join(f'{k}{joint}{v}' for k, v in sorted(values.items()))}")
-    if kubelet.cpu_cfs_quota is not None:
-        flags.append(f"--cpu-cfs-quota={str(kubelet.cpu_cfs_quota).lower()}")
-    return flags
+def _kubelet_fields(kubelet: Kubelet, cluster_dns: tuple[str, ...]) -> dict[str, Any]:
+    """The kubelet configuration's own fields, for agents that take them as such."""
+    fields = _set_fields(kubelet)
+    if cluster_dns and not kubelet.cluster_dns:
+        fields["clusterDNS"] = list(cluster_dns)
+    return fields
+
+
+def _kubelet_args(boot: Boot) -> list[str]:
+    """Labels, taints and settings as flags of the kubelet."""
+    args = []
+    if boot.labels:
+        args.append(f"--node-labels={_labels(boot.labels)}")
+    if boot.taints:
+        args.append("--register-with-taints=" + ",".join(_taint(t) for t in boot.taints))
+    for field, value in _set_fields(boot.kubelet).items():
+        if field == "clusterDNS":
+            continue
+        if field not in _FLAGS:
+            raise UserDataError(f"spec.kubelet.{field} can't be given to this image family's kubelet")
+        args.append(f"--{_FLAGS[field]}={_flag_value(value, '<' if field in _THRESHOLDS else '=')}")
+    return args
+
+
+_THRESHOLDS: Final = frozenset({"evictionHard", "evictionSoft"})
+_FLAGS: Final = {
+    "maxPods": "max-pods",
+    "podsPerCore": "pods-per-core",
+    "kubeReserved": "kube-reserved",
+    "systemReserved": "system-reserved",
+    "evictionHard": "eviction-hard",
+    "evictionSoft": "eviction-soft",
+    "evictionSoftGracePeriod": "eviction-soft-grace-period",
+    "evictionMaxPodGracePeriod": "eviction-max-pod-grace-period",
+    "imageGCHighThresholdPercent": "image-gc-high-threshold",
+    "imageGCLowThresholdPercent": "image-gc-low-threshold",
+    "cpuCFSQuota": "cpu-cfs-quota",
+    "cpuManagerPolicy": "cpu-manager-policy",
+    "topologyManagerPolicy": "topology-manager-policy",
+    "topologyManagerScope": "topology-manager-scope",
+    "podPidsLimit": "pod-max-pids",
+    "registryPullQPS": "registry-qps",
+    "registryBurst": "registry-burst",
+    "containerLogMaxSize": "container-log-max-size",
+    "containerLogMaxFiles": "container-log-max-files",
+}
+"""The kubelet's configuration fields -> its flags, in the order of its reference."""
+
+
+def _flag_value(value: Any, joint: str) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}{joint}{one}" for key, one in sorted(value.items()))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parts(custom: str, *, nodeadm: bool) -> list[tuple[str, str]]:

@@ -85,6 +85,14 @@ def test_spot_dearer_than_the_cheapest_on_demand_is_dropped() -> None:
     assert {o.instance_type for o in found} == {"m5.large"}
 
 
+def test_a_claim_that_wants_a_variety_keeps_exotic_and_dear_types() -> None:
+    cheap = resolve(small_market(prices={"m5.large": 0.05}), CLASS, now=0.0)
+    varied = claim(Requirement("karpenter.k8s.aws/instance-family", "Exists", (), 3))
+    kinds = {o.instance_type for o in offerings_for(varied, cheap)}
+    assert {"m5.large", "m5.xlarge", "g4dn.xlarge"} <= kinds
+    assert {o.capacity_type for o in offerings_for(varied, cheap)} == {"spot"}
+
+
 def test_a_launch_groups_planned_offers_by_image_and_picks_subnets() -> None:
     offers = tuple(
         OfferingRef(kind, zone, "spot", price)
