@@ -6,6 +6,7 @@ from pathlib import Path
 from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
+from nodeyard.adapters.pricing.account_commitments import read_account_commitments
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.adapters.pricing.feed import fetch, problem_of
 from nodeyard.adapters.pricing.products import read_on_demand_prices
@@ -24,7 +25,7 @@ from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
 from services.pricing.ports import Part
 from services.pricing.servicer import PricingServicer
-from services.pricing.settings import Settings
+from services.pricing.settings import ACCOUNT, Settings
 
 
 class PriceFeed:
@@ -40,13 +41,15 @@ class PriceFeed:
 
 
 class Committed:
-    """Commitments from one address, and what runs in the account."""
+    """Commitments from one address, or the account's own; and what runs in the account."""
 
     def __init__(self, address: str, session: Ec2Session) -> None:
         self._address = address
         self._session = session
 
     async def commitments(self) -> Commitments:
+        if self._address == ACCOUNT:
+            return await read_account_commitments(self._session)
         raw, _ = await fetch(self._address, self._session)
         return read_commitments(raw)
 

@@ -4,6 +4,9 @@ import msgspec
 
 from nodeyard.runtime.settings import RedisUrl, Seconds, ServiceSettings
 
+ACCOUNT = "account"
+"""In place of an address: what the account's own APIs tell."""
+
 
 class Settings(ServiceSettings, frozen=True, kw_only=True):
     redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
@@ -18,7 +21,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     """file, http(s):// or s3:// address of prices for when AWS can't be asked."""
     price_feed_interval: Seconds = 3600.0
     commitments: str = ""
-    """file, http(s):// or s3:// address of Savings Plans, Reserved Instances and discounts."""
+    """file, http(s):// or s3:// address of Savings Plans, Reserved Instances and discounts, or "account"."""
     usage_interval: Seconds = 60.0
     """How often it is read what uses them up."""
     catalogue_directory: str = ""
