@@ -19,16 +19,18 @@ from nodeyard.api.node import NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.errors import CloudError
-from nodeyard.provisioning.claims import claim_of, requirements_allow
+from nodeyard.provisioning.claims import claim_of, launch_record_of, requirements_allow
 from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in
 from nodeyard.provisioning.lifecycle import UNREGISTERED
 from nodeyard.provisioning.model import PlannedNode
 from nodeyard.runtime.clock import Clock
 from nodeyard.state.cluster import Snapshot
 from services.allocator.ports import ClassResolver, Cluster, Offers, Statuses, Templates
-from services.allocator.reporting import log
+from services.allocator.reporting import Reporter, log
 
 _PERIOD_S: Final = 10.0
+_PRUNE_S: Final = 600.0
+_SAY_WAITING_S: Final = 600.0
 _FULL_S: Final = 180.0
 """How long a subnet without free addresses is left alone."""
 
@@ -48,6 +50,7 @@ class Classes:
         statuses: Statuses,
         clock: Clock,
         boot: Boot,
+        report: Reporter,
     ) -> None:
         """`boot`: what all nodes of the cluster share; labels, taints and kubelet settings are filled in per launch."""
         self._cluster = cluster
@@ -57,6 +60,10 @@ class Classes:
         self._statuses = statuses
         self._clock = clock
         self._boot = boot
+        self._report = report
+        self._ahead: dict[str, set[str]] = {}
+        self._prune_at = clock.monotonic() + _PRUNE_S
+        self._said: dict[str, float] = {}
         self._found: dict[str, NodeClass] = {}
         self._wanted: dict[str, NodeClass] = {}
         self._full: dict[str, float] = {}
@@ -146,11 +153,29 @@ class Classes:
         snapshot = self._cluster.snapshot()
         for key in set(self._found) - set(snapshot.node_classes):
             del self._found[key]
+            self._ahead.pop(key, None)
         for key, wanted in snapshot.node_classes.items():
             try:
                 await self._refresh_one(key, wanted, snapshot)
             except (CloudError, KubernetesError, UserDataError) as error:
                 log.warning("node class can't be kept current", node_class=key, error=str(error))
+        if self._clock.monotonic() >= self._prune_at:
+            self._prune_at = self._clock.monotonic() + _PRUNE_S
+            await self._prune(snapshot)
+
+    async def _prune(self, snapshot: Snapshot) -> None:
+        """Removes launch templates that neither a pool nor an unlaunched claim needs."""
+        records = [launch_record_of(claim) for claim in snapshot.claims.values() if not claim.provider_id]
+        keep = {choice.template for record in records if record is not None for choice in record.choices}
+        try:
+            gone = await self._templates.prune(
+                keep.union(*self._ahead.values()), self._ahead.keys(), self._clock.now()
+            )
+        except CloudError as error:
+            log.warning("unused launch templates could not be removed", error=str(error))
+        else:
+            if gone:
+                log.info("removed unused launch templates", count=gone)
 
     async def _refresh_one(self, key: str, wanted: NodeClass, snapshot: Snapshot) -> None:
         if wanted.deleting:
@@ -173,13 +198,16 @@ class Classes:
 
     async def _templates_ahead(self, found: NodeClass, snapshot: Snapshot) -> None:
         """The templates that the class's pools will most likely need."""
+        ahead = set()
         for pool in snapshot.pools.values():
             if pool.node_class.key == found.key and not pool.deleting and not pool.problems:
                 claim = _sample(pool)
                 for capacity_type in _capacity_types(pool):
                     for image in found.images:
                         if _serves(image, pool):
-                            await self._templates.ensure(found, image, self.boot(claim, found, capacity_type))
+                            boot = self.boot(claim, found, capacity_type)
+                            ahead.add(await self._templates.ensure(found, image, boot))
+        self._ahead[found.key] = ahead
 
     async def _release(self, node_class: NodeClass, snapshot: Snapshot) -> None:
         """A deleted class goes once no claim needs it any more, and its templates with it."""
@@ -187,12 +215,11 @@ class Classes:
             return
         users = sorted(c.name for c in snapshot.claims.values() if c.node_class.key == node_class.key)
         if users:
-            log.info(
-                "node class waits for its claims",
-                node_class=node_class.key,
-                claims=len(users),
-                first=users[0],
-            )
+            if self._clock.monotonic() >= self._said.get(node_class.key, 0.0):
+                self._said[node_class.key] = self._clock.monotonic() + _SAY_WAITING_S
+                message = f"waits for {len(users)} NodeClaims, {users[0]} among them, to go"
+                self._report.node_class(node_class, "WaitingOnNodeClaimTermination", message, warning=True)
+                log.info("node class waits for its claims", node_class=node_class.key, claims=len(users))
             return
         await self._templates.delete_of(node_class.key)
         await self._resolver.delete_profile(node_class)

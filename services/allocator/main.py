@@ -139,7 +139,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         node_charge_usd_per_hour=settings.node_charge, deadline_s=settings.plan_deadline, bound=False
     )
     classes = Classes(
-        cluster=cluster, offers=offers, templates=templates, statuses=statuses, clock=clock,
+        cluster=cluster, offers=offers, templates=templates, statuses=statuses, clock=clock, report=report,
         resolver=Resolver(
             session, clock, cluster=settings.cluster_name, cluster_uid=cluster_uid,
             kubernetes_version=f"{version.major}.{version.minor.rstrip('+')}",

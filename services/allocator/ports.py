@@ -4,6 +4,7 @@ The real ones are named in `main` only; tests give honest in-memory ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from nodeyard.adapters.ec2.user_data import Boot
@@ -128,6 +129,8 @@ class Templates(Protocol):
     def forget(self, names: list[str]) -> None: ...
 
     async def delete_of(self, node_class_key: str) -> int: ...
+
+    async def prune(self, keep: AbstractSet[str], classes: AbstractSet[str], now: float) -> int: ...
 
 
 class ClassResolver(Protocol):

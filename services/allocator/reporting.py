@@ -9,6 +9,7 @@ from typing import Final
 
 from nodeyard.api.decision import Decision
 from nodeyard.api.node import NodeClaim
+from nodeyard.api.nodeclass import NodeClass
 from nodeyard.api.pod import PodRecord
 from nodeyard.api.pool import Pool
 from nodeyard.runtime.clock import Clock
@@ -59,6 +60,13 @@ class Reporter:
         """An event on a claim."""
         self._events.publish(
             kind="NodeClaim", api_version="karpenter.sh/v1", name=claim.name, uid=claim.uid,
+            type="Warning" if warning else "Normal", reason=reason, message=message,
+        )  # fmt: skip
+
+    def node_class(self, node_class: NodeClass, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event on an EC2NodeClass."""
+        self._events.publish(
+            kind="EC2NodeClass", api_version="karpenter.k8s.aws/v1", name=node_class.key, uid=node_class.uid,
             type="Warning" if warning else "Normal", reason=reason, message=message,
         )  # fmt: skip
 

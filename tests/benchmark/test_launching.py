@@ -85,7 +85,7 @@ class Bench:
         self.classes = Classes(
             cluster=self.stream, offers=offers, templates=templates, statuses=quiet, clock=clock,
             resolver=Resolver(session, clock, cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36"),
-            boot=Boot(cluster="nodeyard"),
+            boot=Boot(cluster="nodeyard"), report=report,
         )  # fmt: skip
         self.namer = Namer(fleet, self.stream, clock)
         launcher = Launcher(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -235,6 +236,19 @@ async def test_templates_of_a_class_are_deleted_with_it(session: Ec2Session) -> 
     await made.ensure(found, found.images[0], msgspec.structs.replace(BOOT, labels={"team": "going"}))
     assert await made.delete_of("going") == 1
     assert await made.delete_of("going") == 0
+
+
+async def test_old_templates_that_nothing_needs_are_removed(session: Ec2Session) -> None:
+    asked = msgspec.structs.replace(CLASS, key="pruned", uid="pruned")
+    found = await resolver(session).resolve(asked)
+    made = templates(session)
+    boots = [msgspec.structs.replace(BOOT, labels={"team": team}) for team in ("keep", "drop")]
+    keep, _ = [await made.ensure(found, found.images[0], boot) for boot in boots]
+    soon, later = time.time() + 60.0, time.time() + 3700.0
+    assert await made.prune({keep}, {"pruned"}, soon) == 0
+    assert await made.prune({keep}, {"another"}, later) == 0
+    assert await made.prune({keep}, {"pruned"}, later) == 1
+    assert await made.delete_of("pruned") == 1
 
 
 # --- launches ---------------------------------------------------------------------------------------------------------

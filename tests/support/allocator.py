@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -395,6 +396,12 @@ class Account:
     async def delete_of(self, node_class_key: str) -> int:
         return 0
 
+    async def prune(self, keep: AbstractSet[str], classes: AbstractSet[str], now: float) -> int:
+        gone = set(self.templates) - keep
+        for name in gone:
+            del self.templates[name]
+        return len(gone)
+
     async def delete_profile(self, node_class: NodeClass) -> None:
         return None
 
@@ -551,7 +558,7 @@ class Replica:
         measures = AllocatorMetrics(new_registry(process=False))
         self.classes = Classes(
             cluster=self.stream, offers=world.cloud, resolver=world.account, templates=world.account,
-            statuses=world.quiet, clock=world.clock, boot=Boot(cluster="nodeyard"),
+            statuses=world.quiet, clock=world.clock, boot=Boot(cluster="nodeyard"), report=report,
         )  # fmt: skip
         self.leases = NodeLeases(world.leases, name, 5.0, world.clock)
         self.batches = Batches(

@@ -8,7 +8,7 @@ Source: EC2 API reference, CreateLaunchTemplate; Karpenter documentation, "NodeC
 import asyncio
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,9 @@ from nodeyard.runtime.lifecycle import kill_point
 
 _GIB: Final = 2**30
 PREFIX: Final = "nodeyard"
+UNUSED_S: Final = 3600.0
+"""A template that nothing needs is kept this long."""
+_CLASS: Final = "karpenter.k8s.aws/ec2nodeclass"
 
 
 class LaunchTemplates:
@@ -53,7 +56,7 @@ class LaunchTemplates:
         self._known.difference_update(names)
 
     async def _create(self, name: str, data: dict[str, Any], node_class: NodeClass) -> None:
-        tags = {**self._tags, "karpenter.k8s.aws/ec2nodeclass": node_class.key}
+        tags = {**self._tags, _CLASS: node_class.key}
         kill_point("allocator.before-launch-template")
         try:
             await self._session.call(
@@ -69,10 +72,29 @@ class LaunchTemplates:
 
     async def delete_of(self, node_class_key: str) -> int:
         """Deletes the templates made for a class that goes away; returns how many. Raises CloudError."""
+        found = await self._ours({"Name": f"tag:{_CLASS}", "Values": [node_class_key]})
+        return await self._delete([t["LaunchTemplateName"] for t in found])
+
+    async def prune(self, keep: Set[str], classes: Set[str], now: float) -> int:
+        """Deletes templates of these classes that are an hour old and none of `keep`; returns how many. One that is
+        wanted after all is made again. `now`: seconds since the epoch. Raises CloudError.
+        """
+        return await self._delete(
+            [
+                t["LaunchTemplateName"]
+                for t in await self._ours()
+                if t["LaunchTemplateName"] not in keep
+                and _tag(t, _CLASS) in classes
+                and now - t["CreateTime"].timestamp() > UNUSED_S
+            ]
+        )
+
+    async def _ours(self, *more: dict[str, Any]) -> list[dict[str, Any]]:
         filters = [{"Name": f"tag:{key}", "Values": [value]} for key, value in self._tags.items()]
-        filters.append({"Name": "tag:karpenter.k8s.aws/ec2nodeclass", "Values": [node_class_key]})
-        pages = await self._session.pages("ec2", "describe_launch_templates", Filters=filters)
-        names = [t["LaunchTemplateName"] for page in pages for t in page.get("LaunchTemplates", [])]
+        pages = await self._session.pages("ec2", "describe_launch_templates", Filters=[*filters, *more])
+        return [t for page in pages for t in page.get("LaunchTemplates", [])]
+
+    async def _delete(self, names: list[str]) -> int:
         for name in names:
             try:
                 await self._session.call("ec2", "delete_launch_template", LaunchTemplateName=name)
@@ -80,6 +102,10 @@ class LaunchTemplates:
                 continue
         self.forget(names)
         return len(names)
+
+
+def _tag(described: dict[str, Any], key: str) -> str:
+    return next((str(tag["Value"]) for tag in described.get("Tags", []) if tag["Key"] == key), "")
 
 
 def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, Any]:

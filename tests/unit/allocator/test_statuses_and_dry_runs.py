@@ -6,9 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.adapters.kubernetes.pool_status import CLASS_FINALIZER
 from nodeyard.api.node import Condition, Node, NodeClaim
 from nodeyard.api.nodeclass import NodeClass
+from nodeyard.cloudprovider.errors import Throttled
+from nodeyard.provisioning.claims import LAUNCH_RECORD, encode_record, launch_record_of
 from nodeyard.provisioning.launches import NotReady
 from nodeyard.provisioning.model import Options
 from nodeyard.runtime.metrics import new_registry
@@ -127,6 +130,14 @@ async def test_a_class_outlives_its_claims_and_launches_nothing_new(world: World
     world.api.put(Kind.NODE_CLASS, "default", going)
     await replica.classes.refresh()
     assert not written(world).released
+    waits = ("EC2NodeClass", "default", "WaitingOnNodeClaimTermination")
+    assert world.quiet.events.count(waits) == 1
+    await world.clock.advance(599)
+    await replica.classes.refresh()
+    assert world.quiet.events.count(waits) == 1
+    await world.clock.advance(2)
+    await replica.classes.refresh()
+    assert world.quiet.events.count(waits) == 2
     found = replica.classes.find("default")
     assert isinstance(found, NotReady)
     assert found.reason == "NodeClassTerminating"
@@ -134,6 +145,25 @@ async def test_a_class_outlives_its_claims_and_launches_nothing_new(world: World
         world.api.put(Kind.NODE_CLAIM, name, None)
     await replica.classes.refresh()
     assert written(world).released == ["default"]
+
+
+async def test_templates_that_neither_a_pool_nor_an_unlaunched_claim_needs_are_removed(world: World) -> None:
+    world.pending_pods(1)
+    world.cloud.failures = [Throttled("slow down")] * 9
+    replica = world.replica()
+    await replica.round()
+    (claim,) = world.api.claims.values()
+    record = launch_record_of(claim)
+    assert record is not None
+    needed = set(world.account.templates)
+    old = msgspec.structs.replace(
+        record, choices=(msgspec.structs.replace(record.choices[0], template="t-old"),)
+    )
+    await world.api.annotate(claim, {LAUNCH_RECORD: encode_record(old)})
+    world.account.templates |= {"t-old": Boot(cluster="nodeyard"), "t-unused": Boot(cluster="nodeyard")}
+    await world.clock.advance(601)
+    await replica.classes.refresh()
+    assert set(world.account.templates) == {*needed, "t-old"}
 
 
 async def test_a_class_not_looked_up_yet_is_waited_for(world: World) -> None:
