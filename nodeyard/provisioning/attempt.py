@@ -137,10 +137,10 @@ class Attempt:
             left = self._stage(left, last=number == len(self.stages) - 1)
             if not left:
                 break
+        self.honour = self.stages[0]  # merging must not give up what the first stage kept
         self._merge()
         self._repair(left)
         left = {n: m for n, m in left.items() if m > 0}
-        self.honour = self.stages[0]
         used = self.state.column[
             [n for n in range(self.hosts.count, self.state.count) if self.state.contents[n]]
         ]
