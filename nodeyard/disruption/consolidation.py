@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Played(msgspec.Struct, frozen=True):
-    """`kept`: node that stays -> the rule that keeps it. Money is USD per hour."""
+    """`kept`: node that stays -> the rule that keeps it. `made`: every node that some step makes. Money is USD per hour."""
 
     before: Arrangement
     after: Arrangement
@@ -53,6 +53,7 @@ class Played(msgspec.Struct, frozen=True):
     kept: Mapping[str, Block]
     bound: float
     unplaced: tuple[PodKey, ...] = ()
+    made: Mapping[str, Place] = {}
     seconds: float = 0.0
 
 
@@ -62,6 +63,7 @@ class _Way(msgspec.Struct, frozen=True):
     steps: list[Step]
     after: Arrangement
     homeless: tuple[PodKey, ...]
+    made: dict[str, Place] = {}
 
 
 class Play:
@@ -147,11 +149,11 @@ class Play:
         for number in range(_MOST_ROUNDS):
             before = way.after.cost
             search = self._search(way)
-            target = search.first(until - self.clock(), prove=number == 0)
+            target = search.first((until - self.clock()) * (0.2 if number else 0.6), prove=number == 0)
             if number == 0:
                 bound = target.bound
                 self._note(target)
-            way, arrived = self._round(way, search, target, until)
+            way, arrived = self._round(way, search, target, until, first=number == 0)
             if arrived or before - way.after.cost < _LEAST_GAIN * before or self.clock() > until:
                 break
         if way.after.cost > bound * (1 + _LEAST_GAIN) and self.clock() < until:
@@ -164,29 +166,34 @@ class Play:
                 )
         least = min(bound, now.cost)
         return Played(
-            self.start, now, tuple(way.steps), self.kept, least, way.homeless, self.clock() - self.began
-        )
+            self.start, now, tuple(way.steps), self.kept, least, way.homeless, way.made,
+            self.clock() - self.began,
+        )  # fmt: skip
 
     def _share(self, until: float, share: float) -> float:
         now = self.clock()
         return now + max(0.3, (until - now) * share)
 
-    def _round(self, way: "_Way", search: Search, target: Target, until: float) -> tuple["_Way", bool]:
+    def _round(
+        self, way: "_Way", search: Search, target: Target, until: float, *, first: bool
+    ) -> tuple["_Way", bool]:
         """As near to the cheapest as can be reached in one go; and whether that was the cheapest. Where nodes of any size
-        can't be reached below the ceiling, ones small enough to be made a few at a time; else groups of nodes at a time.
+        can't be reached below the ceiling, groups of nodes at a time; then ones small enough to be made a few at a time.
         """
         there = self._towards(way, target)
         if _reached(there, target):
             return self._further(way, there, search, target, until), True
-        most = (self.ceiling - way.after.rent) / _AT_ONCE
-        smaller = self._search(way, cheap_ones(self.view.catalogues, most))
-        target = smaller.first(0.4 * (until - self.clock()), prove=False)
-        other = self._towards(way, target)
-        if _reached(other, target) and other.after.cost < way.after.cost:
-            other = self._further(way, other, smaller, target, self._share(until, 0.4))
-        elif len(other.homeless) == len(way.homeless):
-            other = self._onwards(way, self._share(until, 0.4), sweep=True)
-        return min(there, other, key=lambda w: (len(w.homeless), w.after.cost)), False
+        others = [there]
+        if not first:
+            most = (self.ceiling - way.after.rent) / _AT_ONCE
+            smaller = self._search(way, cheap_ones(self.view.catalogues, most))
+            target = smaller.first(0.2 * (until - self.clock()), prove=False)
+            other = self._towards(way, target)
+            if _reached(other, target) and other.after.cost < way.after.cost * (1 - _LEAST_GAIN):
+                others.append(self._further(way, other, smaller, target, self._share(until, 0.4)))
+        if len(others) == 1:
+            others.append(self._onwards(way, self._share(until, 0.5), sweep=True))
+        return min(others, key=lambda w: (len(w.homeless), w.after.cost)), False
 
     def _further(self, way: "_Way", there: "_Way", search: Search, target: Target, until: float) -> "_Way":
         """The same, after more searching."""
@@ -198,7 +205,9 @@ class Play:
         steps, after = unfolding.run(way.homeless)
         steps, after = self._worthwhile(way.after, steps, after)
         placed = {key for held in after.held.values() for key in held}
-        return _Way([*way.steps, *steps], after, tuple(key for key in way.homeless if key not in placed))
+        homeless = tuple(key for key in way.homeless if key not in placed)
+        made = {name: target.arrangement.places[name] for step in steps for name in step.add}
+        return _Way([*way.steps, *steps], after, homeless, way.made | made)
 
     def _onwards(self, way: "_Way", until: float, *, sweep: bool) -> "_Way":
         """Exchanges each of which may be made as it is: every node once in large groups, or here and there."""
@@ -219,7 +228,8 @@ class Play:
                     reason.value, move.moves,
                 )
             )  # fmt: skip
-        return _Way(steps, now, way.homeless)
+        made = {place.name: place for move in moves for place in move.made}
+        return _Way(steps, now, way.homeless, way.made | made)
 
     def _search(self, way: "_Way", catalogues: Mapping[str, Catalogue] | None = None) -> Search:
         pods, now = self.view.snapshot.pods, way.after

@@ -116,15 +116,19 @@ class TopologyGuard:
     def _lowest(self, arrangement: Arrangement, matched: Counter[tuple[int, str]]) -> dict[int, int]:
         """The least any eligible domain of a spread term has; hosts could always be added, so for them it is 0."""
         out: dict[int, int] = {}
+        seen: dict[tuple[str, NodeRule | None], set[str]] = {}
         for number, term in enumerate(self.terms):
             if term.kind is not TermKind.SPREAD or term.per_host:
                 continue
-            domains = {
-                d
-                for p in arrangement.places.values()
-                if (d := p.node.labels.get(term.key)) is not None and self._counts(number, p.node)
-            }
-            counts = [matched[number, d] for d in domains]
+            alike = (term.key, self._rules[number])
+            if alike not in seen:
+                places = arrangement.places.values()
+                seen[alike] = {
+                    d
+                    for p in places
+                    if (d := p.node.labels.get(term.key)) is not None and self._counts(number, p.node)
+                }
+            counts = [matched[number, d] for d in seen[alike]]
             out[number] = min(counts) if len(counts) >= term.min_domains and counts else 0
         return out
 

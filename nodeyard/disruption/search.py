@@ -27,6 +27,8 @@ from nodeyard.state.cluster import Snapshot
 Clock = Callable[[], float]
 _MOST_PODS = 700
 _MOST_HOSTS = 12
+_PATIENCE = 0.2
+"""Of the time there is: after so much of it, parts of the cluster are not tried any more."""
 _WHOLE_S, _PART_S = 0.5, 0.05
 """Of the time there is: the planner's deadline for the cluster without any of its nodes, and without some."""
 _SHARES = (0.25, 0.5, 0.75)
@@ -116,7 +118,10 @@ class Search:
         self.worth = worth_of(self._problem(self.start, movable, everything), self.ground.options)
         self.small = only(self.ground.catalogues, self.worth.types | self._types())
         best = self._settled_only()
+        began = self.clock()
         for number, gone in enumerate(self._first_sets(movable)):
+            if number and self.clock() - began > _PATIENCE * seconds:
+                break
             made = self._without(
                 gone, seconds * (_PART_S if number else _WHOLE_S), bound=prove and not number
             )
@@ -158,7 +163,7 @@ class Search:
             gone, hosts, cell = yard.group(waiting)
             waiting -= set(gone)
             left = sum(now.places[n].cost for n in waiting) / max(1e-9, sum(now.places[n].cost for n in gone))
-            effort = min(self.ground.options.deadline_s, 4 * (until - self.clock()) / (1 + left))
+            effort = min(self.ground.options.deadline_s, 2 * (until - self.clock()) / (1 + left))
             self._tried(now, yard, gone, self._part(now, gone, hosts, cell), max(0.2, effort), permit)
 
     def objective(self, arrangement: Arrangement) -> float:
@@ -195,7 +200,7 @@ class Search:
         waste = {n: self.waste(self.start, n) for n in movable}
         order = sorted(movable, key=lambda n: (-waste[n], n))
         parts = [frozenset(order[: max(1, round(len(order) * share))]) for share in _SHARES]
-        return [movable, *(p for p in parts if p and len(p) < len(movable))] if movable else []
+        return [movable, *(p for p in parts if p and len(p) < len(movable))]
 
     def waste(self, arrangement: Arrangement, name: str) -> float:
         """USD per hour that the node costs beyond what its pods are worth."""

@@ -24,7 +24,8 @@ from nodeyard.disruption.neighbours import Excess, TopologyGuard
 RISE: Final = 0.10
 """How far the rent may rise above its start while nodes are exchanged."""
 _SAMPLE: Final = 48
-_PARKINGS: Final = 24
+_PARKINGS: Final = 12
+_MOST_PARKED: Final = 12
 _EPSILON: Final = 1e-9
 Wants = dict[str, Counter[ShapeId]]
 Park = Callable[[Arrangement, str, Collection[str]], dict[PodKey, str] | None]
@@ -93,6 +94,7 @@ class Unfolding:
                 self.takers[shape].append(name)
         self._cells: dict[str, tuple[str, ...]] = {}
         self.steps: list[Step] = []
+        self.parked = 0
         self._count()
 
     def _count(self) -> None:
@@ -116,6 +118,9 @@ class Unfolding:
 
     def _parked(self) -> _Batch | None:
         """One node whose pods find room on nodes that go later, to make headroom."""
+        if self.parked >= _MOST_PARKED:
+            return None
+        self.parked += 1
         before = self.guard.excess(self.now)
         for name in self._order()[:_PARKINGS]:
             batch = _Batch(self.wants, self.up)

@@ -1,0 +1,199 @@
+"""Consolidation played to its end: what goes, what stays and why, and that every step holds by itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pool import Budget
+from nodeyard.api.selectors import LabelSelector, PodAffinity, PodAffinityTerm
+from nodeyard.disruption.completing import completed
+from nodeyard.disruption.consolidation import Play, Played, Settings
+from nodeyard.disruption.model import Rule, View
+from nodeyard.disruption.report import played_json
+from nodeyard.provisioning.model import Options
+from nodeyard.state.cluster import Kind
+from tests.support.disruption import Builder, catalogue, shape
+
+
+def ticking() -> Iterator[float]:
+    """A clock that moves by being looked at: time limits then mean the same everywhere."""
+    return (n * 0.002 for n in itertools.count())
+
+
+def play(view: View, **settings: object) -> Played:
+    clock = ticking()
+    wanted = Settings(**{"disruption_usd": 0.0, "seconds": 4.0} | settings)  # type: ignore[arg-type]
+    return Play(view, Options(deadline_s=2.0), wanted, lambda: next(clock)).run()
+
+
+def half_empty(nodes: int = 4, pods: int = 1, **pool: object) -> Builder:
+    """Nodes of four cores, each with a pod or two of half a core."""
+    made = Builder()
+    made.pool(**pool)  # type: ignore[arg-type]
+    for n in range(nodes):
+        made.node(f"n{n}")
+        for p in range(pods):
+            made.pod(f"p{n}-{p}", f"n{n}")
+    return made
+
+
+def test_half_empty_nodes_become_one() -> None:
+    played = play(half_empty().view())
+    assert len(played.after.places) == 1
+    assert played.after.cost < played.before.cost / 3
+    assert played.bound <= played.after.cost + 1e-9
+
+
+def test_every_pod_is_on_exactly_one_node_at_the_end() -> None:
+    played = play(half_empty(5, 2).view())
+    held = sorted(key for pods in played.after.held.values() for key in pods)
+    assert held == sorted(key for pods in played.before.held.values() for key in pods)
+
+
+def test_savings_of_the_steps_add_up() -> None:
+    played = play(half_empty(5, 2).view())
+    saved = sum(step.saves_per_hour for step in played.steps)
+    assert abs(saved - (played.before.cost - played.after.cost)) < 1e-9
+
+
+def test_a_node_with_a_protected_pod_stays_and_says_so() -> None:
+    made = half_empty()
+    made.pod("p0-0", "n0", do_not_disrupt="true")
+    played = play(made.view())
+    assert "n0" in played.after.places
+    assert played.kept["n0"].rule is Rule.POD_DO_NOT_DISRUPT
+    assert "default/p0-0" in played.after.held["n0"]
+
+
+def test_a_budget_of_zero_keeps_all_nodes() -> None:
+    played = play(half_empty(budgets=(Budget("0"),)).view())
+    assert not played.steps
+    assert {block.rule for block in played.kept.values()} == {Rule.BUDGET}
+    assert played.bound == played.after.cost == played.before.cost
+
+
+def test_a_budget_is_the_pace() -> None:
+    played = play(half_empty(budgets=(Budget("1"),)).view())
+    assert played.steps
+    assert all(len(step.remove) <= 1 for step in played.steps)
+
+
+def test_a_disruption_budget_without_room_keeps_its_pods() -> None:
+    made = half_empty()
+    made.pdb("web", 0)
+    played = play(made.view())
+    assert not played.steps
+    assert {block.rule for block in played.kept.values()} == {Rule.PDB}
+
+
+def test_a_disruption_budget_limits_each_step() -> None:
+    made = half_empty()
+    made.pdb("web", 1)
+    played = play(made.view())
+    assert len(played.after.places) == 1
+    assert all(step.evictions <= 1 for step in played.steps)
+
+
+def test_when_empty_only_empty_nodes_go() -> None:
+    made = half_empty(3, policy="WhenEmpty")
+    made.node("idle")
+    played = play(made.view())
+    assert [step.remove for step in played.steps] == [("idle",)]
+    assert played.kept["n0"].rule is Rule.POLICY
+
+
+def test_never_consolidate_keeps_nodes() -> None:
+    played = play(half_empty(after=None).view())
+    assert {block.rule for block in played.kept.values()} == {Rule.NEVER}
+
+
+def test_pending_pods_are_placed_too() -> None:
+    made = half_empty(2)
+    for n in range(3):
+        made.pod(f"new-{n}")
+    played = play(made.view())
+    assert not played.unplaced
+    assert sum(map(len, played.after.held.values())) == 5
+
+
+def test_a_high_price_of_disruption_keeps_everything() -> None:
+    played = play(half_empty().view(), disruption_usd=10.0)
+    assert not played.steps
+    assert {block.rule for block in played.kept.values()} == {Rule.NOT_CHEAPER}
+
+
+def test_pods_that_keep_apart_stay_apart() -> None:
+    made = Builder()
+    made.pool()
+    apart = PodAffinity(required=(PodAffinityTerm(keys.HOSTNAME, LabelSelector({"app": "web"})),))
+    made.put(Kind.SHAPE, "apart", shape("apart", labels={"app": "web"}, pod_anti_affinity=apart))
+    for n in range(3):
+        made.node(f"n{n}")
+        made.pod(f"p{n}", f"n{n}", shape="apart")
+    played = play(made.view())
+    assert all(len(pods) <= 1 for pods in played.after.held.values())
+    assert len(played.after.places) == 3
+    assert played.after.cost < played.before.cost
+
+
+def test_pods_stay_with_the_pods_they_need() -> None:
+    made = Builder()
+    made.pool()
+    near = PodAffinity(required=(PodAffinityTerm(keys.HOSTNAME, LabelSelector({"app": "cache"})),))
+    made.put(Kind.SHAPE, "cache", shape("cache", labels={"app": "cache"}))
+    made.put(Kind.SHAPE, "near", shape("near", labels={"app": "front"}, pod_affinity=near))
+    for n in range(3):
+        made.node(f"n{n}")
+    made.pod("cache", "n0", shape="cache")
+    made.pod("front", "n0", shape="near", do_not_disrupt="true")
+    made.pod("other", "n1")
+    made.pod("more", "n2")
+    played = play(made.view())
+    where = {key: node for node, pods in played.after.held.items() for key in pods}
+    assert where["default/cache"] == where["default/front"] == "n0"
+
+
+def test_nodes_of_no_pool_are_left_alone_and_count() -> None:
+    made = half_empty(3)
+    node = made.store.get(Kind.NODE, "n2")
+    assert node is not None
+    labels = {k: v for k, v in node.labels.items() if k != keys.NODEPOOL}
+    made.put(Kind.NODE, "n2", msgspec.structs.replace(node, labels=labels, provider_id="other"))
+    played = play(made.view())
+    assert "n2" in played.after.places
+    assert played.kept["n2"].rule is Rule.NO_POOL
+
+
+def test_files_without_claims_are_completed() -> None:
+    made = half_empty(3)
+    for n in range(3):
+        made.put(Kind.NODE_CLAIM, f"n{n}-c", None)
+    bare = made.view()
+    assert play(bare).kept["n0"].rule is Rule.NO_CLAIM
+    whole = msgspec.structs.replace(bare, snapshot=completed(bare.snapshot, {"": catalogue()}))
+    assert len(play(whole).after.places) == 1
+
+
+def test_a_budget_without_status_is_counted_from_its_pods() -> None:
+    made = half_empty(4)
+    made.pdb("web", 0, min_available="75%")
+    snapshot = completed(made.snapshot, {"": catalogue()}, {"default/web"})
+    assert snapshot.pdbs["default/web"].disruptions_allowed == 1
+    stated = completed(made.snapshot, {"": catalogue()})
+    assert stated.pdbs["default/web"].disruptions_allowed == 0
+
+
+def test_the_report_lists_every_pod_and_names_what_stays() -> None:
+    made = half_empty(3)
+    made.pod("p0-0", "n0", do_not_disrupt="true")
+    report = played_json(play(made.view()))
+    (node,) = report["after"]["nodes"]
+    assert node["existing"]
+    assert node["name"] == "n0"
+    assert node["pods"] == ["default/p0-0", "default/p1-0", "default/p2-0"]
+    assert report["kept"][0]["node"] == "n0"
+    assert report["after"]["objectivePerHour"] >= report["lowerBound"]
