@@ -72,10 +72,11 @@ def _called() -> set[str]:
 
 def _action_of(call: ast.Call) -> set[str]:
     words = [a.value for a in call.args[:2] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name in ("call", "pages", "each_page") and len(words) == 2:
         return {f"{words[0]}:{_camel(words[1])}"}
-    return {f"ec2:{_camel(words[0])}"} if name == "_described" and words else set()
+    service = {"_described": "ec2", "_every": "savingsplans"}.get(name)
+    return {f"{service}:{_camel(words[0])}"} if service and words else set()
 
 
 def _camel(operation: str) -> str:
