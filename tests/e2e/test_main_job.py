@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import boto3
+import httpx
 import pytest
 
 from tests.e2e.conftest import YardFactory
@@ -158,3 +161,24 @@ def test_a_drain_waits_for_the_disruption_budget(yard: Yard) -> None:
     eventually(lambda: name not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=60)
     yard.wait_running("web", 2)
     yard.kube.delete(path)
+
+
+def test_nothing_is_done_beside_a_karpenter_that_works(yard: Yard) -> None:
+    path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+    renewed = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    spec = {"holderIdentity": "karpenter-7d9f", "leaseDurationSeconds": 15, "renewTime": renewed}
+    metadata = {"name": "karpenter-leader-election", "namespace": "kube-system"}
+    yard.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+
+    def refusals() -> list[str]:
+        replicas = [(s, r) for s in ("allocator", "reallocator") for r in range(2)]
+        answers = [httpx.get(f"{yard.stand.endpoint(s, r).url}/readyz") for s, r in replicas]
+        return [a.text for a in answers if a.status_code == 503 and "Karpenter (karpenter-7d9f" in a.text]
+
+    eventually(lambda: len(refusals()) == 4, within_s=20)
+    before = yard.launched()
+    yard.apply(deployment("web", 2))
+    eventually(lambda: yard.phases("web")["Pending"] == 2)
+    assert yard.launched() == before
+    yard.kube.delete(f"{path}/karpenter-leader-election")
+    yard.wait_running("web", 2)
