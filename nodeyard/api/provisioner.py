@@ -52,6 +52,10 @@ _KUBELET_FIELDS: Final = frozenset(
         "systemReserved",
         "evictionHard",
         "evictionSoft",
+        "evictionSoftGracePeriod",
+        "evictionMaxPodGracePeriod",
+        "imageGCHighThresholdPercent",
+        "imageGCLowThresholdPercent",
         "cpuCFSQuota",
     }
 )
@@ -284,6 +288,7 @@ def _node_class(
         ami_terms=ami_terms,
         instance_profile=provider.instance_profile,
         launch_template=provider.launch_template,
+        context=provider.context,
         tags=_tags(provider.tags, cluster_name, problems),
         kubelet=_kubelet(spec.kubelet_configuration, problems, warnings),
         block_device_mappings=provider.block_device_mappings,
@@ -294,8 +299,6 @@ def _node_class(
         resolved_profile=status.instance_profile,
         conditions=conditions_of(status.conditions),
     )
-    if provider.context:
-        warnings.append("spec.provider.context: is not passed on")
     return msgspec.structs.replace(node_class, hash=node_class_hash(node_class))
 
 
@@ -401,7 +404,7 @@ def _kubelet(raw: Mapping[str, Any] | None, problems: list[str], warnings: list[
     for field in sorted(raw.keys() - _KUBELET_FIELDS):
         warnings.append(f"spec.kubeletConfiguration.{field}: is not passed on")
     try:
-        kubelet = msgspec.convert(dict(raw), Kubelet)
+        kubelet = msgspec.convert({name: raw[name] for name in raw.keys() & _KUBELET_FIELDS}, Kubelet)
     except msgspec.ValidationError as error:
         problems.append(f"spec.kubeletConfiguration.{explain(error)}")
         return Kubelet()

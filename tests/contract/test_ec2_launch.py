@@ -150,6 +150,7 @@ async def test_what_is_not_there_becomes_a_condition_that_says_so(session: Ec2Se
         ({"user_data": "kind: Pod"}, "NodeConfig"),
         ({"ami_family": "AL2", "kubelet": Kubelet(other={"someLaterField": 1})}, "someLaterField"),
         ({"ami_family": "Windows2022", "instance_store_policy": "RAID0"}, "RAID0"),
+        ({"launch_template": "mine"}, "into an EC2NodeClass"),
     ],
 )
 async def test_a_class_whose_instances_could_not_join_is_not_launched_and_says_why(

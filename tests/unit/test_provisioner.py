@@ -182,6 +182,20 @@ def test_kubelet_settings_are_read_and_the_rest_is_named() -> None:
     assert any("containerRuntime" in w for w in pool.warnings)
 
 
+def test_settings_of_later_versions_are_passed_on() -> None:
+    soft = {
+        "evictionSoft": {"memory.available": "1Gi"},
+        "evictionSoftGracePeriod": {"memory.available": "1m"},
+    }
+    pool, node_class = converted(
+        kubeletConfiguration=soft,
+        provider={"instanceProfile": "p", "amiFamily": "Bottlerocket", "context": "c"},
+    )
+    assert node_class.kubelet.eviction_soft_grace_period == {"memory.available": "1m"}
+    assert node_class.context == "c"
+    assert pool.warnings == pool.problems == ()
+
+
 def test_what_was_found_in_the_account_is_read_back_from_the_status() -> None:
     raw = {**provisioner(), "status": {"nodeClass": {"subnets": [{"id": "subnet-1", "zone": "a", "zoneID": "z1"}],
            "securityGroups": [{"id": "sg-1"}], "amis": [{"id": "ami-1"}], "instanceProfile": "p",

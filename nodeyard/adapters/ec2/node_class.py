@@ -267,7 +267,12 @@ class Resolver:
 
 
 def _unbootable(node_class: NodeClass, cluster: str) -> Iterable[str]:
-    """Why no instance of the class could be told how to join."""
+    """Why no instance of the class could be made and told how to join."""
+    if node_class.launch_template:
+        yield (
+            f"spec.provider.launchTemplate: launch template {node_class.launch_template!r} can't be used; put its image, "
+            "security groups, disks and user data into an EC2NodeClass and refer to that"
+        )
     raid0 = node_class.instance_store_policy == "RAID0"
     boot = Boot(cluster, kubelet=node_class.kubelet, instance_store_raid0=raid0)
     try:
