@@ -1,8 +1,9 @@
-"""The reallocator of a replay: passes, the wait, the second and third look, and commands carried to their end.
+"""The reallocator of a replay: passes, the wait, the second look, and commands carried to their end.
 
-`decide`, `validate`, `still_open` and `expired` decide as they do in the service. A pass runs when something changed
-and no sooner than the policy says; a node that has become empty is looked at within seconds. One command begins at a
-time; its old nodes go when its replacements are ready, and it is undone when one of them is lost.
+`decide`, `validate` and `expired` decide as they do in the service; its third look right before the first write would
+see what the second saw, for no time passes in between. A pass runs when something changed and no sooner than the
+policy says; a node that has become empty is looked at within seconds. One command begins at a time; its old nodes go
+when its replacements are ready, and it is undone when one of them is lost.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Command, Fate, Move, Options, Outcome, Planner, Reason, Rule, View
-from nodeyard.disruption.validation import still_open, validate
+from nodeyard.disruption.validation import validate
 from nodeyard.replay.baseline import remove_empty
 from nodeyard.replay.policy import Kind, Policy
 from nodeyard.replay.world import EPOCH, Schedule, World
@@ -144,7 +145,7 @@ class Reallocating:
         self._deciding = False
         self._dirty = True
         again = validate(command, self._view(), self._planner, self._clock)
-        if isinstance(again, Command) and still_open(again, self._view()) is None:
+        if isinstance(again, Command):
             self._begin(again)
         self._wake(max(self._next_s, self._world.now_s + _SOON_S))
 
