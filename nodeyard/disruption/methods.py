@@ -37,6 +37,7 @@ from nodeyard.disruption.model import (
     View,
 )
 from nodeyard.disruption.renewal import drift, expiration
+from nodeyard.disruption.several import best_exchange, proposals_of
 
 PASSING = frozenset({Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS})
 """Rules that may stop holding without the cluster or a price changing, nobody knows when. Where it is known, a block
@@ -162,7 +163,20 @@ def underutilization(run: Pass) -> Found:
     return Found(tuple(proposals), command)
 
 
-METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization)
+def together(run: Pass) -> Found:
+    """Several nodes for fewer or cheaper ones, where no node could go by itself."""
+    exchange = best_exchange(run)
+    if exchange is None:
+        return Found()
+    for candidate in exchange.gone:
+        run.room.take(candidate.pool, Reason.UNDERUTILIZED)
+    command = command_of(run.view.now, Reason.UNDERUTILIZED, exchange.gone, exchange.saves_per_hour)
+    return Found(
+        proposals_of(run, exchange), msgspec.structs.replace(command, replacements=exchange.nodes)
+    )
+
+
+METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization, together)
 
 
 def by_savings(found: Iterable[Candidate]) -> list[Candidate]:

@@ -21,6 +21,7 @@ from nodeyard.disruption.judgement import (
 from nodeyard.disruption.model import Block, Candidate, Command, Planner, Reason, Rule, View
 from nodeyard.disruption.renewal import renewed_again
 from nodeyard.disruption.replacement import same_or_wider
+from nodeyard.disruption.several import still_worth_it
 
 
 def validate(command: Command, view: View, planner: Planner, clock: Clock) -> Command | Block:
@@ -42,6 +43,8 @@ def validate(command: Command, view: View, planner: Planner, clock: Clock) -> Co
             return blocks[0]
         if not run.room.take(candidate.pool, command.reason):
             return run.room.block(candidate, command.reason)
+    if len(same) > 1:
+        return still_worth_it(run, command, same)
     return _still_worth_it(run, command, same[0])
 
 

@@ -1,0 +1,193 @@
+"""Several nodes at once: m nodes away for n new ones, where no single node could go for less.
+
+The nodes that waste most, by what their pods are worth, are tried together in growing groups; the group that saves most
+becomes one command. What is made for it stays within a tenth of the running rent, since it is paid beside what goes.
+Neighbours: `worth` for the waste, `replacement` and `hysteresis` for what makes an exchange worth it. One node for
+several is judged as Karpenter does. Source: Karpenter documentation, "Consolidation" (price and spot rules).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pool import BALANCED
+from nodeyard.disruption.hysteresis import steadied
+from nodeyard.disruption.judgement import Pass, consolidation_blocks, is_empty, proposal_of
+from nodeyard.disruption.model import Action, Block, Candidate, Command, Proposal, Reason, Rule
+from nodeyard.disruption.replacement import cheaper, choices, narrowed, same_or_wider
+from nodeyard.disruption.unfolding import RISE
+from nodeyard.disruption.worth import worth_of
+from nodeyard.provisioning.model import Options, Placement, PlannedNode, Problem
+
+_SIZES: Final = (2, 3, 4, 6, 8, 12, 16, 24, 36, 54, 81, 120)
+_EPSILON: Final = 1e-9
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """Nodes that go together, those made for them, and what that saves in USD per hour."""
+
+    gone: tuple[Candidate, ...]
+    nodes: tuple[PlannedNode, ...]
+    moves: tuple[Placement, ...]
+    saves_per_hour: float
+
+
+def best_exchange(run: Pass) -> Exchange | None:
+    """The group that saves most, or None where none saves anything."""
+    ranked = _by_waste(run, _free(run))
+    best: Exchange | None = None
+    for size in _SIZES:
+        group = _within_budgets(run, ranked[:size])
+        if len(group) < 2 or size > len(ranked) * 2:
+            break
+        if run.elapsed_s > run.view.options.deadline_s:
+            run.complete = False
+            break
+        found = judge_group(run, group)
+        if isinstance(found, Exchange) and (best is None or found.saves_per_hour > best.saves_per_hour):
+            best = found
+    return best
+
+
+def _free(run: Pass) -> list[Candidate]:
+    """Nodes that nothing keeps; pools that weigh each node by itself (Balanced) are left to that."""
+    out = []
+    for candidate in run.found:
+        pool = run.pool(candidate)
+        if candidate.blocks or candidate.price_per_hour is None or pool is None or is_empty(run, candidate):
+            continue
+        if pool.disruption.policy == BALANCED or any(
+            consolidation_blocks(run, candidate, Reason.UNDERUTILIZED)
+        ):
+            continue
+        out.append(candidate)
+    return out
+
+
+def _by_waste(run: Pass, free: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose pods are worth least of what they cost first."""
+    if len(free) < 2:
+        return list(free)
+    view = run.view
+    pods = tuple(sorted({pod for c in free for pod in c.pods}))
+    gone = frozenset(c.node for c in free)
+    problem = Problem(view.snapshot, pods, view.catalogues, view.now, without_nodes=gone)
+    options = Options(node_charge_usd_per_hour=view.options.node_charge_usd_per_hour)
+    worth = worth_of(problem, options).of_shape
+
+    def waste(c: Candidate) -> float:
+        held = sum(worth.get(view.snapshot.pods[pod].shape, 0.0) for pod in c.pods)
+        return (c.price_per_hour or 0.0) + c.node_charge_per_hour - held
+
+    return sorted(free, key=lambda c: (-waste(c), c.node))
+
+
+def _within_budgets(run: Pass, group: Sequence[Candidate]) -> list[Candidate]:
+    out: list[Candidate] = []
+    taken: dict[str, int] = {}
+    for candidate in group:
+        left = run.room.left(candidate.pool, Reason.UNDERUTILIZED)
+        if left is None or taken.get(candidate.pool, 0) < left:
+            taken[candidate.pool] = taken.get(candidate.pool, 0) + 1
+            out.append(candidate)
+    return out
+
+
+def judge_group(run: Pass, group: Sequence[Candidate]) -> Exchange | Block:
+    """What would become of the group's pods, if that is worth it, or what stops it."""
+    plan = run.simulation.without(group)
+    own = {pod for c in group for pod in c.pods}
+    refused = next((u for u in plan.unschedulable if u.pod in own), None)
+    if refused is not None:
+        message = f"pod {refused.pod} would find no place: {refused.message}"
+        return Block(Rule.UNPLACED, message, {"pod": refused.pod})
+    if not plan.complete:
+        return Block(Rule.DEADLINE, "the planner ran out of time")
+    nodes = _priced(run, plan.nodes, group)
+    if isinstance(nodes, Block):
+        return nodes
+    steady = steadied(run.view, list(group), nodes)
+    if isinstance(steady, Block):
+        return steady
+    saves = sum((c.price_per_hour or 0.0) + c.node_charge_per_hour for c in group)
+    saves -= sum(n.price_per_hour + n.node_charge_per_hour for n in steady)
+    if saves <= _EPSILON:
+        return Block(Rule.NOT_CHEAPER, "the nodes made would cost as much")
+    return Exchange(tuple(group), tuple(steady), plan.existing, saves)
+
+
+def _priced(
+    run: Pass, nodes: Sequence[PlannedNode], group: Sequence[Candidate]
+) -> tuple[PlannedNode, ...] | Block:
+    """The nodes with only offerings that keep the whole cheaper than what goes, whichever of them are launched."""
+    if not nodes:
+        return ()
+    if len(nodes) == 1:
+        one = cheaper(nodes[0], group, run.view.options)
+        return one if isinstance(one, Block) else _below_ceiling(run, (one,))
+    paid = sum(c.price_per_hour or 0.0 for c in group)
+    total = sum(n.price_per_hour for n in nodes)
+    if total >= paid - _EPSILON:
+        return Block(
+            Rule.NOT_CHEAPER,
+            "no nodes that hold their pods are cheaper than they are",
+            {"pricePerHour": paid},
+        )
+    spot = any(n.capacity_type == keys.SPOT for n in nodes)
+    if spot and not run.view.options.spot_to_spot and all(c.capacity_type == keys.SPOT for c in group):
+        return Block(Rule.SPOT_TO_SPOT, "spot nodes are not exchanged for cheaper spot nodes")
+    out = []
+    for node in nodes:
+        most = node.price_per_hour * paid / total
+        left = [
+            ref
+            for ref in choices(node)
+            if ref.price_per_hour < most - _EPSILON and ref.capacity_type == node.capacity_type
+        ]
+        kept = narrowed(node, left) if left else None
+        if kept is None:
+            return Block(Rule.NOT_CHEAPER, "too few cheaper instance types are left for the pool's minValues")
+        out.append(kept)
+    return _below_ceiling(run, tuple(out))
+
+
+def _below_ceiling(run: Pass, nodes: tuple[PlannedNode, ...]) -> tuple[PlannedNode, ...] | Block:
+    """What is made is paid beside what goes for a while: no more than a tenth of the running rent."""
+    rent = sum(c.price_per_hour or 0.0 for c in run.found)
+    more = sum(n.price_per_hour for n in nodes)
+    if more > RISE * rent + _EPSILON:
+        message = "what would be made for it costs more than a tenth of all that runs"
+        return Block(Rule.NOT_CHEAPER, message, {"pricePerHour": more, "rentPerHour": rent})
+    return nodes
+
+
+def proposals_of(run: Pass, exchange: Exchange) -> tuple[Proposal, ...]:
+    """One proposal per node that goes; each is said to save its share, by price."""
+    action = Action.REPLACE if exchange.nodes else Action.DELETE
+    paid = sum(c.price_per_hour or 0.0 for c in exchange.gone)
+    return tuple(
+        msgspec.structs.replace(
+            proposal_of(run, c, action, Reason.UNDERUTILIZED, moves=exchange.moves),
+            saves_per_hour=exchange.saves_per_hour * (c.price_per_hour or 0.0) / max(paid, _EPSILON),
+            replacement=exchange.nodes[0] if len(exchange.nodes) == 1 else None,
+        )
+        for c in exchange.gone
+    )
+
+
+def still_worth_it(run: Pass, command: Command, same: Sequence[Candidate]) -> Command | Block:
+    """The second look: the group still goes for as many nodes, each of which still may become what was decided."""
+    again = judge_group(run, same)
+    if isinstance(again, Block):
+        return again
+    left = list(again.nodes)
+    for node in command.replacements:
+        like = next((n for n in left if n.pool == node.pool and same_or_wider(node, n)), None)
+        if like is None:
+            return Block(Rule.CHANGED, "the pods would now go elsewhere than decided")
+        left.remove(like)
+    if left:
+        return Block(Rule.CHANGED, "more nodes would be needed than decided")
+    return msgspec.structs.replace(command, candidates=tuple(same))

@@ -1,0 +1,105 @@
+"""Several nodes for fewer: found where no single node could go, within budgets and the ceiling, and looked at twice."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import msgspec
+
+from nodeyard.api import labels as keys
+from nodeyard.api.pool import Budget
+from nodeyard.disruption.methods import decide
+from nodeyard.disruption.model import Block, Command, Outcome, Reason, View
+from nodeyard.disruption.validation import validate
+from nodeyard.provisioning.model import Options, Plan, Problem
+from nodeyard.provisioning.planner import plan
+from tests.support.disruption import Builder
+
+
+def ticking() -> Iterator[float]:
+    return (n * 0.002 for n in itertools.count())
+
+
+def planner(problem: Problem) -> Plan:
+    clock = ticking()
+    return plan(problem, Options(deadline_s=1.0, bound=False), lambda: next(clock))
+
+
+def look(view: View) -> Outcome:
+    clock = ticking()
+    return decide(view, planner, lambda: next(clock))
+
+
+def three_quarters_full(budget: str = "100%", others: int = 24) -> Builder:
+    """Three nodes of four cores with two pods of one and a half each, on spot, and others that stay."""
+    made = Builder()
+    made.pool(budgets=(Budget(budget),))
+    made.shape("big", 1500)
+    for n in range(3):
+        made.node(f"n{n}", capacity_type=keys.SPOT)
+        for p in range(2):
+            made.pod(f"p{n}-{p}", f"n{n}", shape="big")
+    made.shape("whole", 3900)
+    for n in range(others):
+        made.node(f"busy{n}", capacity_type=keys.SPOT)
+        made.pod(f"busy{n}", f"busy{n}", shape="whole", do_not_disrupt="true")
+    return made
+
+
+def seen(made: Builder) -> View:
+    view = made.view()
+    return made.view(options=msgspec.structs.replace(view.options, spot_to_spot=True))
+
+
+def test_three_nodes_become_two_where_none_can_go_by_itself() -> None:
+    command = look(seen(three_quarters_full())).command
+    assert command is not None
+    assert sorted(command.nodes) == ["n0", "n1", "n2"]
+    assert command.reason is Reason.UNDERUTILIZED
+    assert command.replacements
+    assert command.saves_per_hour > 0
+    paid = sum(c.price_per_hour or 0.0 for c in command.candidates)
+    assert sum(n.price_per_hour for n in command.replacements) < paid
+
+
+def test_whatever_is_launched_of_the_alternatives_is_cheaper() -> None:
+    command = look(seen(three_quarters_full())).command
+    assert command is not None
+    dearest = sum(
+        max([n.price_per_hour, *(a.price_per_hour for a in n.alternatives)]) for n in command.replacements
+    )
+    assert dearest < sum(c.price_per_hour or 0.0 for c in command.candidates)
+
+
+def test_a_budget_of_one_leaves_nothing_to_several() -> None:
+    assert look(seen(three_quarters_full("1"))).command is None
+
+
+def test_what_would_cost_more_than_a_tenth_meanwhile_is_not_made() -> None:
+    assert look(seen(three_quarters_full(others=2))).command is None
+
+
+def test_spot_for_spot_waits_for_its_setting() -> None:
+    assert look(three_quarters_full().view()).command is None
+
+
+def test_the_second_look_confirms_what_holds() -> None:
+    made = three_quarters_full()
+    command = look(seen(made)).command
+    assert command is not None
+    clock = ticking()
+    again = validate(command, seen(made), planner, lambda: next(clock))
+    assert isinstance(again, Command)
+    assert again.nodes == command.nodes
+
+
+def test_the_second_look_refuses_when_pods_have_come() -> None:
+    made = three_quarters_full()
+    command = look(seen(made)).command
+    assert command is not None
+    made.shape("rest", 900)
+    for n in range(3):
+        made.pod(f"late{n}", f"n{n}", shape="rest")
+    clock = ticking()
+    assert isinstance(validate(command, seen(made), planner, lambda: next(clock)), Block)
