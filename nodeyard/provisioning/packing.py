@@ -534,8 +534,10 @@ class _Nodes:
         the fullest that fit.
         """
         packer = self.packer
-        free = self.free[here]
-        room = np.floor(((free + _SLIVER) / packer.divisor[lot]).min(axis=1))
+        needed = np.nonzero(packer.request[lot] > 0)[0]
+        room = np.floor(
+            ((self.free[np.ix_(here, needed)] + _SLIVER) / packer.request[lot][needed]).min(axis=1)
+        )
         room = np.minimum(room, packer.lots.most[lot] - self._held(lot, here))
         if packer.terms:
             room = self._capped(lot, room, here)
@@ -545,7 +547,7 @@ class _Nodes:
         if total <= 0:
             return 0
         wanted = min(wanted, total)
-        slack = free[able] @ weight
+        slack = self.free[here[able]] @ weight
         if fullest:
             order = able[np.argsort(slack, kind="stable")]
             ahead = np.cumsum(room[order]) - room[order]
