@@ -15,7 +15,15 @@ from nodeyard.provisioning.attempt import Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.joint import Joint
-from nodeyard.provisioning.kinds import Kind, Shares, bearers_and_counted, cheapest, kinds_of, shares_of
+from nodeyard.provisioning.kinds import (
+    Kind,
+    Shares,
+    bearers_and_counted,
+    cheapest,
+    kinds_of,
+    open_to,
+    shares_of,
+)
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.linear import Kinds, Market, relax
@@ -74,7 +82,7 @@ def _relaxed(setting: Setting, first: Field, kinds: list[Kind], shares: Shares) 
     on_hosts: list[Bools] = []
     of: list[int] = []
     for i, kind in enumerate(kinds):
-        columns, hosts = setting.rules.on_columns(kind.one), setting.rules.on_hosts(kind.one.rule)
+        hosts, columns = open_to(setting, first, kind.one)
         tied, key, codes = _tied(first, kind)
         if tied > 0:
             for code in codes:

@@ -16,8 +16,16 @@ from nodeyard.provisioning.attempt import Draft, Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.domains import cells_of
 from nodeyard.provisioning.field import Field
-from nodeyard.provisioning.kinds import Kind, Shares, bearers_and_counted, cheapest, kinds_of, shares_of
-from nodeyard.provisioning.labelled import Bools, Ints
+from nodeyard.provisioning.kinds import (
+    Kind,
+    Shares,
+    bearers_and_counted,
+    cheapest,
+    kinds_of,
+    open_to,
+    shares_of,
+)
+from nodeyard.provisioning.labelled import Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.patterns import Answer, Model, PatternSolver, Spread
 from nodeyard.scheduling.topology import TermKind
@@ -45,7 +53,9 @@ class Joint:
         self.lots: list[tuple[int, int]] = []
         for i, kind in enumerate(kinds):
             self.lots += [(i, cell) for cell in range(self.cells.count)] if kind.spread else [(i, -1)]
-        self.on_hosts = np.array([_on_hosts(setting, k) for k in kinds])
+        both = [open_to(setting, first, k.one) for k in kinds]
+        self.on_hosts = np.array([hosts for hosts, _ in both])
+        self.on_columns = [columns for _, columns in both]
         self.shares: Shares = shares_of(setting, first, kinds, _MOST_SHARES)
         self.host_groups = self._host_groups()
         self.spread_terms: set[int] = set()
@@ -86,7 +96,8 @@ class Joint:
         host_of = np.array([int(g[0]) for g in self.host_groups], np.int64)
         allowed = []
         for i, cell in self.lots:
-            both = np.concatenate([_allowed(setting, self.kinds[i]), self.on_hosts[i][host_of]])
+            fits = (columns.room >= self.kinds[i].one.request).all(axis=1)
+            both = np.concatenate([self.on_columns[i] & fits, self.on_hosts[i][host_of]])
             if cell >= 0:
                 both = both & (np.concatenate([self.cells.of_column, self.cells.of_host[host_of]]) == cell)
             allowed.append(both)
@@ -315,13 +326,3 @@ def _seeds(model: Model, found: Aggregate) -> list[tuple[int, Ints]]:
                 counts[node, lot] += 1
         out += [(column, one) for one in counts]
     return out
-
-
-def _allowed(setting: Setting, kind: Kind) -> Bools:
-    one = kind.one
-    return setting.rules.on_columns(one) & (setting.columns.room >= one.request).all(axis=1)
-
-
-def _on_hosts(setting: Setting, kind: Kind) -> Bools:
-    one = kind.one
-    return setting.rules.on_hosts(one.rule) & (setting.hosts.room >= one.request).all(axis=1)

@@ -150,6 +150,29 @@ def _left_on_hosts(setting: Setting, state: Field, name: object) -> Floats:
     return out
 
 
+def open_to(setting: Setting, first: Field, one: PodClass) -> tuple[Bools, Bools]:
+    """(hosts, columns) that the pods standing there leave open to the class; whatever else is placed only closes more.
+
+    Affinity is not looked at, since whom a pod wants to join may still come.
+    """
+    terms = setting.classes.terms
+    carried = tuple(n for n in one.carried if terms[n].kind is not TermKind.AFFINITY)
+    hosts = first.capacity(one, carried) > 0 if first.count else np.zeros(0, np.bool_)
+    columns = setting.rules.on_columns(one).copy()
+    for number, state in first.by_domain.items():
+        if state.term.kind is not TermKind.ANTI_AFFINITY or state.term.soft:
+            continue
+        free = np.ones(len(state.matched), np.bool_)
+        if number in one.carried:
+            free &= state.matched == 0
+        if number in one.matched:
+            free &= state.carried == 0
+        free[0] = True
+        hosts = hosts & free[first.domain[state.term.key][: first.count]]
+        columns &= free[first.column_domain[state.term.key]]
+    return hosts, columns
+
+
 def cheapest(setting: Setting, allowed: Bools, used: Ints) -> Ints:
     """Of columns of one type and pool with the same users and room, the cheapest; positions in `used`."""
     columns = setting.columns
