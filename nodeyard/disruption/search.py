@@ -127,9 +127,14 @@ class Search:
             )
             if made is None or self.guard.worse(self.before, self.guard.excess(made)):
                 continue
-            if best is None or self.objective(made) < self.objective(best) - 1e-9:
+            if best is None or self._better(made, best):
                 best = made
         return self._target(best or self.start)
+
+    def _better(self, one: Arrangement, other: Arrangement) -> bool:
+        """More pods placed, or as many for less."""
+        more = sum(map(len, one.held.values())) - sum(map(len, other.held.values()))
+        return more > 0 or (more == 0 and self.objective(one) < self.objective(other) - 1e-9)
 
     def improved(self, target: Target, until: float) -> Target:
         """The target made cheaper until the clock says so, or nothing better is found."""

@@ -142,9 +142,11 @@ class Unfolding:
         waiting: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
         for key in homeless:
             waiting[self.records[key].shape].append(key)
-        if not waiting or not self._placed(batch, waiting, ""):
+        if not waiting or not self._placed(batch, waiting):
             return
         self._take(batch, "Pending")
+        more = sum(self.now.places[n].price for n in batch.add)
+        self.pace = msgspec.structs.replace(self.pace, ceiling=self.pace.ceiling + more)
 
     def _batch(self) -> _Batch | None:
         """The next step: nodes whose pods need the least made for them, as many as may go together."""
@@ -290,11 +292,15 @@ class Unfolding:
         batch.left[place.pool] += 1
         self._deal(batch, by_shape, self.guard.cell(place.node))
 
-    def _placed(self, batch: _Batch, waiting: Mapping[ShapeId, list[PodKey]], name: str) -> bool:
-        """Deal homeless pods, making whatever node still wants one."""
-        for node in self.to_make:
-            if any(batch.wants[node][s] for s in waiting):
-                self._up(batch, [node])
+    def _placed(self, batch: _Batch, waiting: Mapping[ShapeId, list[PodKey]]) -> bool:
+        """Deal homeless pods, making no more nodes than they need."""
+        rest = Counter({shape: len(pods) for shape, pods in waiting.items()}) - batch.up
+        while rest:
+            best = self._best_to_make(batch, rest, [], None)
+            if not best:
+                break
+            self._up(batch, [best])
+            rest -= batch.wants[best]
         self._deal(batch, waiting, None)
         return bool(batch.moves)
 
