@@ -45,6 +45,8 @@ def yard(make_yard: YardFactory) -> Yard:
             "NODEYARD_VALIDATION_WAIT": "1s",
             "NODEYARD_DISRUPTION_POLL": "1s",
             "NODEYARD_GC_INTERVAL": "5s",
+            "NODEYARD_BATCH_MAX_DURATION": "3s",
+            "NODEYARD_NO_RETURN": "0s",  # each test begins with the node that the one before it gave up
         }
     )
     yard.apply(node_class())
@@ -118,12 +120,15 @@ def test_a_replacement_under_way_survives_the_replica_that_began_it(yard: Yard, 
     before = yard.launched()
     for replica in (0, 1):
         yard.stand.kill_service("reallocator", replica, signal.SIGTERM)
-    yard.stand.start_service("reallocator", 0, {"NODEYARD_KILL_POINT": f"reallocator.{point}"})
-    eventually(lambda: yard.stand.ready("reallocator", 0), within_s=30)
-    pool(yard, disruption=UNDERUTILIZED)
-    yard.stand.processes.wait_gone("reallocator-0", timeout_s=90)
-    for replica in (0, 1):
-        yard.stand.start_service("reallocator", replica)
+    try:
+        yard.stand.start_service("reallocator", 0, {"NODEYARD_KILL_POINT": f"reallocator.{point}"})
+        eventually(lambda: yard.stand.ready("reallocator", 0), within_s=30)
+        pool(yard, disruption=UNDERUTILIZED)
+        yard.stand.processes.wait_gone("reallocator-0", timeout_s=90)
+    finally:  # whatever came of it: the tests after this one need the service
+        yard.stand.processes.stop(["reallocator-0"])
+        for replica in (0, 1):
+            yard.stand.start_service("reallocator", replica)
     eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
     yard.wait_running("web", 1)
     yard.wait_settled()
