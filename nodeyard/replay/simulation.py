@@ -35,8 +35,10 @@ from nodeyard.state.cluster import Kind as Of
 _HOUR_S: Final = 3600.0
 _STEP_S: Final = 0.002
 """What one look at the clock costs the planner of its time to improve a plan."""
-_WHAT_IF_S: Final = 0.1
-"""The planner's time for one question of the reallocator's; a service gives it more."""
+_WHAT_IF_S: Final = 5.0
+"""The planner's time for one question of the reallocator's."""
+_WHAT_IF_STEP_S: Final = 0.1
+"""What a look costs it of that: few looks, since there are many questions, and no integer program short of time."""
 _PASS_STEP_S: Final = 4.0
 """What one look at the clock costs a pass of its deadline: some fifteen nodes are judged, the most promising first."""
 
@@ -82,7 +84,7 @@ class Replay:
         questions = msgspec.structs.replace(options, deadline_s=_WHAT_IF_S)
 
         def what_if(problem: Problem) -> Plan:
-            return planner(problem, questions, WorkClock(_STEP_S))
+            return planner(problem, questions, WorkClock(_WHAT_IF_STEP_S))
 
         self.allocating = Allocating(self.world, policy, planner, options, clock, self.agenda.at)
         self.reallocating = Reallocating(

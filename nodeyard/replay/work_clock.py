@@ -1,7 +1,8 @@
 """A clock that counts how often it is asked: every look is a fixed step later.
 
 Planner and optimizer improve for as long as their clock allows. With this one they do a fixed amount of work instead,
-so that a replay gives the same result on every machine and at every load.
+so that a replay gives the same result on every machine, as long as no integer program inside the planner runs into
+the solver's own limit, which is in seconds of the real clock.
 """
 
 
