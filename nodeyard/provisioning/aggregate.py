@@ -12,7 +12,7 @@ import numpy as np
 
 from nodeyard.provisioning.labelled import Bools, Ints
 from nodeyard.provisioning.linear import quiet_solver
-from nodeyard.provisioning.patterns import Model
+from nodeyard.provisioning.pattern_program import Model
 
 _INF = highspy.kHighsInf
 _MOST_VARIABLES = 4_000

@@ -18,9 +18,10 @@ from nodeyard.provisioning.field import Field, Rules
 from nodeyard.provisioning.hosts import Hosts
 from nodeyard.provisioning.labelled import Bools, Floats, Ints, NodeRule
 from nodeyard.provisioning.limits import Limits
+from nodeyard.provisioning.lots import Lots, Shop
 from nodeyard.provisioning.mending import Mender
 from nodeyard.provisioning.model import Options, Problem
-from nodeyard.provisioning.packing import Lots, Packed, Packer, Shop
+from nodeyard.provisioning.packing import Packed, Packer
 from nodeyard.scheduling.topology import TermKind
 
 Carried = Callable[[PodClass], tuple[int, ...]]

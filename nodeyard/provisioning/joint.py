@@ -27,7 +27,8 @@ from nodeyard.provisioning.kinds import (
 )
 from nodeyard.provisioning.labelled import Ints
 from nodeyard.provisioning.limits import Limits
-from nodeyard.provisioning.patterns import Answer, Model, PatternSolver, Spread
+from nodeyard.provisioning.pattern_program import Model, Spread
+from nodeyard.provisioning.patterns import Answer, PatternSolver
 from nodeyard.scheduling.topology import TermKind
 
 _MOST_CLASSES = 400

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeyard.provisioning.linear import Kinds, Market, relax
-from nodeyard.provisioning.packing import Lots, Packer, Shop
-from nodeyard.provisioning.patterns import Model, PatternSolver
+from nodeyard.provisioning.lots import Lots, Shop
+from nodeyard.provisioning.packing import Packer
+from nodeyard.provisioning.pattern_program import Model
+from nodeyard.provisioning.patterns import PatternSolver
 
 Small = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

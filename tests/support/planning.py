@@ -16,6 +16,7 @@ from tests.support.problems import PlanningProblem
 
 Json = dict[str, Any]
 NOW = 1_790_000_000.0
+BRIEF_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def posed(given: PlanningProblem) -> Problem:
 
 
 def solve(given: PlanningProblem, options: Options | None = None) -> Solved:
-    """The planner's answer."""
+    """The planner's answer; without options, the defaults with less time to look for better ones."""
     problem = posed(given)
-    made = plan(problem, options or Options(), time.monotonic)
+    made = plan(problem, options or Options(deadline_s=BRIEF_S), time.monotonic)
     return Solved(made, plan_json(made, problem.snapshot), problem.snapshot)
