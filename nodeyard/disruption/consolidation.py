@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     disruption_usd: float = 1e-5
     spot_to_spot: bool = True
-    seconds: float = 10.0
+    seconds: float = 20.0
     rise: float = RISE
 
 
@@ -82,6 +82,8 @@ class Play:
                 if not (pod.node or pod.finished or pod.daemon or pod.terminating)
             )
         )
+        self.unfolding_s = 0.0
+        """How long it took last to make steps of a target."""
         self.names = Names(snapshot.nodes.keys())
         self._allowed: dict[tuple[PoolKey, Reason, int], int | None] = {}
         self.kept = {c.node: block for c in self.found if (block := self._block(c)) is not None}
@@ -197,15 +199,17 @@ class Play:
 
     def _further(self, way: "_Way", there: "_Way", search: Search, target: Target, until: float) -> "_Way":
         """The same, after more searching."""
-        improved = self._towards(way, search.improved(target, self._share(until, 0.85)))
+        improved = self._towards(way, search.improved(target, until - 1.5 * self.unfolding_s))
         return min(there, improved, key=lambda w: (len(w.homeless), w.after.cost))
 
     def _towards(self, way: "_Way", target: Target) -> "_Way":
+        began = self.clock()
         unfolding = Unfolding(way.after, target.arrangement, self.guard, self.pods, self.pace, self._park)
         steps, after = unfolding.run(way.homeless)
         steps, after = self._worthwhile(way.after, steps, after)
         placed = {key for held in after.held.values() for key in held}
         homeless = tuple(key for key in way.homeless if key not in placed)
+        self.unfolding_s = self.clock() - began
         made = {name: target.arrangement.places[name] for step in steps for name in step.add}
         return _Way([*way.steps, *steps], after, homeless, way.made | made)
 

@@ -8,25 +8,23 @@ that leaves a node that runs. Neighbours: `worth` says what is wasteful, `unfold
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from nodeyard.api.pod import PodKey, PodShape, ShapeId
-from nodeyard.api.pool import Pool, PoolKey
+from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.arrangement import Arrangement, Names, Place, applied, problem_of
 from nodeyard.disruption.neighbours import Excess, TopologyGuard
 from nodeyard.disruption.worth import Worth, only, worth_of
+from nodeyard.disruption.yard import Permit, Yard
 from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Snapshot
 
 Clock = Callable[[], float]
-_MOST_PODS = 700
-_MOST_HOSTS = 12
 _PATIENCE = 0.2
 """Of the time there is: after so much of it, parts of the cluster are not tried any more."""
 _WHOLE_S, _PART_S = 0.5, 0.05
@@ -35,8 +33,6 @@ _SHARES = (0.25, 0.5, 0.75)
 _CLOSE = 1.0005
 _EFFORT = 0.06
 """The planner's deadline in seconds for a first try, of which it uses a part to improve; more as tries fail."""
-_BEYOND = 1.1
-"""Nodes to empty may cost so much more than what may be made for them: something fits on others."""
 _TRIES_PER_NODE = 12
 _LEAST_TRIES = 150
 
@@ -68,18 +64,6 @@ class Move(msgspec.Struct, frozen=True):
     moves: Mapping[PodKey, str]
 
 
-class Permit(Protocol):
-    """What may be done in one go, from the arrangement as it is. `ceiling`: the most rent at any moment."""
-
-    ceiling: float
-
-    def most(self, now: Arrangement, pool: PoolKey) -> int | None:
-        """How many of the pool's nodes may go at once; None: any number."""
-
-    def allows(self, now: Arrangement, gone: Sequence[str], made: Plan) -> bool:
-        """Whether this exchange may be made just so."""
-
-
 class Search:
     """One search over one arrangement. `homeless`: pods to be placed that are on no node."""
 
@@ -101,7 +85,9 @@ class Search:
         self.before: Excess = {}
         self.worth = Worth({}, frozenset(), frozenset())
         self.small: Mapping[str, Catalogue] = ground.catalogues
-        self.shape_of = {key: start.base.pods[key].shape for held in start.held.values() for key in held}
+        self.shape_of: dict[PodKey, ShapeId] = {
+            key: start.base.pods[key].shape for held in start.held.values() for key in held
+        }
         self.shape_of |= {key: start.base.pods[key].shape for key in self.homeless}
         self._stripped: dict[ShapeId, PodShape] = {}
         self.trail: list[Move] = []
@@ -162,7 +148,7 @@ class Search:
 
     def _swept(self, now: Arrangement, until: float, permit: Permit) -> None:
         """Every node that runs once, in groups as large as may go together: no pod moves twice."""
-        yard = _Yard(self, now, permit)
+        yard = Yard(self, now, permit)
         waiting = {n for n in self.start.places if n not in yard.fixed}
         while waiting and self.clock() < until:
             gone, hosts, cell = yard.group(waiting)
@@ -259,7 +245,7 @@ class Search:
         now = now if permit else now.copy()
         failures = 0
         patience = _LEAST_TRIES + _TRIES_PER_NODE * len(now.places)
-        yard = _Yard(self, now, permit)
+        yard = Yard(self, now, permit)
         while self.clock() < until and failures < patience and now.cost > self.bound * _CLOSE:
             gone, hosts, cell = yard.pick()
             if not gone:
@@ -270,7 +256,7 @@ class Search:
         return now
 
     def _tried(
-        self, now: Arrangement, yard: "_Yard", gone: list[str], problem: Problem, effort: float,
+        self, now: Arrangement, yard: Yard, gone: list[str], problem: Problem, effort: float,
         permit: Permit | None,
     ) -> bool:  # fmt: skip
         options = msgspec.structs.replace(self.ground.options, bound=False, deadline_s=effort)
@@ -350,97 +336,3 @@ def _move(before: Arrangement, after: Arrangement, gone: Sequence[str]) -> Move:
         if key in leaving
     }
     return Move(tuple(gone), tuple(p for n, p in after.places.items() if n not in before.places), moves)
-
-
-class _Yard:
-    """The nodes as the improvement sees them: what each wastes, and in which cell its pods tie it."""
-
-    def __init__(self, search: Search, now: Arrangement, permit: Permit | None) -> None:
-        self.search, self.now, self.permit = search, now, permit
-        self.waste: dict[str, float] = {}
-        self.cells: dict[str, tuple[str, ...]] = {}
-        self.tied: dict[str, bool] = {}
-        self.fixed: set[str] = set()
-        self._names: list[str] = []
-        self._sum_up(now.places)
-        self._settle()
-
-    def _sum_up(self, names: Collection[str]) -> None:
-        search, guard = self.search, self.search.guard
-        for name in names:
-            place = self.now.places[name]
-            shapes = {search.shape_of[key] for key in self.now.held.get(name, ())}
-            self.waste[name] = search.waste(self.now, name)
-            self.cells[name] = guard.cell(place.node)
-            self.tied[name] = bool(shapes & guard.involved)
-            if not place.movable or name in search.stuck or shapes & guard.gathered:
-                self.fixed.add(name)
-
-    def update(self, gone: Collection[str], changed: Collection[str]) -> None:
-        for name in gone:
-            for known in (self.waste, self.cells, self.tied):
-                known.pop(name, None)
-            self.fixed.discard(name)
-        fresh = [n for n in self.now.places if n not in self.waste]
-        self._sum_up([*fresh, *changed])
-        self._settle()
-
-    def _settle(self) -> None:
-        self._names = sorted(n for n in self.waste if n not in self.fixed)
-
-    def pick(self) -> tuple[list[str], list[str], tuple[str, ...] | None]:
-        """(nodes to empty, nodes that may take their pods, the cell to stay in or None)."""
-        rng = self.search.rng
-        names = self._names
-        if not names:
-            return [], [], None
-        weight = np.array([max(self.waste[n], 0.0) for n in names])
-        weight += 0.05 * weight.mean() + 1e-9
-        seed = names[int(rng.choice(len(names), p=weight / weight.sum()))]
-        cell = self.cells[seed] if self.tied[seed] else None
-        mates = [i for i, n in enumerate(names) if n != seed and self._beside(n, cell)]
-        many = int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16], p=[0.06, 0.1, 0.14, 0.2, 0.2, 0.15, 0.1, 0.05]))
-        picked = [seed]
-        if mates:
-            share = weight[mates] / weight[mates].sum()
-            chosen = rng.choice(len(mates), min(many, len(mates)), replace=False, p=share)
-            picked += [names[mates[int(i)]] for i in chosen]
-        return self._fitting(picked), self._hosts(set(picked), cell), cell
-
-    def _fitting(self, picked: list[str]) -> list[str]:
-        """No more nodes than a small problem should have pods for, and than others can be made for first."""
-        out: list[str] = []
-        pods, cost, permit = 0, 0.0, self.permit
-        most = (permit.ceiling - self.now.rent) * _BEYOND if permit else float("inf")
-        room: dict[PoolKey, float] = {}
-        for name in picked:
-            place = self.now.places[name]
-            pods += len(self.now.held[name])
-            cost += place.price
-            if permit and place.pool not in room:
-                few = permit.most(self.now, place.pool)
-                room[place.pool] = float("inf") if few is None else few
-            if out and (pods > _MOST_PODS or cost > most):
-                break
-            if permit and room[place.pool] < 1:
-                continue
-            out.append(name)
-            room[place.pool] = room.get(place.pool, 0.0) - 1
-        return out
-
-    def group(self, waiting: Collection[str]) -> tuple[list[str], list[str], tuple[str, ...] | None]:
-        """As `pick`, but as many of `waiting` as may go, the most wasteful first."""
-        names = sorted(waiting, key=lambda n: -self.waste[n] / self.now.places[n].cost)
-        cell = self.cells[names[0]] if self.tied[names[0]] else None
-        rest = [n for n in names[1:] if self._beside(n, cell)]
-        chosen = self._fitting([names[0], *self.search.rng.permutation(rest).tolist()]) or names[:1]
-        return chosen, self._hosts(set(chosen), cell), cell
-
-    def _beside(self, name: str, cell: tuple[str, ...] | None) -> bool:
-        return self.cells[name] == cell if cell is not None else not self.tied[name]
-
-    def _hosts(self, picked: set[str], cell: tuple[str, ...] | None) -> list[str]:
-        """Those that waste most have most room."""
-        able = [n for n in self.waste if n not in picked and (cell is None or self.cells[n] == cell)]
-        able.sort(key=lambda n: -self.waste[n] * (0.5 + self.search.rng.random()))
-        return able[:_MOST_HOSTS]

@@ -23,9 +23,11 @@ from nodeyard.disruption.neighbours import Excess, TopologyGuard
 
 RISE: Final = 0.10
 """How far the rent may rise above its start while nodes are exchanged."""
-_SAMPLE: Final = 48
+_SAMPLE: Final = 16
 _PARKINGS: Final = 12
 _MOST_PARKED: Final = 12
+_PARKING_NODES: Final = 250
+"""Larger clusters have headroom for a node or two, and asking where pods could be parked takes long there."""
 _EPSILON: Final = 1e-9
 Wants = dict[str, Counter[ShapeId]]
 Park = Callable[[Arrangement, str, Collection[str]], dict[PodKey, str] | None]
@@ -118,7 +120,7 @@ class Unfolding:
 
     def _parked(self) -> _Batch | None:
         """One node whose pods find room on nodes that go later, to make headroom."""
-        if self.parked >= _MOST_PARKED:
+        if self.parked >= _MOST_PARKED or len(self.now.places) > _PARKING_NODES:
             return None
         self.parked += 1
         before = self.guard.excess(self.now)
