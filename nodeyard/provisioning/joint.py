@@ -149,7 +149,10 @@ class Joint:
 
     def bound(self, objective: float, spare: Callable[[], float]) -> float:
         """The bound by patterns, or by summed room where that proves more."""
-        solver = PatternSolver(self.model(), spare)
+        model = self.model()
+        if not len(model.cost):
+            return 0.0
+        solver = PatternSolver(model, spare)
         if not solver.lists_all:
             low = solver.solve(objective, integer_s=0.0).bound
             if objective <= low * _CLOSE:
@@ -192,6 +195,8 @@ class Joint:
     def improve(self, draft: Draft, spare: Callable[[], float]) -> tuple[Draft, float | None]:
         """(the better of the draft and the program's plan, the bound if all pods are placed)."""
         model = self.model()
+        if not len(model.cost):
+            return draft, None
         known = [] if draft.unplaced else self._incumbent(draft)
         upper = np.inf if draft.unplaced else draft.cost
         solver = PatternSolver(model, spare, (), known)

@@ -88,7 +88,8 @@ def test_kinds_of_constraint_mixed_in_one_plan_are_all_kept(first: str, second: 
 def test_the_same_problem_gives_the_same_plan() -> None:
     for kind in ("diverse", "two pools", "existing nodes"):
         problem = KINDS[kind](3)
-        assert solve(problem).plan.nodes == solve(problem).plan.nodes
+        unhurried = Options(deadline_s=60)
+        assert solve(problem, unhurried).plan.nodes == solve(problem, unhurried).plan.nodes
 
 
 # --- against everything there is -------------------------------------------------------------------------------------

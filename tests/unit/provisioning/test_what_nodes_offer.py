@@ -263,6 +263,11 @@ def test_a_limit_holds_within_one_plan_whatever_the_alternatives(
     assert set(reasons(solved).values()) == {"LimitsExceeded"}
 
 
+def test_a_pod_too_large_for_all_there_is_under_limits_is_refused_and_nothing_else_happens() -> None:
+    solved = planned(pod("a", 64_000), pools=(pool(limits={"cpu": "4"}),))
+    assert reasons(solved) == {"a": "InsufficientResources"}
+
+
 def test_what_stands_counts_against_the_limits() -> None:
     solved = planned(node("n", ZONES[0]), *pods("a", 2, 3000, 1024), pools=(pool(limits={"cpu": "5"}),))
     assert [len(e["pods"]) for e in solved.report["existing"]] == [1]
