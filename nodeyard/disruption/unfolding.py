@@ -70,6 +70,8 @@ class _Batch:
         self.moves: dict[PodKey, str] = {}
         self.left: Counter[PoolKey] = Counter()
         self.evicted: Counter[str] = Counter()
+        self.alone = False
+        """Its node holds more pods of a PodDisruptionBudget than may go at once."""
         self.rent = 0.0
 
 
@@ -267,17 +269,17 @@ class Unfolding:
         return not spot or any(p.capacity_type != keys.SPOT for p in gone)
 
     def _pdbs_allow(self, batch: _Batch, name: str) -> bool:
-        """No budget gives more at once than it has, unless a single node holds more: its drain takes turns."""
+        """No budget gives more at once than it has, unless one node holds more: it goes alone, and its drain takes turns."""
+        if batch.alone:
+            return False
         wanted: Counter[str] = Counter()
         allowed: dict[str, int] = {}
         for key in self.now.held.get(name, ()):
             for pdb in self.pods.pdbs_of(self.records[key]):
                 wanted[pdb.key] += 1
                 allowed[pdb.key] = pdb.disruptions_allowed
-        return all(
-            not batch.evicted[key] or batch.evicted[key] + many <= allowed[key]
-            for key, many in wanted.items()
-        )
+        over = any(batch.evicted[key] + many > allowed[key] for key, many in wanted.items())
+        return not over or not batch.gone
 
     def _go(self, batch: _Batch, name: str) -> None:
         """Put a node and the moves of its pods into the batch."""
@@ -287,6 +289,7 @@ class Unfolding:
             by_shape[self.records[key].shape].append(key)
             for pdb in self.pods.pdbs_of(self.records[key]):
                 batch.evicted[pdb.key] += 1
+                batch.alone |= batch.evicted[pdb.key] > pdb.disruptions_allowed
         made = self._made_for(batch, name) or []
         self._up(batch, made)
         batch.rent += sum(self._target(n).price for n in made)

@@ -21,7 +21,7 @@ from tests.support.disruption import TYPES, Builder
 
 SIZES = (500, 900, 1500, 2000, 3500)
 CHARGE = 0.01
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
