@@ -110,7 +110,10 @@ def test_pods_wait_for_a_node_that_is_ready_late(yard: Yard, late_s: int) -> Non
 
 def test_pods_wait_for_devices_that_come_late(yard: Yard) -> None:
     yard.dial("PUT", "machines", {"devices_seconds": 4})
-    yard.apply(deployment("train", 2, GPU, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}]))
+    train = deployment("train", 2, GPU, tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}])
+    (container,) = train["spec"]["template"]["spec"]["containers"]
+    container["resources"]["limits"] = {"nvidia.com/gpu": GPU["nvidia.com/gpu"]}
+    yard.apply(train)
     yard.wait_running("train", 2, within_s=60)
     yard.wait_initialized()
     assert failed(yard) == []
