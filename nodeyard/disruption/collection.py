@@ -66,7 +66,9 @@ def collect(
     alive = {i.id: i for i in instances if i.alive}
     by_uid = {claim.uid: claim for claim in snapshot.claims.values() if claim.uid}
     known = {instance_id(claim.provider_id) for claim in snapshot.claims.values()}
-    unanswered = {b.id for c in snapshot.claims.values() if not c.provider_id and (b := batch_of(c)) is not None}
+    unanswered = {
+        b.id for c in snapshot.claims.values() if not c.provider_id and (b := batch_of(c)) is not None
+    }
     orphans = tuple(
         i
         for i in sorted(alive.values(), key=lambda i: i.id)

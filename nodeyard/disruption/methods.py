@@ -171,9 +171,7 @@ def together(run: Pass) -> Found:
     for candidate in exchange.gone:
         run.room.take(candidate.pool, Reason.UNDERUTILIZED)
     command = command_of(run.view.now, Reason.UNDERUTILIZED, exchange.gone, exchange.saves_per_hour)
-    return Found(
-        proposals_of(run, exchange), msgspec.structs.replace(command, replacements=exchange.nodes)
-    )
+    return Found(proposals_of(run, exchange), msgspec.structs.replace(command, replacements=exchange.nodes))
 
 
 METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization, together)

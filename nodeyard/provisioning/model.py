@@ -155,14 +155,17 @@ class Placement(Value, frozen=True):
 
 
 class Cost(Value, frozen=True):
-    """Of the new nodes. `lower_bound` holds for the objective of any plan that places the same pods under the hard
-    constraints; None where it was not asked for. `dearest_per_hour`: rent if every node falls to its dearest choice.
+    """Of the new nodes. `risk_per_hour`: what offerings that were refused of late are expected to cost beyond their
+    price; it counts when plans are compared, but nobody pays it. `lower_bound` holds for objective and risk of any
+    plan that places the same pods under the hard constraints; None where it was not asked for. `dearest_per_hour`:
+    rent if every node falls to its dearest choice.
     """
 
     price_per_hour: float = 0.0
     node_charge_per_hour: float = 0.0
     objective_per_hour: float = 0.0
     preferences_per_hour: float = 0.0
+    risk_per_hour: float = 0.0
     dearest_per_hour: float = 0.0
     lower_bound: float | None = None
     gap: float | None = None

@@ -223,15 +223,17 @@ def _written(
     rent = float(sum(n.price_per_hour for n in nodes))
     charge = float(sum(n.node_charge_per_hour for n in nodes))
     objective = rent + charge
-    low = None if bound is None else min(bound.value, objective)
+    risk = float(sum(columns.risk[c.columns[0]] for c in choices))
+    low = None if bound is None else min(bound.value, objective + risk)
     cost = Cost(
         price_per_hour=rent,
         node_charge_per_hour=charge,
         objective_per_hour=objective,
         preferences_per_hour=unkept(setting, draft),
+        risk_per_hour=risk,
         dearest_per_hour=dearest(order, columns.price),
         lower_bound=low,
-        gap=_gap(objective, low),
+        gap=_gap(objective + risk, low),
         bound_ignores=bound.ignores if bound else (),
     )
     return Plan(

@@ -75,6 +75,7 @@ def _cost(cost: Cost) -> Json:
         "nodeChargePerHour": cost.node_charge_per_hour,
         "objectivePerHour": cost.objective_per_hour,
         "preferencesPerHour": cost.preferences_per_hour,
+        **({"riskPerHour": cost.risk_per_hour} if cost.risk_per_hour else {}),
         "dearestPerHour": cost.dearest_per_hour,
         "lowerBound": cost.lower_bound,
         "gap": cost.gap,

@@ -42,6 +42,24 @@ def test_a_doubtful_pool_is_chosen_only_where_it_is_worth_it(risk: float, avoide
     assert (first not in _bought(doubted)) is avoided
 
 
+def test_the_bound_is_of_price_and_risk_together_and_the_plan_states_both() -> None:
+    problem = posed(plain_deployments(count=1, each=3))
+    risky = Catalogue(
+        msgspec.structs.replace(
+            found, offerings=tuple(msgspec.structs.replace(o, risk=0.05) for o in found.offerings)
+        )
+        for found in problem.catalogues[""].types
+    )
+    cost = plan(msgspec.structs.replace(problem, catalogues={"": risky}), Options(), time.monotonic).cost
+    assert cost.risk_per_hour > 0
+    assert cost.lower_bound is not None
+    assert cost.gap is not None
+    assert cost.lower_bound > cost.objective_per_hour, (
+        "every node is doubtful, so risk is in the least there is"
+    )
+    assert cost.objective_per_hour + cost.risk_per_hour == pytest.approx(cost.lower_bound * (1 + cost.gap))
+
+
 def _with_risk(catalogue: Catalogue, doubted: Offer, risk: float) -> Catalogue:
     return Catalogue(
         msgspec.structs.replace(
