@@ -156,7 +156,9 @@ class Play:
                 bound = target.bound
                 self._note(target)
             way, arrived = self._round(way, search, target, until, first=number == 0)
-            if arrived or before - way.after.cost < _LEAST_GAIN * before or self.clock() > until:
+            if arrived or self.clock() > until:
+                break
+            if before - way.after.cost < _LEAST_GAIN * before and not self._widen(way, target):
                 break
         if way.after.cost > bound * (1 + _LEAST_GAIN) and self.clock() < until:
             way = self._onwards(way, until, sweep=False)
@@ -171,6 +173,16 @@ class Play:
             self.start, now, tuple(way.steps), self.kept, least, way.homeless, way.made,
             self.clock() - self.began,
         )  # fmt: skip
+
+    def _widen(self, way: "_Way", target: Target) -> bool:
+        """Room for one new node at a time, where a share of the rent pays for none; whether that is more than there was."""
+        made = [p for name, p in target.arrangement.places.items() if name not in way.after.places]
+        ceiling = way.after.rent + max((place.price for place in made), default=0.0)
+        if ceiling <= self.ceiling + 1e-9:
+            return False
+        self.ceiling = ceiling
+        self.pace = Pace(self.allowed, ceiling, self.settings.spot_to_spot)
+        return True
 
     def _share(self, until: float, share: float) -> float:
         now = self.clock()
