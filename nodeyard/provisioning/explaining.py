@@ -225,7 +225,8 @@ class Explainer:
 
 def _friendly(resource: str, amount: int) -> str:
     if resource in (quantity.MEMORY, quantity.EPHEMERAL_STORAGE):
-        return f"{amount / 2**30:.4g} GiB {resource}"
+        gib = amount / 2**30
+        return f"{gib:.0f} GiB {resource}" if gib >= 1000 else f"{gib:.4g} GiB {resource}"
     if resource == quantity.CPU:
         return f"{amount / 1000:g} {resource}"
     return f"{amount} {resource}"

@@ -235,6 +235,8 @@ def test_the_nearest_miss_and_a_slip_of_the_unit_are_named() -> None:
     assert large["reason"] == "InsufficientResources"
     assert "largest allowed is" in large["message"]
     assert "r7.4xlarge" in large["message"]
+    giant = planned(pod("a", 100, 60 * 1024 * 1024)).report["unschedulable"][0]
+    assert "needs 61440 GiB memory" in giant["message"]
     slip = pod("a")
     slip["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "100M"
     assert '"m" (milli)' in planned(slip).report["unschedulable"][0]["message"]
