@@ -13,11 +13,10 @@ import pytest
 
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
-from tests.support.yard import DEPLOYMENTS, PODS, Yard, deployment, node_class, node_pool
+from tests.support.yard import DEPLOYMENTS, EVENTS, PODS, Yard, deployment, node_class, node_pool
 
 pytestmark = pytest.mark.cluster
 
-EVENTS = "/api/v1/namespaces/default/events"
 HOLD_S = 10
 GPU = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": "1"}
 

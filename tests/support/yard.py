@@ -22,6 +22,7 @@ PROVISIONERS = "/apis/karpenter.sh/v1alpha5/provisioners"
 NODEPOOLS = "/apis/karpenter.sh/v1/nodepools"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PODS = "/api/v1/namespaces/default/pods"
+EVENTS = "/api/v1/namespaces/default/events"
 CLUSTER_UID = "nodeyard.dev/cluster-uid"
 
 
