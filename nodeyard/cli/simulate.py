@@ -7,32 +7,27 @@ far that is from the cheapest there can be, and why each node that stays does. W
 
 from __future__ import annotations
 
-import enum
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from nodeyard.cli.files import Found, InputError
-from nodeyard.cli.market import REGION, catalogues
-from nodeyard.cli.plan import SOME_LEFT, UNUSABLE, gathered, snapshot_of_found
-from nodeyard.disruption.completing import completed
+from nodeyard.cli.market import REGION
+from nodeyard.cli.plan import SOME_LEFT
+from nodeyard.cli.simulate_reading import Output, view_of
+from nodeyard.cli.simulate_whatif import drain_zone, remove, replace
 from nodeyard.disruption.consolidation import Play, Played, Settings
-from nodeyard.disruption.model import Options as DisruptionOptions
-from nodeyard.disruption.model import View
 from nodeyard.disruption.report import played_json
 from nodeyard.provisioning.model import Options
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-
-
-class Output(enum.StrEnum):
-    TABLE = "table"
-    JSON = "json"
+app.command()(remove)
+app.command()(replace)
+app.command("drain-zone")(drain_zone)
 
 
 @app.callback()
@@ -76,20 +71,7 @@ def consolidate(
     ] = Settings().seconds,
 ) -> None:
     """Play a consolidation to its end: nodes left, steps there, and how far from the least possible that is."""
-    try:
-        found = gathered(files or [], kubeconfig)
-        snapshot = snapshot_of_found(found)
-        now = time.time()
-        offered = catalogues(snapshot, file=catalog, pricing=pricing, region=region, now=now)
-    except InputError as error:
-        print(f"nodeyard simulate: {error}", file=sys.stderr)
-        raise typer.Exit(UNUSABLE) from error
-    view = View(
-        completed(snapshot, offered, _uncounted(found)),
-        offered,
-        now,
-        options=DisruptionOptions(node_charge_usd_per_hour=node_charge),
-    )
+    view = view_of(files or [], kubeconfig, catalog, pricing, region, node_charge)
     settings = Settings(disruption_usd=disruption_price, spot_to_spot=spot_to_spot, seconds=deadline)
     played = Play(view, Options(node_charge_usd_per_hour=node_charge), settings, time.monotonic).run()
     if output is Output.JSON:
@@ -100,18 +82,6 @@ def consolidate(
         Console(width=None if sys.stdout.isatty() else 160).print(_table(played), *_lines(played), sep="\n")
     if played.unplaced:
         raise typer.Exit(SOME_LEFT)
-
-
-def _uncounted(found: list[Found]) -> set[str]:
-    """Keys of PodDisruptionBudgets whose status does not say how many pods may go."""
-    out = set()
-    for item in found:
-        if item.object.get("kind") == "PodDisruptionBudget":
-            status: dict[str, Any] = item.object.get("status") or {}
-            if status.get("disruptionsAllowed") is None:
-                meta = item.object["metadata"]
-                out.add(f"{meta.get('namespace') or 'default'}/{meta['name']}")
-    return out
 
 
 def _table(played: Played) -> Table:
