@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nodeyard.api import labels as keys
 from nodeyard.disruption.model import Rule
-from nodeyard.disruption.whatif import UnknownNode, replaced, without_nodes
+from nodeyard.disruption.whatif import UnknownNode, drained_zone, replaced, without_nodes
 from tests.support.disruption import Builder, first_fit
 
 
@@ -50,3 +51,12 @@ def test_all_nodes_gone_means_new_ones_for_all_pods() -> None:
 def test_an_unknown_node_is_named() -> None:
     with pytest.raises(UnknownNode, match="n9"):
         without_nodes(two_nodes().view(), ["n0", "n9"], first_fit)
+
+
+def test_a_drained_zone_loses_its_nodes_and_another_keeps_its_own() -> None:
+    made = two_nodes()
+    view = made.view()
+    inside = view.snapshot.nodes["n0"].labels[keys.ZONE]
+    made.node("away", labels={**view.snapshot.nodes["n0"].labels, keys.ZONE: "elsewhere"})
+    answer = drained_zone(made.view(), inside, first_fit)
+    assert {(old, new) for _, old, new in answer.moves} == {("n0", "away"), ("n1", "away")}
