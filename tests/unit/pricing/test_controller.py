@@ -304,6 +304,8 @@ def _type(replica: Replica, name: str) -> int:
 async def test_the_disk_makes_a_start_warm_when_everything_else_is_away(world: World, tmp_path: Path) -> None:
     disk = CatalogueDirectory(tmp_path / "kept", "eu-west-1")
     first = await world.replica(disk=disk)
+    while None in (await disk.types(), await disk.sheet("on-demand"), await disk.sheet("spot")):
+        await settle()  # files are written in threads, which no clock of ours waits for
     revision = first.market.revision
     await first.stop()
     world.cloud.down = {"types", "on-demand", "spot"}
