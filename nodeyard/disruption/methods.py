@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from nodeyard.api.node import INITIALIZED
 from nodeyard.api.pool import PoolKey
 from nodeyard.disruption.candidates import EVENTUAL
 from nodeyard.disruption.commands import command_of
@@ -58,6 +59,9 @@ UNTOUCHABLE = frozenset(
 _BLOCKED_SHARE_S = 5.0
 """Seconds of a pass that may go into nodes that can't be disrupted anyway, to tell what it would save."""
 
+
+_COMING_S = 60.0
+"""A machine that takes longer than this is not waited for."""
 
 Method = Callable[[Pass], Found]
 
@@ -138,6 +142,7 @@ def underutilization(run: Pass) -> Found:
     proposals: list[Proposal] = []
     command: Command | None = None
     spent_s = 0.0
+    busy = _machines_coming(run.view)
     for candidate in in_turn(run.found):
         if is_empty(run, candidate):
             continue
@@ -148,7 +153,7 @@ def underutilization(run: Pass) -> Found:
         began = run.elapsed_s
         idle_look = bool(stops) or command is not None
         if any(b.rule in UNTOUCHABLE or b.rule is Rule.DEADLINE for b in stops) or (
-            idle_look and spent_s > _BLOCKED_SHARE_S
+            idle_look and (busy or spent_s > _BLOCKED_SHARE_S)
         ):
             proposals.append(kept(run, candidate, stops))
             continue
@@ -172,6 +177,14 @@ def together(run: Pass) -> Found:
         run.room.take(candidate.pool, Reason.UNDERUTILIZED)
     command = command_of(run.view.now, Reason.UNDERUTILIZED, exchange.gone, exchange.saves_per_hour)
     return Found(proposals_of(run, exchange), msgspec.structs.replace(command, replacements=exchange.nodes))
+
+
+def _machines_coming(view: View) -> bool:
+    """Whether nodes are being made just now: then what blocked nodes might save is not worth the processor's time."""
+    return any(
+        not claim.deleting and not claim.is_true(INITIALIZED) and view.now - claim.created_at < _COMING_S
+        for claim in view.snapshot.claims.values()
+    )
 
 
 METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization, together)

@@ -7,9 +7,9 @@ by the controller.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -26,9 +26,14 @@ from services.allocator.metrics import AllocatorMetrics
 from services.allocator.ports import Claims, Cluster, Nodes, Nominated, Pods
 from services.allocator.reporting import Reporter, log
 
+T = TypeVar("T")
+_LOOK_S: Final = 0.02
 _MOST_LEAD_S: Final = 0.25
-"""The kube-scheduler watches pods and nodes apart. It gets as long to see nominations as writing them took, at most
-this, before the node opens, so that it does not fill the node with others first."""
+"""The kube-scheduler watches pods and nodes apart. It gets as long to see nominations and bindings as writing them took,
+at most this, before the node opens, so that it does not fill the node with others first."""
+_TOGETHER_S: Final = 3.0
+"""Longest that a node whose pods are placed waits for others that are being prepared. An open node draws every pod that
+is pending and not yet nominated or bound elsewhere, and makes the kube-scheduler try them all again."""
 NOMINATION_S: Final = 20.0
 """How long the reallocator leaves alone a node that pods were planned onto."""
 
@@ -62,6 +67,7 @@ class Registrar:
         self._clock = clock
         self._mode = mode
         self._planner = planner
+        self._preparing = 0
 
     # --- registration -------------------------------------------------------------------------------------------------
     async def register(self, claim: NodeClaim, node: Node) -> None:
@@ -75,9 +81,7 @@ class Registrar:
         pods = landing(snapshot, claim, self._mode)
         hold_until = render_time(self._clock.now() + HOLD_S) or "" if pods.bind else ""
         unregistered = any(t.key == keys.TAINT_UNREGISTERED for t in node.taints)
-        began = self._clock.monotonic()
-        await self._nominate(pods.nominate, node.name)
-        await self._clock.sleep(min(_MOST_LEAD_S, self._clock.monotonic() - began))
+        await self._prepared(self._nominate(pods.nominate, node.name))
         written = await self._nodes.register(node, claim, hold_until=hold_until)
         if written is None:
             return
@@ -120,6 +124,20 @@ class Registrar:
         except StoreUnavailableError:
             log.debug("node is not nominated while Redis is away", node=node.name)
 
+    async def _prepared(self, writing: Awaitable[T]) -> T:
+        """What `writing` returns, once everybody had time to see it and no other node is being prepared any more."""
+        began = self._clock.monotonic()
+        self._preparing += 1
+        try:
+            result = await writing
+        finally:
+            self._preparing -= 1
+        written = self._clock.monotonic()
+        while self._preparing and self._clock.monotonic() < written + _TOGETHER_S:
+            await self._clock.sleep(_LOOK_S)
+        await self._clock.sleep(min(_MOST_LEAD_S, written - began))
+        return result
+
     async def _nominate(self, pods: Sequence[PodRecord], node: str) -> None:
         if not pods:
             return
@@ -141,7 +159,7 @@ class Registrar:
             await self._lift(node, "deadline")
             return
         bind = list(landing(snapshot, claim, "bind").bind)
-        failed = await self._bind(snapshot, node, bind) if bind else {}
+        failed = await self._prepared(self._bind(snapshot, node, bind)) if bind else {}
         await self._nominate([pod for pod in bind if pod.key in failed], node.name)
         await self._lift(node, "settled")
 

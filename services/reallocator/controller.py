@@ -38,6 +38,8 @@ from services.reallocator.surveying import Proposals
 LONGEST_QUIET_S: Final = 300.0
 EVENTS_EVERY_S: Final = 10.0
 _SOONEST_S: Final = 1.0
+_REST: Final = 3.0
+"""After a pass, this many times as long for the loops that are in a hurry."""
 _TURN_S: Final = 2.0
 
 log = get_logger("services.reallocator.controller")
@@ -105,7 +107,7 @@ class Disruption:
                 except StoreUnavailableError as error:
                     log.warning("nothing is disrupted while Redis is away", error=str(error))
             took_s = self._clock.monotonic() - began
-            await self._clock.sleep(max(_SOONEST_S, min(took_s, self._poll_s)))
+            await self._clock.sleep(max(_SOONEST_S, min(_REST * took_s, self._poll_s)))
             await self._cluster.wait_changed(revision, self._poll_s)
 
     async def once(self) -> Outcome | None:
