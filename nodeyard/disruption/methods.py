@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from nodeyard.api.node import INITIALIZED
 from nodeyard.api.pool import PoolKey
 from nodeyard.disruption.candidates import EVENTUAL
 from nodeyard.disruption.commands import command_of
@@ -60,8 +59,8 @@ _BLOCKED_SHARE_S = 5.0
 """Seconds of a pass that may go into nodes that can't be disrupted anyway, to tell what it would save."""
 
 
-_COMING_S = 60.0
-"""A machine that takes longer than this is not waited for."""
+_COMING_S = 30.0
+"""How long a new claim keeps everybody else busy."""
 
 Method = Callable[[Pass], Found]
 
@@ -180,11 +179,8 @@ def together(run: Pass) -> Found:
 
 
 def _machines_coming(view: View) -> bool:
-    """Whether nodes are being made just now: then what blocked nodes might save is not worth the processor's time."""
-    return any(
-        not claim.deleting and not claim.is_true(INITIALIZED) and view.now - claim.created_at < _COMING_S
-        for claim in view.snapshot.claims.values()
-    )
+    """Whether nodes were made just now: then what blocked nodes might save is not worth the processor's time."""
+    return any(view.now - claim.created_at < _COMING_S for claim in view.snapshot.claims.values())
 
 
 METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization, together)
