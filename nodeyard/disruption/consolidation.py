@@ -2,7 +2,8 @@
 
 `Play` takes one view of a cluster and says what it would become, in which steps, which nodes stay and why, and how
 far the end is from the least possible. Waits are skipped (consolidateAfter, windows of budgets); gates are not. The
-live loop takes the first step of the same play. Neighbours: `search`, `unfolding`, `candidates` for the gates.
+live loop does not play it: it takes one command at a time (`methods`, `several`). Neighbours: `search`,
+`unfolding`, `candidates` for the gates.
 """
 
 from collections import Counter
