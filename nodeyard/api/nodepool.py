@@ -204,7 +204,12 @@ def node_class_hash(node_class: NodeClass) -> str:
         node_class.metadata_options,
         node_class.associate_public_ip,
         node_class.detailed_monitoring,
+        {name: value for name in _HASHED_WHEN_SET if (value := getattr(node_class, name))},
     )
+
+
+_HASHED_WHEN_SET: Final = ("context",)
+"""Fields that leave the digest of a class without them as it was, so that more can come without another version."""
 
 
 def _family(spec: objects.EC2NodeClassSpec) -> tuple[str, list[str]]:

@@ -21,7 +21,7 @@ from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Requirement, Value
 from nodeyard.provisioning.model import OfferingRef, PlannedNode
 
-HASH_VERSION: Final = "nodeyard-v1"
+HASH_VERSION: Final = "nodeyard-v2"
 """Of the pool's and the class's hashes; to be raised whenever the same object gets another digest, or every node would
 drift at the next release. Not Karpenter's: a claim that it stamped is stamped anew before anything is compared.
 """

@@ -237,6 +237,22 @@ def test_a_pool_with_little_left_gives_that_and_the_rest_comes_from_the_next(
     assert [error["ErrorCode"] for error in answer["Errors"]] == ["InsufficientInstanceCapacity"]
 
 
+def test_what_one_rule_leaves_for_several_pools_is_given_once(nodes: AwsClients, dials: DialBoard):
+    dials.post("capacity", left=3)
+    answer = nodes.fleet([("m5.large", A), ("m5.xlarge", A), ("m5.large", B)], count=5)
+    assert len(launched(answer)) == 3
+    assert len(nodes.instances()) == 3
+
+
+def test_the_addresses_of_a_subnet_are_given_once_to_all_pools_in_it(nodes: AwsClients):
+    vpc = nodes.ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    small = nodes.ec2.create_subnet(VpcId=vpc, CidrBlock="172.31.240.0/28", AvailabilityZone=A)["Subnet"]
+    nodes.subnets = lambda: {A: small["SubnetId"]}
+    answer = nodes.fleet([("m5.large", A), ("m5.xlarge", A)], count=small["AvailableIpAddressCount"] + 2)
+    assert len(launched(answer)) == small["AvailableIpAddressCount"]
+    assert {e["ErrorCode"] for e in answer["Errors"]} == {"InsufficientFreeAddressesInSubnet"}
+
+
 @pytest.mark.parametrize(
     ("pool", "template", "wanted"),
     [

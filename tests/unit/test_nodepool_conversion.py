@@ -252,6 +252,13 @@ def test_kubelet_settings_that_have_no_name_here_are_kept() -> None:
     assert made.hash != node_class_of(nodeclass(kubelet={"maxPods": 7})).hash
 
 
+@pytest.mark.parametrize("spec", [{"context": "reserved"}])
+def test_what_new_instances_would_be_made_with_is_in_the_hash(spec: dict[str, Any]) -> None:
+    made = node_class_of(nodeclass(**spec))
+    assert made.problems == ()
+    assert made.hash != node_class_of(nodeclass()).hash
+
+
 def test_the_status_is_what_was_found_in_the_account() -> None:
     body = nodeclass()
     body["status"] = {
@@ -313,7 +320,7 @@ def test_digests_are_those_of_their_version() -> None:
         }
     )
     assert (HASH_VERSION, pool.hash, node_class.hash) == (
-        "nodeyard-v1",
+        "nodeyard-v2",
         "8365ce3a8409d1a1",
-        "cff86e576b1a9356",
+        "c796b58f634e39c5",
     )

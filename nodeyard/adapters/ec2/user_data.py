@@ -11,7 +11,7 @@ documentation "settings.kubernetes".
 import email
 import email.policy
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -119,12 +119,10 @@ def _bottlerocket(boot: Boot, custom: str) -> str:
         settings["max-pods"] = boot.kubelet.max_pods
     if dns := boot.kubelet.cluster_dns or boot.cluster_dns:
         settings["cluster-dns-ip"] = dns[0]
-    for field, value in _set_fields(boot.kubelet).items():
-        if field in _GIVEN_APART:
-            continue
-        name = _BOTTLEROCKET.get(field)
-        if name is None:
-            raise UserDataError(f"spec.kubelet.{field} has no place in Bottlerocket's settings")
+    apart = frozenset({"maxPods", "clusterDNS"})
+    for _, name, value in _renamed(
+        boot.kubelet, _BOTTLEROCKET, apart, "has no place in Bottlerocket's settings"
+    ):
         if isinstance(value, dict):
             _table(settings, name).update(value)
         else:
@@ -132,7 +130,6 @@ def _bottlerocket(boot: Boot, custom: str) -> str:
     return "\n".join(_toml(document)) + "\n"
 
 
-_GIVEN_APART: Final = frozenset({"maxPods", "clusterDNS"})
 _BOTTLEROCKET: Final = {
     "kubeReserved": "kube-reserved",
     "systemReserved": "system-reserved",
@@ -238,6 +235,21 @@ def _set_fields(kubelet: Kubelet) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value not in (None, {}, [], ())}
 
 
+def _renamed(
+    kubelet: Kubelet, names: Mapping[str, str], apart: frozenset[str], refusal: str
+) -> Iterator[tuple[str, str, Any]]:
+    """(field, its name in the family's own settings, value) of all that are set but those given `apart`.
+
+    Raises UserDataError, in the words of `refusal`, for a field that has no name there.
+    """
+    for field, value in _set_fields(kubelet).items():
+        if field in apart:
+            continue
+        if field not in names:
+            raise UserDataError(f"spec.kubelet.{field} {refusal}")
+        yield field, names[field], value
+
+
 def _kubelet_fields(kubelet: Kubelet, cluster_dns: tuple[str, ...]) -> dict[str, Any]:
     """The kubelet configuration's own fields, for agents that take them as such."""
     fields = _set_fields(kubelet)
@@ -253,12 +265,9 @@ def _kubelet_args(boot: Boot) -> list[str]:
         args.append(f"--node-labels={_labels(boot.labels)}")
     if boot.taints:
         args.append("--register-with-taints=" + ",".join(_taint(t) for t in boot.taints))
-    for field, value in _set_fields(boot.kubelet).items():
-        if field == "clusterDNS":
-            continue
-        if field not in _FLAGS:
-            raise UserDataError(f"spec.kubelet.{field} can't be given to this image family's kubelet")
-        args.append(f"--{_FLAGS[field]}={_flag_value(value, '<' if field in _THRESHOLDS else '=')}")
+    refusal = "can't be given to this image family's kubelet"
+    for field, flag, value in _renamed(boot.kubelet, _FLAGS, frozenset({"clusterDNS"}), refusal):
+        args.append(f"--{flag}={_flag_value(value, '<' if field in _THRESHOLDS else '=')}")
     return args
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import threading
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,6 +18,8 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400 * 365)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Taken = tuple[str, str, str, int]
+"""Instance type, zone, capacity type, how many."""
 
 
 class BadDialError(ValueError):
@@ -176,11 +179,19 @@ class Dials:
         with self._lock:
             return _drop(self._capacity, rule_id)
 
-    def room(self, instance_type: str, zone: str, capacity_type: str) -> int | None:
-        """How many instances the pool can still give; None when there is no limit."""
+    def room(
+        self, instance_type: str, zone: str, capacity_type: str, promised: Iterable[Taken] = ()
+    ) -> int | None:
+        """How many instances the pool can still give, less what is `promised` from pools of the same rules; None when
+        there is no limit.
+        """
         with self._lock:
-            left = [r.left for r in self._capacity.values() if r.matches(instance_type, zone, capacity_type)]
-            return min(left) if left else None
+            left = [
+                rule.left - sum(count for *other, count in promised if rule.matches(*other))
+                for rule in self._capacity.values()
+                if rule.matches(instance_type, zone, capacity_type)
+            ]
+            return max(0, min(left)) if left else None
 
     def take(self, instance_type: str, zone: str, capacity_type: str, count: int) -> None:
         """Count `count` launched instances against every rule that limits their pool."""

@@ -267,7 +267,7 @@ def _allot(
         if missing <= 0:
             break
         count = int(-(-min(share, missing) // pool.weight))
-        refusal, given = _given(account, pool, count)
+        refusal, given = _given(account, pool, count, chosen)
         if given:
             chosen.append((pool, given))
             missing -= given * pool.weight
@@ -276,18 +276,22 @@ def _allot(
     return chosen, errors
 
 
-def _given(account: Account, pool: Pool, count: int) -> tuple[tuple[str, str] | None, int]:
-    """(why not more, how many) the pool gives of `count` instances."""
+def _given(
+    account: Account, pool: Pool, count: int, chosen: list[tuple[Pool, int]]
+) -> tuple[tuple[str, str] | None, int]:
+    """(why not more, how many) the pool gives of `count` instances, besides what others give that were `chosen`."""
     if pool.max_price is not None and pool.price > pool.max_price:
         return (
             "SpotMaxPriceTooLow",
             f"Your Spot request price of {pool.max_price} is lower than the minimum.",
         ), 0
     free = int(pool.subnet.available_ip_address_count)
+    free -= sum(taken for other, taken in chosen if other.subnet.id == pool.subnet.id)
     if free < count:
         message = f"There are not enough free addresses in subnet '{pool.subnet.id}' to satisfy the request."
         return ("InsufficientFreeAddressesInSubnet", message), max(0, free)
-    room = account.dials.room(pool.instance_type, pool.zone, pool.capacity_type)
+    promised = [(other.instance_type, other.zone, other.capacity_type, taken) for other, taken in chosen]
+    room = account.dials.room(pool.instance_type, pool.zone, pool.capacity_type, promised)
     if room is None or room >= count:
         return None, count
     return insufficient_capacity(pool.instance_type, pool.zone, pool.spot), room
