@@ -24,6 +24,7 @@ from nodeyard.adapters.kubernetes.placement import Placement
 from nodeyard.adapters.kubernetes.pool_status import PoolStatus
 from nodeyard.adapters.kubernetes.registration import Registration
 from nodeyard.adapters.kubernetes.rival import karpenter_active
+from nodeyard.adapters.redis.call_buckets import CallBuckets
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.adapters.redis.journal import Journal
 from nodeyard.adapters.redis.leases import RedisLeases
@@ -104,9 +105,13 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         raise StartError(str(error)) from error
     runtime.closing.push_async_callback(redis.aclose)
     measures = AllocatorMetrics(runtime.registry)
-    session = Ec2Session(
-        threads=_AWS_THREADS, observe=measures.api_call, budget=CallBudget(share=settings.ec2_share)
+    clock, prefix = runtime.clock, key_prefix(settings.cluster_name)
+    budget = CallBudget(
+        share=settings.ec2_share,
+        shared=CallBuckets(redis, prefix),
+        account_share=settings.ec2_account_share,
     )
+    session = Ec2Session(threads=_AWS_THREADS, observe=measures.api_call, budget=budget)
     runtime.closing.callback(session.close)
     try:
         log.info("allocator works in a region", region=session.region)
@@ -116,8 +121,6 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         await client.get(paths.namespace("kube-system")), type=_Identity
     ).metadata.uid
     version = msgspec.json.decode(await client.get("/version"), type=_Version)
-    clock, prefix = runtime.clock, key_prefix(settings.cluster_name)
-
     tags = {keys.CLUSTER_UID_TAG: cluster_uid, f"kubernetes.io/cluster/{settings.cluster_name}": "owned"}
     cluster = ClusterFeed(settings.watcher, f"allocator/{settings.replica}")
     offers = CatalogFeed(settings.pricing, f"allocator/{settings.replica}")

@@ -28,7 +28,11 @@ class AllocatorSettings(ServiceSettings, frozen=True, kw_only=True):
     launch_ttl: Seconds = 300.0
     lease_ttl: Seconds = 5.0
     ec2_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """Of the account's published limits on calls to EC2, what this replica may use."""
+    """Of the account's published limits on calls to EC2, what this replica may use by itself: for calls that only read,
+    and for all while Redis is away.
+    """
+    ec2_account_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Of the same limits, what all replicas together may use for calls that change something."""
     ec2_consistency_lag: Seconds = 60.0
     """How long EC2 may take to show an instance that it has made."""
     cluster_endpoint: str = ""

@@ -5,6 +5,7 @@ import time
 import grpc.aio
 import msgspec
 
+from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.kubernetes import paths
@@ -16,6 +17,7 @@ from nodeyard.adapters.kubernetes.evictions import Evictions
 from nodeyard.adapters.kubernetes.node_claims import NodeClaims
 from nodeyard.adapters.kubernetes.rival import karpenter_active
 from nodeyard.adapters.kubernetes.termination import NodeTermination
+from nodeyard.adapters.redis.call_buckets import CallBuckets
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.adapters.redis.journal import Journal
 from nodeyard.adapters.redis.leases import RedisLeases
@@ -66,7 +68,12 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     except ValueError as error:
         raise StartError(str(error)) from error
     runtime.closing.push_async_callback(redis.aclose)
-    session = Ec2Session()
+    budget = CallBudget(
+        share=settings.ec2_share,
+        shared=CallBuckets(redis, prefix),
+        account_share=settings.ec2_account_share,
+    )
+    session = Ec2Session(budget=budget)
     runtime.closing.callback(session.close)
     try:
         _ = session.region

@@ -1,6 +1,9 @@
 """What the reallocator is told by its environment; see docs/architecture.md, "Settings"."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from nodeyard.runtime.settings import Addresses, RedisUrl, Seconds, ServiceSettings
 
@@ -20,6 +23,12 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     gc_interval: Seconds = 120.0
     fast_gc: int = 20
     lease_ttl: Seconds = 5.0
+    ec2_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Of the account's published limits on calls to EC2, what this replica may use by itself: for calls that only read,
+    and for all while Redis is away.
+    """
+    ec2_account_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Of the same limits, what all replicas together may use for calls that change something."""
     spot_to_spot: bool = False
     eviction_cost: float = 0.001
     """USD that one unit of eviction cost is taken to cost."""

@@ -142,12 +142,12 @@ class Ec2Session:
                 answer = await self._once(name, work)
             except CloudError as error:
                 if isinstance(error, Throttled):
-                    budget.throttled(action)
+                    await budget.throttled(action)
                 if not error.retryable or attempt + 1 == self._attempts or not budget.may_repeat():
                     raise
                 await asyncio.sleep(pauses.next_s())
             else:
-                budget.succeeded(action)
+                await budget.succeeded(action)
                 return answer
         raise AssertionError("a call is tried at least once")
 

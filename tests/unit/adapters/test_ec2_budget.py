@@ -69,18 +69,18 @@ async def test_actions_do_not_wait_for_one_another() -> None:
 async def test_a_throttled_action_slows_down_and_recovers() -> None:
     clock = FakeClock()
     one = budget(clock)
-    one.throttled("CreateFleet")
+    await one.throttled("CreateFleet")
     slow = await called(one, clock, "CreateFleet", 10, 10.0)
     assert slow == pytest.approx([n * 0.3 / 0.95 for n in range(1, 11)])
     for _ in range(10):
-        one.succeeded("CreateFleet")
+        await one.succeeded("CreateFleet")
     await clock.advance(20.0)
     assert len(await called(one, clock, "CreateFleet", 100, 0.0)) == 47
 
 
-def test_repeats_end_when_nothing_succeeds_and_come_back_with_success() -> None:
+async def test_repeats_end_when_nothing_succeeds_and_come_back_with_success() -> None:
     one = CallBudget()
     assert sum(one.may_repeat() for _ in range(500)) == 100
     for _ in range(4):
-        one.succeeded("CreateFleet")
+        await one.succeeded("CreateFleet")
     assert sum(one.may_repeat() for _ in range(10)) == 2
