@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodeyard.adapters.ec2.budget import CallBudget
+from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.adapters.redis.call_buckets import CallBuckets
+from nodeyard.adapters.redis.connection import connect
+from nodeyard.adapters.redis.leases import RedisLeases
 from nodeyard.api import labels as keys
 from nodeyard.local.account.server import AccountServer
+from nodeyard.state.cluster import Change, Kind
 from tests.support.account import REGION, AwsClients, DialBoard, account_server
 from tests.support.cluster import eventually
 from tests.support.launching import LaunchBench
+from tests.support.redis import TestRedis
 
 __all__ = ["account_server"]
 
 COUNT, SETS = 24, 4
+FREE_ADDRESSES = 11
+"""Of a /28: AWS keeps five."""
 
 
 @pytest.fixture
@@ -49,6 +59,19 @@ def owned_one_to_one(bench: LaunchBench, account: AccountServer) -> int:
     assert tagged == owners
     assert len(owners) == len(bench.api.claims)
     return len(owners)
+
+
+def small_subnet(aws: AwsClients, *, keep_zones: str) -> str:
+    """A subnet for eleven instances in zone a, found as the cluster's, with those in `keep_zones` only beside it."""
+    mark = {"Key": "karpenter.sh/discovery", "Value": "nodeyard"}
+    theirs = aws.subnets()
+    vpc = aws.ec2.describe_subnets()["Subnets"][0]["VpcId"]
+    aws.ec2.delete_tags(Resources=[s for z, s in theirs.items() if z[-1] not in keep_zones], Tags=[mark])
+    made = aws.ec2.create_subnet(
+        VpcId=vpc, CidrBlock="172.31.250.0/28", AvailabilityZone=f"{REGION}a",
+        TagSpecifications=[{"ResourceType": "subnet", "Tags": [mark]}],
+    )  # fmt: skip
+    return str(made["Subnet"]["SubnetId"])
 
 
 Fault = Callable[[DialBoard], Any]
@@ -90,6 +113,60 @@ async def test_half_a_fleet_leaves_as_many_claims_as_there_are_instances(
     bench = LaunchBench(session)
     await bench.launched(COUNT, 1)
     assert owned_one_to_one(bench, account_server) == 9
+
+
+async def test_a_full_subnet_leaves_its_share_to_the_others(
+    session: Ec2Session, account_server: AccountServer
+) -> None:
+    small = small_subnet(AwsClients(account_server.url), keep_zones="bc")
+    bench = LaunchBench(session)
+    await bench.launched(COUNT, 1)
+    assert owned_one_to_one(bench, account_server) == COUNT
+    assert len(AwsClients(account_server.url).instances(subnet_id=small)) <= FREE_ADDRESSES
+
+
+async def test_the_only_subnet_full_leaves_as_many_claims_as_there_are_addresses(
+    session: Ec2Session, account_server: AccountServer
+) -> None:
+    small_subnet(AwsClients(account_server.url), keep_zones="")
+    bench = LaunchBench(session)
+    await bench.launched(COUNT, 1)
+    assert owned_one_to_one(bench, account_server) == FREE_ADDRESSES
+    await bench.launched(2, 1, first=COUNT)
+    assert owned_one_to_one(bench, account_server) == FREE_ADDRESSES, "and nobody gets one that is not there"
+
+
+async def test_without_redis_two_replicas_that_both_act_make_one_instance_for_each_claim(
+    session: Ec2Session, account_server: AccountServer, dials: DialBoard, tmp_path: Path
+) -> None:
+    dials.post("faults", kind="fail", action="CreateFleet", after_effect=True, times=2)
+    with TestRedis(tmp_path) as server:
+        redis = connect(server.url)
+        shared = Ec2Session(threads=16, budget=CallBudget(shared=CallBuckets(redis, "test:")))
+        first = LaunchBench(shared, consistency_lag_s=3.0, leases=RedisLeases(redis, "test:"))
+        await first.launched(2, 1)
+        server.stop()
+        second = LaunchBench(session, consistency_lag_s=3.0, leases=RedisLeases(redis, "test:"), beside=first)
+        for claim in first.api.claims.values():
+            second.stream.show(Change(Kind.NODE_CLAIM, claim.name, claim))
+        await asyncio.gather(first.launched(COUNT, SETS, first=2), second.followed())
+        await redis.aclose()
+        shared.close()
+    assert owned_one_to_one(first, account_server) == COUNT + 2
+
+
+async def test_instances_end_once_and_all_of_them_whatever_fails(
+    session: Ec2Session, account_server: AccountServer, dials: DialBoard
+) -> None:
+    bench = LaunchBench(session)
+    await bench.launched(6, 1)
+    kept, *ended = sorted(c.provider_id.rpartition("/")[2] for c in bench.api.claims.values())
+    dials.post("faults", kind="throttle", action="TerminateInstances", times=2)
+    dials.post("faults", kind="fail", action="TerminateInstances", after_effect=True)
+    dials.post("faults", kind="fail", action="TerminateInstances")
+    machines = Instances(session, cluster_uid="uid")
+    await machines.terminate([*ended, "i-00000000000000000"])
+    assert [i.id for i in await machines.list_ours() if i.alive] == [kept]
 
 
 async def test_templates_deleted_beneath_us_are_made_again(

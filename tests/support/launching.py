@@ -30,6 +30,7 @@ from services.allocator.launcher import Launcher
 from services.allocator.leases import NodeLeases
 from services.allocator.metrics import AllocatorMetrics
 from services.allocator.naming import Namer
+from services.allocator.ports import Leases
 from services.allocator.registrar import Registrar
 from services.allocator.reporting import Reporter
 from tests.support.account import REGION
@@ -57,16 +58,28 @@ class Offers(Cloud):
 
 
 class LaunchBench:
-    """One allocator's launching side over a simulated account."""
+    """One allocator's launching side over a simulated account. `beside` another it shares that one's API server;
+    `leases` keep the two from doing the same work twice.
+    """
 
-    def __init__(self, session: Ec2Session, *, consistency_lag_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        session: Ec2Session,
+        *,
+        consistency_lag_s: float = 60.0,
+        leases: Leases | None = None,
+        beside: LaunchBench | None = None,
+    ) -> None:
         self.clock = clock = SystemClock()
-        self.api, self.stream, quiet, leader = Api(clock), Stream(), Quiet(), Leader()  # type: ignore[arg-type]
+        self.stream, quiet, leader = Stream(), Quiet(), Leader()
+        self.api = beside.api if beside is not None else Api(clock)  # type: ignore[arg-type]
         self.api.streams.append(self.stream)
         self.stream.show(Change(Kind.NODE_CLASS, "default", CLASS))
-        offers, tags = Offers(clock), {keys.CLUSTER_UID_TAG: "uid"}
+        self.offers = offers = Offers(clock)
+        tags = {keys.CLUSTER_UID_TAG: "uid"}
         fleet = Fleet(session, cluster_uid="uid")
-        leases = NodeLeases(LeaseTable(), "bench", 5.0, clock)
+        holder = "bench" if beside is None else "bench beside"
+        node_leases = NodeLeases(leases or LeaseTable(), holder, 5.0, clock)
         report = Reporter(quiet, quiet, clock, "bench")
         measures = AllocatorMetrics(new_registry(process=False))
         templates = LaunchTemplates(session, cluster="nodeyard", tags=tags)
@@ -79,7 +92,7 @@ class LaunchBench:
         launcher = Launcher(
             cluster=self.stream, offers=offers, claims=self.api, region=REGION, namer=self.namer,
             batches=Batches(
-                fleet=fleet, claims=self.api, cluster=self.stream, leases=leases, clock=clock,
+                fleet=fleet, claims=self.api, cluster=self.stream, leases=node_leases, clock=clock,
                 consistency_lag_s=consistency_lag_s,
             ),
             templates=templates, classes=self.classes, epochs=leader, leader=leader, report=report,
@@ -90,15 +103,19 @@ class LaunchBench:
             measures=measures, clock=clock, mode="nominate", planner=one_node_planner,
         )  # fmt: skip
         self.follower = Follower(
-            cluster=self.stream, launcher=launcher, registrar=registrar, leases=leases, report=report,
+            cluster=self.stream, launcher=launcher, registrar=registrar, leases=node_leases, report=report,
             clock=clock, deadlines=Deadlines(), stopped=lambda: None,
         )  # fmt: skip
 
     async def launched(self, count: int, sets: int, first: int = 0) -> tuple[float, float]:
         """Seconds until every claim is launched or gone, and until every instance is tagged as its claim's."""
-        await self.classes.refresh()
         for number in range(first, first + count):
             await self.api.create(_claim(number, number % sets))
+        return await self.followed()
+
+    async def followed(self) -> tuple[float, float]:
+        """The same for the claims that are there."""
+        await self.classes.refresh()
         started = time.monotonic()
         naming = asyncio.create_task(self.namer.run())
         while not all(c.is_true(LAUNCHED) for c in self.api.claims.values()):
