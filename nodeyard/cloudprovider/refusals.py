@@ -14,6 +14,9 @@ from nodeyard.api.selectors import Value
 REFUSAL_TTL_S: Final = 180.0
 """How long an offering stays out after a refusal; Karpenter documentation, "Insufficient capacity errors"."""
 
+NO_ADDRESSES: Final = "InsufficientFreeAddressesInSubnet"
+"""EC2's code for a subnet that is full."""
+
 
 class Refusal(Value, frozen=True):
     """Insufficient capacity of (capacity type × type × zone), or of a subnet; an empty field stands for all values."""

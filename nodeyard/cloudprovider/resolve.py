@@ -37,8 +37,8 @@ class Resolver:
         self, market: Market, node_class: NodeClass, *, now: float, shut: Shut | None = None
     ) -> Catalogue:
         """The class's catalogue. `shut`: refusals that the market does not know of yet. `now`: Unix seconds."""
-        zones = _zones_of(node_class, market)
         refused = shut or Shut()
+        zones = _zones_of(node_class, market.exhausted_subnets | refused.exhausted_subnets)
         seen = market.learned.memory_of(node_class)
         settings = _settings_key(market.table, node_class, seen)
         key = msgspec.json.encode(
@@ -112,9 +112,9 @@ def _offering(
     )  # fmt: skip
 
 
-def _zones_of(node_class: NodeClass, market: Market) -> set[str]:
+def _zones_of(node_class: NodeClass, exhausted_subnets: frozenset[str]) -> set[str]:
     """Zones with a subnet that has addresses left; a zone is out only when all its subnets are."""
-    return {subnet.zone for subnet in node_class.subnets if subnet.id not in market.exhausted_subnets}
+    return {subnet.zone for subnet in node_class.subnets if subnet.id not in exhausted_subnets}
 
 
 def _architectures(images: tuple[Image, ...]) -> set[str]:

@@ -6,16 +6,16 @@ here, with Karpenter's launch filters. Refuses where the node class lacks someth
 Source: Karpenter documentation, "NodePools" (capacity type) and "NodeClasses"; EC2 CreateFleet.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
-from nodeyard.api.quantity import Resources, fits
+from nodeyard.api.quantity import PODS, Resources, fits
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
-from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
 from nodeyard.provisioning.claims import offerings_of, requirements_allow
 from nodeyard.provisioning.model import OfferingRef
 
@@ -32,6 +32,8 @@ class Choice(Value, frozen=True):
     groups: tuple[tuple[Image, tuple[tuple[str, str, str], ...]], ...]
     prices: dict[str, float]
     """`<type>/<zone>` -> USD per hour."""
+    addresses: dict[str, int] = {}
+    """Subnet id -> addresses that the launch will probably take there: the fewest pods of the types it may become."""
 
 
 class NotReady(Value, frozen=True):
@@ -56,6 +58,7 @@ class Launched(Value, frozen=True):
     zone: str
     capacity_type: str
     image_id: str = ""
+    subnet_id: str = ""
 
     @property
     def provider_id(self) -> str:
@@ -69,15 +72,25 @@ class Refused(Value, frozen=True):
     message: str
 
 
+PickSubnet = Callable[[Sequence[str]], str | None]
+
+
+def first_of(subnets: Sequence[str]) -> str | None:
+    """The subnet that the class lists first."""
+    return next(iter(subnets), None)
+
+
 def choose(
     claim: NodeClaim,
     node_class: NodeClass,
     catalogue: Catalogue,
     *,
     order: Sequence[str] = ORDER,
-    full_subnets: Collection[str] = (),
+    best_subnet: PickSubnet = first_of,
 ) -> Choice | NotReady | NothingToLaunch:
-    """The launch for `claim`. `order`: its pool's order of capacity types, for claims without planned offerings."""
+    """The launch for `claim`. `order`: its pool's order of capacity types, for claims without planned offerings.
+    `best_subnet`: picks one of a zone's subnets, or None where all of them are full.
+    """
     if missing := missing_in(node_class):
         return missing
     offers = offerings_of(claim) or offerings_for(claim, catalogue, order)
@@ -89,7 +102,7 @@ def choose(
         capacity_type,
         node_class,
         catalogue,
-        full_subnets,
+        best_subnet,
     )
 
 
@@ -115,40 +128,44 @@ def _spread(
     capacity_type: str,
     node_class: NodeClass,
     catalogue: Catalogue,
-    full_subnets: Collection[str],
+    best_subnet: PickSubnet,
 ) -> Choice | NothingToLaunch:
     """The offers with the image that boots them and the best subnet of their zone."""
     groups: dict[str, tuple[Image, list[tuple[str, str, str]]]] = {}
     prices: dict[str, float] = {}
-    refusals: list[Refusal] = []
+    addresses: dict[str, int] = {}
+    full: list[str] = []
     unbootable = ""
+    in_zone: dict[str, list[str]] = {}
+    for place in node_class.subnets:
+        in_zone.setdefault(place.zone, []).append(place.id)
+    picked = {zone: best_subnet(ids) for zone, ids in in_zone.items()}
     for offer in offers:
         found = catalogue.by_name.get(offer.instance_type)
         image = image_for(node_class.images, found) if found is not None else None
-        if image is None:
+        if found is None or image is None:
             unbootable = offer.instance_type
             continue
-        subnet = _subnet(node_class, offer.zone, full_subnets)
+        subnet = picked.get(offer.zone)
         if subnet is None:
-            refusals.append(Refusal(offer.instance_type, offer.zone, capacity_type, "NoSubnetWithAddresses"))
+            full += in_zone.get(offer.zone, [])
             continue
+        pods = found.capacity.get(PODS, 1)
+        addresses[subnet] = min(pods, addresses.get(subnet, pods))
         groups.setdefault(image.id, (image, []))[1].append((offer.instance_type, offer.zone, subnet))
         prices[f"{offer.instance_type}/{offer.zone}"] = offer.price_per_hour
     if groups:
-        return Choice(capacity_type, tuple((image, tuple(rows)) for image, rows in groups.values()), prices)
-    if refusals:
-        return NothingToLaunch("no subnet with free addresses in the zones of its offerings", tuple(refusals))
+        rows_by_image = tuple((image, tuple(rows)) for image, rows in groups.values())
+        return Choice(capacity_type, rows_by_image, prices, addresses)
+    if full or not unbootable:
+        refusals = tuple(Refusal(code=NO_ADDRESSES, subnet=subnet) for subnet in dict.fromkeys(full))
+        return NothingToLaunch("no subnet with free addresses in the zones of its offerings", refusals)
     return NothingToLaunch(f"node class {node_class.key} has no image that boots {unbootable}")
 
 
 def image_for(images: Iterable[Image], instance_type: InstanceType) -> Image | None:
     """The first image whose requirements the type meets."""
     return next((i for i in images if requirements_allow(i.requirements, instance_type.requirements)), None)
-
-
-def _subnet(node_class: NodeClass, zone: str, full: Collection[str]) -> str | None:
-    """The class lists its subnets with the most free addresses first."""
-    return next((s.id for s in node_class.subnets if s.zone == zone and s.id not in full), None)
 
 
 def offerings_for(

@@ -8,7 +8,7 @@ struck from its claims under the batch's lease, with the attempt counted up, so 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.api.node import NodeClaim
 from nodeyard.cloudprovider.errors import CloudError, IdempotencyMismatch, NotFound, Unreachable
+from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.provisioning.batches import (
     LAUNCH_BATCH,
     MOST_CLAIMS,
@@ -100,10 +101,15 @@ class Batches:
         self._asked: dict[str, tuple[float, int]] = {}
         """Batch id -> since when EC2 shows this many instances of it, seconds."""
         self._calling: Callable[[NodeClaim], None] = lambda claim: None
+        self._refused: Callable[[tuple[Refusal, ...]], Awaitable[None]] | None = None
 
     def on_call(self, tell: Callable[[NodeClaim], None]) -> None:
         """`tell` is called for each claim right before its CreateFleet."""
         self._calling = tell
+
+    def on_refusals(self, tell: Callable[[tuple[Refusal, ...]], Awaitable[None]]) -> None:
+        """`tell` is awaited once for each answer, with what EC2 refused beside what it made."""
+        self._refused = tell
 
     async def launch(self, claim: NodeClaim, record: LaunchRecord) -> Launched | Refused | Nothing:
         """What came of the claim's batch, which it joins now or is in already."""
@@ -235,6 +241,8 @@ class Batches:
             if uncalled and not error.may_have_taken_effect:
                 self._uncalled.add(batch.id)
             raise
+        if answer.refusals and self._refused is not None:
+            await self._refused(answer.refusals)
         if answer.error is not None:
             return await self._struck(batch, record, answer.error)
         return self._remember(batch, _Settled(assigned(batch, answer.made), answer))

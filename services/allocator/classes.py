@@ -31,8 +31,6 @@ from services.allocator.reporting import Reporter, log
 _PERIOD_S: Final = 10.0
 _PRUNE_S: Final = 600.0
 _SAY_WAITING_S: Final = 600.0
-_FULL_S: Final = 180.0
-"""How long a subnet without free addresses is left alone."""
 
 
 class Classes:
@@ -66,7 +64,6 @@ class Classes:
         self._said: dict[str, float] = {}
         self._found: dict[str, NodeClass] = {}
         self._wanted: dict[str, NodeClass] = {}
-        self._full: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     # --- asked by others ----------------------------------------------------------------------------------------------
@@ -97,15 +94,6 @@ class Classes:
             kubelet=node_class.kubelet,
             instance_store_raid0=node_class.instance_store_policy == "RAID0",
         )
-
-    def full_subnets(self) -> frozenset[str]:
-        """Subnets that just had no free address."""
-        now = self._clock.monotonic()
-        self._full = {subnet: until for subnet, until in self._full.items() if until > now}
-        return frozenset(self._full)
-
-    def subnet_full(self, subnet: str) -> None:
-        self._full[subnet] = self._clock.monotonic() + _FULL_S
 
     def forget(self, key: str) -> None:
         """Something that the class named turned out to be gone: look again at once."""

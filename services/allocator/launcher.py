@@ -6,7 +6,7 @@ offerings; any other error leaves it with a condition and is tried again later, 
 outcome is unknown. Before a claim is ended, what may have been launched for it is looked up, so that nothing leaks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ from nodeyard.api.node import LAUNCHED, Condition, NodeClaim
 from nodeyard.cloudprovider.errors import CloudError, NotFound
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.batches import LAUNCH_BATCH, batch_of
 from nodeyard.provisioning.claims import (
     DISRUPTION_GROUP,
@@ -74,6 +75,7 @@ class Launcher:
         measures: AllocatorMetrics,
         clock: Clock,
         tags: dict[str, str],
+        addresses: Addresses,
     ) -> None:
         self._cluster = cluster
         self._offers = offers
@@ -89,6 +91,8 @@ class Launcher:
         self._measures = measures
         self._clock = clock
         self._tags = tags
+        self._addresses = addresses
+        batches.on_refusals(self._tell_refusals)
 
     def on_call(self, tell: Callable[[NodeClaim], None]) -> None:
         """`tell` is called for each claim right before its CreateFleet."""
@@ -103,9 +107,10 @@ class Launcher:
         catalogue = self._offers.catalogue_for(found)
         pool = self._cluster.snapshot().pools.get(claim.pool)
         order = pool.capacity_type_order if pool is not None else ORDER
-        chosen = choose(claim, found, catalogue, order=order, full_subnets=self._classes.full_subnets())
+        chosen = choose(claim, found, catalogue, order=order, best_subnet=self._best_subnet)
         if isinstance(chosen, NotReady | NothingToLaunch):
             return chosen
+        self._addresses.hold(claim.name, chosen.addresses, self._clock.monotonic())
         choices = []
         for image, overrides in chosen.groups:
             template = await self._templates.ensure(
@@ -118,6 +123,9 @@ class Launcher:
             class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
             context=found.context,
         )  # fmt: skip
+
+    def _best_subnet(self, among: Sequence[str]) -> str | None:
+        return self._addresses.best(among, self._clock.monotonic())
 
     async def is_fenced(self, claim: NodeClaim) -> bool:
         """Whether a newer planner had begun when the claim was written. Raises StoreUnavailableError."""
@@ -195,22 +203,20 @@ class Launcher:
         if isinstance(answer, Launched):
             await self._launched(claim, answer, record)
         else:
-            await self._tell_refusals(answer.refusals)
             self._report.claim(claim, "InsufficientCapacityError", answer.message, warning=True)
             await self.end(claim, "InsufficientCapacity", answer.message, looked_up=True)
 
     async def _tell_refusals(self, refusals: tuple[Refusal, ...]) -> None:
-        if not refusals:
-            return
         for refusal in refusals:
             self._measures.insufficient.labels(refusal.capacity_type, refusal.zone).inc()
             if refusal.subnet:
-                self._classes.subnet_full(refusal.subnet)
+                self._addresses.full(refusal.subnet, self._clock.monotonic())
         if not await self._offers.report_refusals(refusals):
             log.warning("refusals are remembered here only", count=len(refusals))
 
     async def _launched(self, claim: NodeClaim, made: Launched, record: LaunchRecord | None) -> None:
         """Writes what was launched: labels first, so that whoever sees the provider id sees them too."""
+        self._addresses.settle(claim.name, made.subnet_id, self._clock.monotonic())
         found = self._classes.find(claim.node_class.key)
         catalogue = Catalogue(()) if isinstance(found, NotReady) else self._offers.catalogue_for(found)
         kind = catalogue.by_name.get(made.instance_type)
@@ -319,6 +325,7 @@ class Launcher:
             await self._let_go(claim)
 
     async def _let_go(self, claim: NodeClaim) -> None:
+        self._addresses.settle(claim.name, "", self._clock.monotonic())
         await self._claims.remove_finalizer(claim)
         self._cluster.overlay(Change(Kind.NODE_CLAIM, claim.name, None))
 

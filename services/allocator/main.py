@@ -31,6 +31,7 @@ from nodeyard.adapters.redis.leases import RedisLeases
 from nodeyard.adapters.redis.nominations import Nominations
 from nodeyard.api import labels as keys
 from nodeyard.cloudprovider.errors import InvalidRequest
+from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.lifecycle import Deadlines
 from nodeyard.provisioning.model import Options
 from nodeyard.provisioning.planner import plan
@@ -141,11 +142,12 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     options = Options(
         node_charge_usd_per_hour=settings.node_charge, deadline_s=settings.plan_deadline, bound=False
     )
+    addresses = Addresses()
     classes = Classes(
         cluster=cluster, offers=offers, templates=templates, statuses=statuses, clock=clock, report=report,
         resolver=Resolver(
             session, clock, cluster=settings.cluster_name, cluster_uid=cluster_uid,
-            kubernetes_version=f"{version.major}.{version.minor.rstrip('+')}",
+            kubernetes_version=f"{version.major}.{version.minor.rstrip('+')}", addresses=addresses,
         ),
         boot=Boot(
             cluster=settings.cluster_name, endpoint=settings.cluster_endpoint or client.server,
@@ -163,7 +165,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
             consistency_lag_s=settings.ec2_consistency_lag,
         ),
         templates=templates, classes=classes, epochs=epochs, leader=leader,
-        report=report, measures=measures, clock=clock, tags=tags,
+        report=report, measures=measures, clock=clock, tags=tags, addresses=addresses,
     )  # fmt: skip
     registrar = Registrar(
         cluster=cluster, claims=claims, nodes=Registration(client), pods=Placement(client), nominated=nominated,

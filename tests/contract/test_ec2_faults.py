@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodeyard.adapters.ec2.budget import CallBudget
@@ -16,11 +17,12 @@ from nodeyard.adapters.redis.call_buckets import CallBuckets
 from nodeyard.adapters.redis.connection import connect
 from nodeyard.adapters.redis.leases import RedisLeases
 from nodeyard.api import labels as keys
+from nodeyard.api.nodeclass import SelectorTerm
 from nodeyard.local.account.server import AccountServer
 from nodeyard.state.cluster import Change, Kind
 from tests.support.account import REGION, AwsClients, DialBoard, account_server
 from tests.support.cluster import eventually
-from tests.support.launching import LaunchBench
+from tests.support.launching import CLASS, LaunchBench
 from tests.support.redis import TestRedis
 
 __all__ = ["account_server"]
@@ -179,3 +181,27 @@ async def test_templates_deleted_beneath_us_are_made_again(
         ec2.delete_launch_template(LaunchTemplateName=template["LaunchTemplateName"])
     await bench.launched(COUNT, 2, first=2)
     assert owned_one_to_one(bench, account_server) == COUNT + 2
+
+
+async def test_full_subnets_are_left_alone_one_by_one_and_their_zone_with_the_last(
+    session: Ec2Session, account_server: AccountServer
+) -> None:
+    ec2 = AwsClients(account_server.url).ec2
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    small = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"172.31.{net}.0/28", AvailabilityZone=f"{REGION}a")["Subnet"]
+        for net in (240, 241)
+    ]
+    large = next(s for s in ec2.describe_subnets()["Subnets"] if s["AvailabilityZone"] == f"{REGION}b")
+    terms = tuple(SelectorTerm(id=subnet["SubnetId"]) for subnet in (*small, large))
+    bench = LaunchBench(session, node_class=msgspec.structs.replace(CLASS, subnet_terms=terms))
+    await bench.launched(COUNT, SETS)
+    await bench.launched(COUNT, SETS, first=COUNT)
+    assert owned_one_to_one(bench, account_server) == 2 * COUNT
+    shown = {s["SubnetId"]: s["AvailableIpAddressCount"] for s in ec2.describe_subnets()["Subnets"]}
+    assert [shown[s["SubnetId"]] for s in small] == [0, 0]
+    assert {r.subnet for r in bench.offers.refused} == {s["SubnetId"] for s in small}
+    assert {zone for c in bench.api.claims.values() if (zone := c.labels[keys.ZONE])} == {
+        f"{REGION}a",
+        f"{REGION}b",
+    }

@@ -29,6 +29,7 @@ from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
 from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.batches import Answer, Batch, Found, merge_key
 from nodeyard.provisioning.claims import LaunchRecord
 from nodeyard.provisioning.launches import Launched
@@ -560,6 +561,7 @@ class Replica:
             cluster=self.stream, offers=world.cloud, resolver=world.account, templates=world.account,
             statuses=world.quiet, clock=world.clock, boot=Boot(cluster="nodeyard"), report=report,
         )  # fmt: skip
+        self.addresses = Addresses()
         self.leases = NodeLeases(world.leases, name, 5.0, world.clock)
         self.batches = Batches(
             fleet=world.cloud, claims=world.api, cluster=self.stream, leases=self.leases, clock=world.clock,
@@ -570,7 +572,7 @@ class Replica:
             cluster=self.stream, offers=world.cloud, claims=world.api, region=world.cloud.region,
             batches=self.batches, namer=self.namer, templates=world.account,
             classes=self.classes, epochs=world.leader, leader=world.leader, report=report, measures=measures,
-            clock=world.clock, tags={keys.CLUSTER_UID_TAG: "cluster"},
+            clock=world.clock, tags={keys.CLUSTER_UID_TAG: "cluster"}, addresses=self.addresses,
         )  # fmt: skip
         self.registrar = Registrar(
             cluster=self.stream, claims=world.api, nodes=world.api, pods=world.api, nominated=world.quiet,

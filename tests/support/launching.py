@@ -19,6 +19,7 @@ from nodeyard.api.node import LAUNCHED, NodeClaim, NodeClassRef
 from nodeyard.api.nodeclass import NodeClass, SelectorTerm
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.lifecycle import Deadlines
 from nodeyard.runtime.clock import SystemClock
 from nodeyard.runtime.metrics import new_registry
@@ -69,12 +70,14 @@ class LaunchBench:
         consistency_lag_s: float = 60.0,
         leases: Leases | None = None,
         beside: LaunchBench | None = None,
+        node_class: NodeClass = CLASS,
     ) -> None:
         self.clock = clock = SystemClock()
+        self.addresses = Addresses()
         self.stream, quiet, leader = Stream(), Quiet(), Leader()
         self.api = beside.api if beside is not None else Api(clock)  # type: ignore[arg-type]
         self.api.streams.append(self.stream)
-        self.stream.show(Change(Kind.NODE_CLASS, "default", CLASS))
+        self.stream.show(Change(Kind.NODE_CLASS, "default", node_class))
         self.offers = offers = Offers(clock)
         tags = {keys.CLUSTER_UID_TAG: "uid"}
         fleet = Fleet(session, cluster_uid="uid")
@@ -85,7 +88,7 @@ class LaunchBench:
         templates = LaunchTemplates(session, cluster="nodeyard", tags=tags)
         self.classes = Classes(
             cluster=self.stream, offers=offers, templates=templates, statuses=quiet, clock=clock,
-            resolver=Resolver(session, clock, cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36"),
+            resolver=Resolver(session, clock, cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36", addresses=self.addresses),
             boot=Boot(cluster="nodeyard"), report=report,
         )  # fmt: skip
         self.namer = Namer(fleet, self.stream, clock)
@@ -96,7 +99,7 @@ class LaunchBench:
                 consistency_lag_s=consistency_lag_s,
             ),
             templates=templates, classes=self.classes, epochs=leader, leader=leader, report=report,
-            measures=measures, clock=clock, tags=tags,
+            measures=measures, clock=clock, tags=tags, addresses=self.addresses,
         )  # fmt: skip
         registrar = Registrar(
             cluster=self.stream, claims=self.api, nodes=self.api, pods=self.api, nominated=quiet, report=report,

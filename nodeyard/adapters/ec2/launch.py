@@ -19,7 +19,7 @@ from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
 from nodeyard.cloudprovider.errors import IdempotencyMismatch, InsufficientCapacity
-from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
 from nodeyard.provisioning.batches import LAUNCH_BATCH, Answer, Batch, Found
 from nodeyard.provisioning.claims import LaunchRecord
 from nodeyard.provisioning.launches import Launched
@@ -27,7 +27,6 @@ from nodeyard.runtime.lifecycle import kill_point
 
 _ALIVE: Final = ("pending", "running", "stopping", "stopped")
 _NO_SPOT_ROLE: Final = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
-_NO_ADDRESSES: Final = "InsufficientFreeAddressesInSubnet"
 _TAGGED: Final = ("instance", "volume", "fleet")
 Members = tuple[tuple[str, str], ...]
 
@@ -162,7 +161,8 @@ def _launched(made: dict[str, Any], instance_id: str, record: LaunchRecord) -> L
     )
     zone = override.get("AvailabilityZone") or row[1]
     image = override.get("ImageId") or (choice.image_id if choice is not None else "")
-    return Launched(instance_id, kind, zone, record.capacity_type, image)
+    subnet = override.get("SubnetId") or row[2]
+    return Launched(instance_id, kind, zone, record.capacity_type, image, subnet)
 
 
 def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
@@ -173,7 +173,7 @@ def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
         return [Refusal(capacity_type=record.capacity_type, code=code)]
     override = (error.get("LaunchTemplateAndOverrides") or {}).get("Overrides") or {}
     kind, subnet, zone = (override.get(k, "") for k in ("InstanceType", "SubnetId", "AvailabilityZone"))
-    if code == _NO_ADDRESSES and subnet:
+    if code == NO_ADDRESSES and subnet:
         return [Refusal(code=code, subnet=subnet)]
     return [
         Refusal(row[0], row[1], record.capacity_type, code)
@@ -184,11 +184,10 @@ def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
 
 
 def _all_refused(record: LaunchRecord, code: str) -> tuple[Refusal, ...]:
-    return tuple(
-        Refusal(kind, zone, record.capacity_type, code)
-        for choice in record.choices
-        for kind, zone, _ in choice.overrides
-    )
+    rows = [row for choice in record.choices for row in choice.overrides]
+    if code == NO_ADDRESSES:
+        return tuple(Refusal(code=code, subnet=subnet) for subnet in dict.fromkeys(row[2] for row in rows))
+    return tuple(Refusal(kind, zone, record.capacity_type, code) for kind, zone, _ in rows)
 
 
 def _found(instance: dict[str, Any]) -> tuple[Found, str]:
@@ -199,6 +198,7 @@ def _found(instance: dict[str, Any]) -> tuple[Found, str]:
         zone=(instance.get("Placement") or {}).get("AvailabilityZone", ""),
         capacity_type=keys.SPOT if instance.get("InstanceLifecycle") == "spot" else keys.ON_DEMAND,
         image_id=instance.get("ImageId", ""),
+        subnet_id=instance.get("SubnetId", ""),
     )
     alive = (instance.get("State") or {}).get("Name") in _ALIVE
     return Found(made, tags.get(keys.NODECLAIM_UID_TAG, ""), alive), tags.get(LAUNCH_BATCH, "")

@@ -22,6 +22,7 @@ from nodeyard.api.node import READY, Condition
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound
+from nodeyard.provisioning.addresses import Addresses
 from nodeyard.runtime.clock import Clock
 
 SUBNETS_S: Final = 60.0
@@ -42,14 +43,22 @@ class Resolver:
     """Resolves node classes of one cluster. Owns the memory of what was found."""
 
     def __init__(
-        self, session: Ec2Session, clock: Clock, *, cluster: str, cluster_uid: str, kubernetes_version: str
+        self,
+        session: Ec2Session,
+        clock: Clock,
+        *,
+        cluster: str,
+        cluster_uid: str,
+        kubernetes_version: str,
+        addresses: Addresses | None = None,
     ) -> None:
-        """`kubernetes_version`: "1.36", as SSM's parameters name it."""
+        """`kubernetes_version`: "1.36", as SSM's parameters name it. `addresses`: told how many are free."""
         self._session = session
         self._clock = clock
         self._cluster = cluster
         self._cluster_uid = cluster_uid
         self._version = kubernetes_version
+        self._addresses = addresses or Addresses()
         self._memory: dict[tuple[str, bytes], tuple[float, Any]] = {}
 
     async def resolve(self, node_class: NodeClass) -> NodeClass:
@@ -115,7 +124,10 @@ class Resolver:
 
     async def _subnets(self, node_class: NodeClass) -> tuple[tuple[Subnet, ...], str]:
         async def ask() -> tuple[Subnet, ...]:
+            asked_at = self._clock.monotonic()
             rows = await self._described("describe_subnets", "Subnets", "subnet-id", node_class.subnet_terms)
+            free = {str(s["SubnetId"]): int(s.get("AvailableIpAddressCount", 0)) for s in rows}
+            self._addresses.described(free, asked_at)
             rows.sort(key=lambda s: (-int(s.get("AvailableIpAddressCount", 0)), s["SubnetId"]))
             return tuple(
                 Subnet(s["SubnetId"], s["AvailabilityZone"], s.get("AvailabilityZoneId", "")) for s in rows

@@ -166,3 +166,12 @@ def test_refusals_are_forgotten_at_their_end_and_a_later_end_wins() -> None:
     assert memory.shut().offering("spot", "m5.large", "eu-west-1a")
     assert memory.forget(200.0)
     assert not memory.shut().offering("spot", "m5.large", "eu-west-1a")
+
+
+def test_a_subnet_refused_just_now_counts_before_pricing_says_so() -> None:
+    shut = Shut([Refusal(subnet="subnet-eu-west-1a")])
+    zones = {
+        o.zone for t in resolve(small_market(), node_class(), now=0.0, shut=shut).types for o in t.offerings
+    }
+    assert zones
+    assert "eu-west-1a" not in zones

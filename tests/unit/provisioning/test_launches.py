@@ -130,9 +130,20 @@ def test_only_offers_of_the_first_ones_capacity_type_are_launched() -> None:
 
 def test_a_full_subnet_shuts_its_zone_where_it_is_the_only_one() -> None:
     offers = (OfferingRef("m5.large", "eu-west-1a", "spot", 0.04),)
-    chosen = choose(claim(offers=offers), CLASS, CATALOGUE, full_subnets={"subnet-eu-west-1a"})
+    chosen = choose(claim(offers=offers), CLASS, CATALOGUE, best_subnet=lambda among: None)
     assert isinstance(chosen, NothingToLaunch)
-    assert [(r.instance_type, r.zone) for r in chosen.refusals] == [("m5.large", "eu-west-1a")]
+    assert chosen.refusals == (Refusal(code="InsufficientFreeAddressesInSubnet", subnet="subnet-eu-west-1a"),)
+
+
+def test_a_launch_expects_the_pods_of_the_smallest_node_in_each_subnet() -> None:
+    offers = (
+        OfferingRef("m5.large", "eu-west-1a", "spot", 0.04),
+        OfferingRef("m5.xlarge", "eu-west-1a", "spot", 0.05),
+        OfferingRef("m5.xlarge", "eu-west-1b", "spot", 0.06),
+    )
+    chosen = choose(claim(offers=offers), CLASS, CATALOGUE)
+    assert isinstance(chosen, Choice)
+    assert chosen.addresses == {"subnet-eu-west-1a": 29, "subnet-eu-west-1b": 58}
 
 
 def test_a_type_that_no_image_boots_is_named() -> None:
