@@ -42,6 +42,8 @@ CLASS = NodeClass(
     "default", uid="class-uid", generation=1, subnet_terms=FOUND_BY, security_group_terms=FOUND_BY,
     ami_terms=(SelectorTerm(alias="al2023@latest"),), role="KarpenterNodeRole-nodeyard",
 )  # fmt: skip
+OURS: Final = {keys.CLUSTER_UID_TAG: "uid", "kubernetes.io/cluster/nodeyard": "owned"}
+"""What marks everything of the bench's cluster."""
 LONGEST_S: Final = 240.0
 
 
@@ -75,11 +77,11 @@ class LaunchBench:
         self.clock = clock = SystemClock()
         self.addresses = Addresses()
         self.stream, quiet, leader = Stream(), Quiet(), Leader()
-        self.api = beside.api if beside is not None else Api(clock)  # type: ignore[arg-type]
+        self.api: Api = beside.api if beside is not None else Api(clock)  # type: ignore[arg-type]
         self.api.streams.append(self.stream)
         self.stream.show(Change(Kind.NODE_CLASS, "default", node_class))
         self.offers = offers = Offers(clock)
-        tags = {keys.CLUSTER_UID_TAG: "uid"}
+        tags = dict(OURS)
         fleet = Fleet(session, cluster_uid="uid")
         holder = "bench" if beside is None else "bench beside"
         node_leases = NodeLeases(leases or LeaseTable(), holder, 5.0, clock)
