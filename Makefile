@@ -14,10 +14,10 @@ PYTEST_ARGS ?=
 # Two test files at a time: those on a real control plane mostly wait. A file's tests share its stand and keep their order.
 WORKERS ?= 2
 
-.PHONY: help setup demo down test unit helm lint types gen bench fmt
+.PHONY: help setup demo down test unit test-aws helm lint types gen bench fmt
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv (done by the others as needed)
 
@@ -42,10 +42,13 @@ test: $(STAMP) ## all tests, those on a real control plane included
 	@echo "== the control plane's programs (built once, about 8 minutes on 2 cores)"
 	$(BIN)/nodeyard local fetch
 	@echo "== tests"
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not benchmark and not helm" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not benchmark and not helm and not aws" $(PYTEST_ARGS)
 
 unit: $(STAMP) ## only the tests that need no cluster
-	$(BIN)/pytest -m "not benchmark and not helm and not cluster" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not benchmark and not helm and not aws and not cluster" $(PYTEST_ARGS)
+
+test-aws: $(STAMP) ## reading calls and dry runs against your own AWS account; makes nothing, costs nothing
+	$(BIN)/pytest -m aws tests/aws $(PYTEST_ARGS)
 
 helm: $(STAMP) ## compare the chart with what Helm makes of it (builds Helm once, minutes)
 	test -x $(HELM) || GOBIN=$(dir $(HELM)) go install helm.sh/helm/v3/cmd/helm@v3.19.0
