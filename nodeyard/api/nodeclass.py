@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from nodeyard.api.networking import ConnectionTracking, NetworkInterface
 from nodeyard.api.node import Condition
 from nodeyard.api.selectors import Requirement, Value
 
@@ -111,6 +112,9 @@ class NodeClass(Value, frozen=True):
     instance_store_policy: str = ""
     metadata_options: MetadataOptions = MetadataOptions()
     associate_public_ip: bool | None = None
+    ip_prefix_count: int | None = None
+    network_interfaces: tuple[NetworkInterface, ...] = ()
+    connection_tracking: ConnectionTracking | None = None
     detailed_monitoring: bool = False
     context: str = ""
     """EC2's own word for a reserved context id, passed on with each launch."""

@@ -13,6 +13,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api import objects, validation
+from nodeyard.api.networking import network_problems
 from nodeyard.api.node import NodeClassRef
 from nodeyard.api.nodeclass import Image, Kubelet, NodeClass, SecurityGroup, SelectorTerm, Subnet
 from nodeyard.api.pool import Pool
@@ -177,6 +178,9 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         instance_store_policy=spec.instance_store_policy,
         metadata_options=spec.metadata_options,
         associate_public_ip=spec.associate_public_ip,
+        ip_prefix_count=spec.ip_prefix_count,
+        network_interfaces=spec.network_interfaces,
+        connection_tracking=spec.connection_tracking,
         detailed_monitoring=spec.detailed_monitoring,
         context=spec.context,
         subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
@@ -208,7 +212,7 @@ def node_class_hash(node_class: NodeClass) -> str:
     )
 
 
-_HASHED_WHEN_SET: Final = ("context",)
+_HASHED_WHEN_SET: Final = ("context", "ip_prefix_count", "network_interfaces", "connection_tracking")
 """Fields that leave the digest of a class without them as it was, so that more can come without another version."""
 
 
@@ -257,6 +261,9 @@ def _class_problems(spec: objects.EC2NodeClassSpec, kubelet: Kubelet) -> Iterabl
             yield f"spec.tags: {tag!r} is a tag that is set for you"
     for signal in kubelet.eviction_soft.keys() ^ kubelet.eviction_soft_grace_period.keys():
         yield f"spec.kubelet: {signal!r} is wanted in evictionSoft and in evictionSoftGracePeriod, or in neither"
+    yield from network_problems(
+        spec.network_interfaces, spec.connection_tracking, spec.ip_prefix_count, spec.associate_public_ip
+    )
     if bool(spec.role) == bool(spec.instance_profile):
         yield "spec: exactly one of role and instanceProfile is wanted"
     yield from _term_problems(spec.subnet_selector_terms, "spec.subnetSelectorTerms")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from nodeyard.api.networking import ConnectionTracking, NetworkInterface
 from nodeyard.api.nodeclass import BlockDeviceMapping, MetadataOptions, SelectorTerm
 from nodeyard.api.selectors import (
     Affinity,
@@ -281,6 +282,9 @@ class EC2NodeClassSpec(Raw):
     instance_store_policy: str = ""
     metadata_options: MetadataOptions = MetadataOptions()
     associate_public_ip: bool | None = msgspec.field(default=None, name="associatePublicIPAddress")
+    ip_prefix_count: int | None = None
+    network_interfaces: tuple[NetworkInterface, ...] = ()
+    connection_tracking: ConnectionTracking | None = None
     detailed_monitoring: bool = False
     context: str = ""
 

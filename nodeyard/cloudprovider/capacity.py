@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from nodeyard.api.networking import EFA_ONLY, NetworkInterface
 from nodeyard.api.nodeclass import BlockDeviceMapping, Kubelet, NodeClass
 from nodeyard.api.quantity import (
     CPU,
@@ -63,6 +64,7 @@ class Reservations(Value, frozen=True):
     """Size of the volume that pods' storage is on, where the class gives it."""
     instance_store: bool = False
     reserved_interfaces: int = 0
+    network_interfaces: tuple[NetworkInterface, ...] = ()
 
 
 def problems_of(node_class: NodeClass) -> tuple[str, ...]:
@@ -106,6 +108,7 @@ def reservations_of(node_class: NodeClass, reserved_interfaces: int = 0) -> Rese
         storage_available=kubelet.eviction_hard.get("nodefs.available", ""),
         volume_bytes=_volume_bytes(node_class.block_device_mappings, family),
         reserved_interfaces=reserved_interfaces,
+        network_interfaces=node_class.network_interfaces,
         instance_store=node_class.instance_store_policy == "RAID0",
     )
 
@@ -123,7 +126,7 @@ def capacity_of(
         EPHEMERAL_STORAGE: _storage_bytes(described, settings),
         PODS: _pods(described, settings),
         POD_ENI: branch_interfaces(described.name),
-        EFA: described.efa_interfaces,
+        EFA: _efa_devices(described, settings),
         NEURON: sum(d.count for d in described.neuron or described.inference if _is_neuron(d)),
         NEURON_CORE: sum(d.cores for d in described.neuron if _is_neuron(d)),
     }
@@ -165,11 +168,26 @@ def interface_limited_pods(described: TypeDescription, reserved_interfaces: int 
     return interfaces * (described.addresses_per_interface - 1) + 2 if interfaces > 0 else 0
 
 
+def _efa_devices(described: TypeDescription, settings: Reservations) -> int:
+    """Those the class names; without any, as many as the type has are made for pods that ask."""
+    if settings.network_interfaces:
+        return sum(one.interface_type == EFA_ONLY for one in settings.network_interfaces)
+    return described.efa_interfaces
+
+
+def _kept_interfaces(described: TypeDescription, settings: Reservations) -> int:
+    """Interfaces of the card that carries pod addresses which carry none: reserved ones and EFA-only ones."""
+    return settings.reserved_interfaces + sum(
+        one.interface_type == EFA_ONLY and one.network_card_index == described.default_card
+        for one in settings.network_interfaces
+    )
+
+
 def _pods(described: TypeDescription, settings: Reservations) -> int:
     if settings.max_pods is not None:
         pods = settings.max_pods
     elif settings.family.pods_limited_by_interfaces:
-        pods = interface_limited_pods(described, settings.reserved_interfaces)
+        pods = interface_limited_pods(described, _kept_interfaces(described, settings))
     else:
         pods = DEFAULT_MAX_PODS
     if settings.pods_per_core:
@@ -179,7 +197,7 @@ def _pods(described: TypeDescription, settings: Reservations) -> int:
 
 def _kube_reserved(described: TypeDescription, settings: Reservations, pods: int) -> Resources:
     if settings.family.reserve_by_interfaces:
-        pods = interface_limited_pods(described, settings.reserved_interfaces)
+        pods = interface_limited_pods(described, _kept_interfaces(described, settings))
     cpu = described.vcpus * 1000
     reserved = sum(
         int((min(cpu, until) - since) * percent / 100) for since, until, percent in _CPU_TIERS if cpu >= since

@@ -44,6 +44,11 @@ class TypeDescription(Value, frozen=True):
     """Network interfaces of the default network card; only those carry pod addresses."""
     addresses_per_interface: int = 0
     """IPv4 addresses of each."""
+    cards: tuple[int, ...] = ()
+    """Network interfaces that each network card takes, by the card's index."""
+    default_card: int = 0
+    efa_only_cards: tuple[int, ...] = ()
+    """Indexes of the cards that take EFA-only interfaces."""
     network_mbps: int | None = None
     ebs_mbps: int | None = None
     efa_interfaces: int = 0

@@ -16,6 +16,7 @@ import msgspec
 from nodeyard.api.labels import ARCH
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problems_of, reservations_of
+from nodeyard.cloudprovider.eligibility import eligible
 from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
 from nodeyard.cloudprovider.refusals import Shut
@@ -73,7 +74,7 @@ def _bare_types(table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
     out: dict[int, InstanceType] = {}
     for index, described in enumerate(table.types):
         requirements = requirements_of(described, table.region, settings.family)
-        if not all(requirements.values()):
+        if not all(requirements.values()) or not eligible(described, node_class):
             continue
         if architectures and described.arch not in architectures:
             continue
@@ -136,6 +137,7 @@ def _settings_key(table: TypeTable, node_class: NodeClass, seen: Mapping[str, in
         node_class.kubelet,
         node_class.block_device_mappings,
         node_class.instance_store_policy,
+        node_class.network_interfaces,
         sorted(_architectures(node_class.images)),
         sorted(seen.items()),
     )

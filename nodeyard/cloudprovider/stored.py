@@ -5,7 +5,7 @@ another version of us, or a cluster elsewhere, may have written it.
 """
 
 import zlib
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ class _StoredTypes(Value, frozen=True):
     asked_at: float
     zones: tuple[Zone, ...] = ()
     types: tuple[TypeDescription, ...] = ()
+    facts: int = 1
+    """Which facts the descriptions have; those of another version are read from the cloud again."""
 
 
 class _StoredSheet(Value, frozen=True):
@@ -26,12 +28,13 @@ class _StoredSheet(Value, frozen=True):
     sheet: PriceSheet
 
 
+FACTS: Final = 2
 S = TypeVar("S", _StoredTypes, _StoredSheet)
 
 
 def packed_types(table: TypeTable, asked_at: float) -> bytes:
     """The table and when it was read (Unix seconds)."""
-    return _packed(_StoredTypes(table.region, asked_at, table.zones, table.types))
+    return _packed(_StoredTypes(table.region, asked_at, table.zones, table.types, FACTS))
 
 
 def packed_sheet(region: str, sheet: PriceSheet) -> bytes:
@@ -42,7 +45,7 @@ def packed_sheet(region: str, sheet: PriceSheet) -> bytes:
 def types_in(raw: bytes | None, region: str) -> tuple[TypeTable, float] | None:
     """What `packed_types` made, if it is of this region."""
     stored = _unpacked(raw, _StoredTypes)
-    if stored is None or stored.region != region:
+    if stored is None or stored.region != region or stored.facts != FACTS:
         return None
     return TypeTable(stored.region, stored.zones, stored.types), stored.asked_at
 

@@ -9,11 +9,16 @@ Source: Karpenter documentation, "NodePools" (capacity type) and "NodeClasses"; 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from msgspec import structs
+
 from nodeyard.api import labels as keys
+from nodeyard.api import networking
+from nodeyard.api.networking import NetworkInterface
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.quantity import PODS, Resources, fits
 from nodeyard.api.selectors import Value
+from nodeyard.cloudprovider.capacity import EFA
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
 from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
 from nodeyard.provisioning.claims import offerings_of, requirements_allow
@@ -161,6 +166,37 @@ def _spread(
         refusals = tuple(Refusal(code=NO_ADDRESSES, subnet=subnet) for subnet in dict.fromkeys(full))
         return NothingToLaunch("no subnet with free addresses in the zones of its offerings", refusals)
     return NothingToLaunch(f"node class {node_class.key} has no image that boots {unbootable}")
+
+
+def with_efa(
+    claim: NodeClaim,
+    node_class: NodeClass,
+    catalogue: Catalogue,
+    overrides: Iterable[tuple[str, str, str]],
+) -> list[tuple[NodeClass, tuple[tuple[str, str, str], ...]]]:
+    """The overrides by the class that they are launched with: for a claim that asks for EFA, one whose interfaces are
+    as many EFA devices as the type has, unless the class says itself which interfaces it wants.
+    """
+    groups: dict[int, list[tuple[str, str, str]]] = {}
+    asks = bool(claim.requests.get(EFA)) and not node_class.network_interfaces
+    for row in overrides:
+        found = catalogue.by_name.get(row[0])
+        devices = found.capacity.get(EFA, 0) if asks and found is not None else 0
+        groups.setdefault(devices, []).append(row)
+    return [
+        (
+            structs.replace(node_class, network_interfaces=_efa_interfaces(devices))
+            if devices
+            else node_class,
+            tuple(rows),
+        )
+        for devices, rows in groups.items()
+    ]
+
+
+def _efa_interfaces(devices: int) -> tuple[NetworkInterface, ...]:
+    """One on each network card; only the first card's is the card's first interface."""
+    return tuple(NetworkInterface(card, 1 if card else 0, networking.EFA) for card in range(devices))
 
 
 def image_for(images: Iterable[Image], instance_type: InstanceType) -> Image | None:

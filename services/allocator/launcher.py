@@ -38,6 +38,7 @@ from nodeyard.provisioning.launches import (
     Refused,
     choose,
     resolved_labels,
+    with_efa,
 )
 from nodeyard.provisioning.lifecycle import with_condition
 from nodeyard.runtime.clock import Clock
@@ -112,11 +113,11 @@ class Launcher:
             return chosen
         self._addresses.hold(claim.name, chosen.addresses, self._clock.monotonic())
         choices = []
+        boot = self._classes.boot(claim, found, chosen.capacity_type)
         for image, overrides in chosen.groups:
-            template = await self._templates.ensure(
-                found, image, self._classes.boot(claim, found, chosen.capacity_type)
-            )
-            choices.append(TemplateChoice(template, image.id, overrides))
+            for made_by, rows in with_efa(claim, found, catalogue, overrides):
+                template = await self._templates.ensure(made_by, image, boot)
+                choices.append(TemplateChoice(template, image.id, rows))
         tags = {**found.tags, **self._tags, keys.NODEPOOL_TAG: claim.pool}
         return LaunchRecord(
             chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,

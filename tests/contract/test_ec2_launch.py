@@ -13,12 +13,21 @@ import pytest
 
 from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.launch import Fleet
-from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
+from nodeyard.adapters.ec2.launch_templates import LaunchTemplates, template_data
 from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.api import labels as keys
-from nodeyard.api.nodeclass import BlockDevice, BlockDeviceMapping, Kubelet, NodeClass, SelectorTerm
+from nodeyard.api.networking import ConnectionTracking, NetworkInterface
+from nodeyard.api.nodeclass import (
+    BlockDevice,
+    BlockDeviceMapping,
+    Image,
+    Kubelet,
+    NodeClass,
+    SecurityGroup,
+    SelectorTerm,
+)
 from nodeyard.api.selectors import Taint
 from nodeyard.cloudprovider.errors import IdempotencyMismatch, NotFound, Throttled, Unreachable
 from nodeyard.local.account.machines import userdata
@@ -205,6 +214,64 @@ async def test_a_template_holds_what_the_machine_reads(session: Ec2Session, acco
     boot = userdata.read(base64.b64decode(data["UserData"]).decode())
     assert boot.labels == {"team": "a"}
     assert [(t.key, t.effect) for t in boot.taints] == [(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE)]
+
+
+async def test_interfaces_are_launched_as_the_class_says(session: Ec2Session, account: AccountServer) -> None:
+    asked = msgspec.structs.replace(
+        CLASS,
+        network_interfaces=(
+            NetworkInterface(),
+            NetworkInterface(0, 1, "efa-only"),
+            NetworkInterface(1, 0, "efa-only"),
+        ),
+        ip_prefix_count=2,
+        connection_tracking=ConnectionTracking(tcp_established_timeout=600),
+        associate_public_ip=False,
+    )
+    found = await resolver(session).resolve(asked)
+    name = await templates(session).ensure(found, found.images[0], BOOT)
+    answer = AwsClients(account.url).ec2.describe_launch_template_versions(LaunchTemplateName=name)
+    data = answer["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+    groups = [g.id for g in found.security_groups]
+    assert "SecurityGroupIds" not in data
+    assert data["NetworkInterfaces"] == [
+        {
+            "DeviceIndex": 0,
+            "Groups": groups,
+            "Ipv4PrefixCount": 2,
+            "ConnectionTrackingSpecification": {"TcpEstablishedTimeout": 600},
+        },
+        {"DeviceIndex": 1, "Groups": groups, "InterfaceType": "efa-only"},
+        {"DeviceIndex": 0, "Groups": groups, "InterfaceType": "efa-only", "NetworkCardIndex": 1},
+    ]
+    aws = AwsClients(account.url)
+    zone = f"{REGION}a"
+    made = aws.fleet([("c6in.32xlarge", zone)], template=name)["Instances"][0]["InstanceIds"]
+    (shown,) = aws.instances(instance_id=made[0])
+    assert [i["InterfaceType"] for i in shown["NetworkInterfaces"]] == ["interface", "efa-only", "efa-only"]
+    assert [e["ErrorCode"] for e in aws.fleet([("m5.large", zone)], template=name)["Errors"]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, None),
+        ({"associate_public_ip": True}, {"AssociatePublicIpAddress": True}),
+        ({"ip_prefix_count": 1}, {"Ipv4PrefixCount": 1}),
+        (
+            {"connection_tracking": ConnectionTracking(udp_timeout=45)},
+            {"ConnectionTrackingSpecification": {"UdpTimeout": 45}},
+        ),
+    ],
+)
+def test_one_interface_is_spelled_out_only_where_something_is_asked_of_it(
+    asked: dict[str, Any], wanted: dict[str, Any] | None
+) -> None:
+    of = msgspec.structs.replace(CLASS, security_groups=(SecurityGroup("sg-1"),), **asked)
+    data = template_data(of, Image("ami-1"), BOOT)
+    expected = None if wanted is None else [{"DeviceIndex": 0, "Groups": ["sg-1"], **wanted}]
+    assert data.get("NetworkInterfaces") == expected
+    assert data.get("SecurityGroupIds") == (["sg-1"] if wanted is None else None)
 
 
 async def test_the_same_content_is_one_template_for_every_replica(

@@ -110,6 +110,9 @@ GOOD = {
                  "evictionSoftGracePeriod": {"memory.available": "1m"}, "imageGCHighThresholdPercent": 85,
                  "imageGCLowThresholdPercent": 80, "cpuCFSQuota": True, "clusterDNS": ["10.0.1.100"],
                  "topologyManagerPolicy": "restricted"},
+        ipPrefixCount=1, connectionTracking={"tcpEstablishedTimeout": 350, "udpStreamTimeout": 120, "udpTimeout": 60},
+        networkInterfaces=[{"networkCardIndex": 0, "deviceIndex": 0, "interfaceType": "interface"},
+                           {"networkCardIndex": 1, "deviceIndex": 0, "interfaceType": "efa-only"}],
         capacityReservationSelectorTerms=[{"id": "cr-1"}], someLaterField={"kept": True},
     ),
     "a custom family with an alias": nodeclass(amiFamily="Custom"),
@@ -214,6 +217,14 @@ BAD = {
     "a disk of no size": (nodeclass(blockDeviceMappings=[{"ebs": {"volumeType": "gp3"}}]), "volumeSize or snapshotID"),
     "a rate without a snapshot": (
         nodeclass(blockDeviceMappings=[{"ebs": {"volumeSize": "1Gi", "volumeInitializationRate": 100}}]), "needs a snapshotID"),
+    "no primary interface": (
+        nodeclass(networkInterfaces=[{"networkCardIndex": 0, "deviceIndex": 0, "interfaceType": "efa-only"}]), "networkCardIndex 0"),
+    "one interface twice": (
+        nodeclass(networkInterfaces=[{"networkCardIndex": 0, "deviceIndex": 0, "interfaceType": "interface"}] * 2), "networkCardIndex"),
+    "a public address on several interfaces": (
+        nodeclass(associatePublicIPAddress=True, networkInterfaces=[
+            {"networkCardIndex": 0, "deviceIndex": n, "interfaceType": "interface"} for n in (0, 1)]), "more than one"),
+    "a timeout out of range": (nodeclass(connectionTracking={"udpTimeout": 29}), "udpTimeout"),
     "soft eviction without grace": (nodeclass(kubelet={"evictionSoft": {"memory.available": "1Gi"}}), "evictionSoftGracePeriod"),
     "thresholds the wrong way": (
         nodeclass(kubelet={"imageGCHighThresholdPercent": 50, "imageGCLowThresholdPercent": 60}), "imageGCHighThresholdPercent"),

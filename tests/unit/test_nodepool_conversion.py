@@ -252,7 +252,19 @@ def test_kubelet_settings_that_have_no_name_here_are_kept() -> None:
     assert made.hash != node_class_of(nodeclass(kubelet={"maxPods": 7})).hash
 
 
-@pytest.mark.parametrize("spec", [{"context": "reserved"}])
+PRIMARY = {"networkCardIndex": 0, "deviceIndex": 0, "interfaceType": "interface"}
+SECOND = {"networkCardIndex": 1, "deviceIndex": 0, "interfaceType": "efa-only"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"context": "reserved"},
+        {"ipPrefixCount": 2},
+        {"networkInterfaces": [PRIMARY, SECOND]},
+        {"connectionTracking": {"udpTimeout": 45}},
+    ],
+)
 def test_what_new_instances_would_be_made_with_is_in_the_hash(spec: dict[str, Any]) -> None:
     made = node_class_of(nodeclass(**spec))
     assert made.problems == ()
@@ -295,6 +307,16 @@ def test_the_status_is_what_was_found_in_the_account() -> None:
         ({"kubelet": {"evictionHard": {"memory.available": "x"}}}, "spec.kubelet.evictionHard", "not a quantity"),
         ({"blockDeviceMappings": [{"ebs": {"volumeSize": "big"}}]}, "blockDeviceMappings[0].ebs.volumeSize", "not a quantity"),
         ({"tags": {"a": 1}}, "spec.tags", "Expected `str`"),
+        ({"ipPrefixCount": -1}, "spec.ipPrefixCount", "negative"),
+        ({"networkInterfaces": [SECOND]}, "spec.networkInterfaces", "networkCardIndex 0"),
+        ({"networkInterfaces": [PRIMARY, SECOND, SECOND]}, "spec.networkInterfaces", "two have the same"),
+        ({"networkInterfaces": [PRIMARY, {**SECOND, "interfaceType": "efa"}]}, "[1].interfaceType", "neither"),
+        ({"networkInterfaces": [PRIMARY, {**SECOND, "deviceIndex": -1}]}, "spec.networkInterfaces[1]", "negative"),
+        ({"networkInterfaces": [PRIMARY, *({**SECOND, "deviceIndex": n} for n in range(150))]}, "spec.net", "151 are more"),
+        ({"networkInterfaces": [PRIMARY, SECOND], "associatePublicIPAddress": True}, "spec.associatePublic", "more than one"),
+        ({"connectionTracking": {"tcpEstablishedTimeout": 59}}, "tcpEstablishedTimeout", "60..432000"),
+        ({"connectionTracking": {"udpStreamTimeout": 181}}, "udpStreamTimeout", "60..180"),
+        ({"connectionTracking": {"udpTimeout": 61}}, "udpTimeout", "30..60"),
         ({"tags": {"karpenter.sh/nodeclaim": "x"}}, "spec.tags", "set for you"),
         ({"tags": {"kubernetes.io/cluster/web": "owned"}}, "spec.tags", "set for you"),
         ({"kubelet": {"maxPods": "many"}}, "spec.kubelet", "Expected `int"),

@@ -62,7 +62,7 @@ def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDe
     network: Mapping[str, Any] = info.get("NetworkInfo", {})
     processor: Mapping[str, Any] = info.get("ProcessorInfo", {})
     storage: Mapping[str, Any] = info.get("InstanceStorageInfo", {})
-    cards = network.get("NetworkCards", ())
+    cards = sorted(network.get("NetworkCards", ()), key=lambda c: c.get("NetworkCardIndex", 0))
     default = network.get("DefaultNetworkCardIndex", 0)
     card: Mapping[str, Any] = cards[default] if default < len(cards) else network
     return TypeDescription(
@@ -77,6 +77,9 @@ def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDe
         clock_mhz=round(float(processor.get("SustainedClockSpeedInGhz", 0)) * 1000),
         interfaces=int(card.get("MaximumNetworkInterfaces", 0)),
         addresses_per_interface=int(network.get("Ipv4AddressesPerInterface", 0)),
+        cards=tuple(int(c.get("MaximumNetworkInterfaces", 0)) for c in cards),
+        default_card=int(default),
+        efa_only_cards=tuple(i for i, c in enumerate(cards) if "efa-only" in c.get("InterfaceTypes", ())),
         network_mbps=_DOCUMENTED_MBPS.get(str(info["InstanceType"])) or _network_mbps(network),
         ebs_mbps=_ebs_mbps(info.get("EbsInfo", {})),
         efa_interfaces=int(network.get("EfaInfo", {}).get("MaximumEfaInterfaces", 0)),

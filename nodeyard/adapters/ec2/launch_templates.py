@@ -15,6 +15,7 @@ import msgspec
 
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.user_data import Boot, user_data
+from nodeyard.api.networking import EFA_ONLY, INTERFACE, NetworkInterface
 from nodeyard.api.nodeclass import BlockDeviceMapping, Image, NodeClass
 from nodeyard.api.quantity import parse
 from nodeyard.cloudprovider.ami_families import family_of
@@ -124,16 +125,49 @@ def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, 
         },
         "BlockDeviceMappings": _block_devices(node_class),
     }
-    groups = [g.id for g in node_class.security_groups]
-    if node_class.associate_public_ip is None:
-        data["SecurityGroupIds"] = groups
+    if interfaces := _interfaces(node_class):
+        data["NetworkInterfaces"] = interfaces
     else:
-        data["NetworkInterfaces"] = [
-            {"DeviceIndex": 0, "AssociatePublicIpAddress": node_class.associate_public_ip, "Groups": groups}
-        ]
+        data["SecurityGroupIds"] = [g.id for g in node_class.security_groups]
     if node_class.detailed_monitoring:
         data["Monitoring"] = {"Enabled": True}
     return data
+
+
+def _interfaces(node_class: NodeClass) -> list[dict[str, Any]]:
+    """The class's interfaces, or one where something is asked of it; none where EC2's own default serves."""
+    asked = (
+        node_class.associate_public_ip is not None,
+        node_class.ip_prefix_count,
+        node_class.connection_tracking,
+    )
+    wanted = node_class.network_interfaces or ((NetworkInterface(),) if any(asked) else ())
+    return [_interface(one, node_class, alone=len(wanted) == 1) for one in wanted]
+
+
+def _interface(one: NetworkInterface, node_class: NodeClass, *, alone: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "DeviceIndex": one.device_index,
+        "Groups": [g.id for g in node_class.security_groups],
+    }
+    if one.network_card_index:
+        out["NetworkCardIndex"] = one.network_card_index
+    if one.interface_type != INTERFACE:
+        out["InterfaceType"] = one.interface_type
+    if one.interface_type == EFA_ONLY:
+        return out
+    if alone and node_class.associate_public_ip is not None:  # EC2 takes it for a single interface only
+        out["AssociatePublicIpAddress"] = node_class.associate_public_ip
+    if node_class.ip_prefix_count:
+        out["Ipv4PrefixCount"] = node_class.ip_prefix_count
+    if tracking := node_class.connection_tracking:
+        seconds = {
+            "TcpEstablishedTimeout": tracking.tcp_established_timeout,
+            "UdpStreamTimeout": tracking.udp_stream_timeout,
+            "UdpTimeout": tracking.udp_timeout,
+        }
+        out["ConnectionTrackingSpecification"] = {k: v for k, v in seconds.items() if v is not None}
+    return out
 
 
 def _block_devices(node_class: NodeClass) -> list[dict[str, Any]]:

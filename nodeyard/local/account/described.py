@@ -109,7 +109,10 @@ def instance(entry: Rented) -> dict[str, Any]:
             PrivateIpAddress=ec2.private_ip,
             SecurityGroups=groups,
             SourceDestCheck=True,
-            NetworkInterfaces=[_interface(nic, groups, ec2) for nic in ec2.nics.values()],
+            NetworkInterfaces=[
+                *(_interface(nic, groups, ec2) for nic in ec2.nics.values()),
+                *_further_interfaces(groups, ec2),
+            ],
             BlockDeviceMappings=[_disk(name, disk) for name, disk in ec2.get_block_device_mapping],
         )
     return shown
@@ -147,6 +150,28 @@ def _interface(nic: Any, groups: list[dict[str, str]], ec2: Any) -> dict[str, An
         "InterfaceType": "interface",
         "Attachment": {"DeviceIndex": nic.device_index, "Status": "attached", "DeleteOnTermination": True},
     }
+
+
+def _further_interfaces(groups: list[dict[str, str]], ec2: Any) -> list[dict[str, Any]]:
+    """Those beside the primary, which moto does not make; they take no address of the subnet here."""
+    return [
+        {
+            "NetworkInterfaceId": f"{next(iter(ec2.nics.values())).id[:-3]}{number:03x}",
+            "SubnetId": ec2.subnet_id,
+            "VpcId": ec2.vpc_id,
+            "Status": "in-use",
+            "Groups": groups,
+            "InterfaceType": asked.get("InterfaceType") or "interface",
+            "Attachment": {
+                "DeviceIndex": asked.get("DeviceIndex", 0),
+                "NetworkCardIndex": asked.get("NetworkCardIndex", 0),
+                "Status": "attached",
+                "DeleteOnTermination": True,
+            },
+        }
+        for number, asked in enumerate(getattr(ec2, "asked_interfaces", []))
+        if asked.get("DeviceIndex") or asked.get("NetworkCardIndex")
+    ]
 
 
 def _disk(name: str, disk: Any) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def _pool(account: Account, base: Order, override: dict[str, Any], spot: bool, s
         raise RefusedError(
             "InvalidFleetConfiguration", f"The instance type {instance_type} is not available as Spot."
         )
+    _check_interfaces(found, base.data)
     image_id = override.get("ImageId") or base.image_id
     _check_image(account, image_id, instance_type)
     now = account.clock()
@@ -213,6 +214,29 @@ def _subnet(account: Account, override: dict[str, Any], base: Order) -> Any:
     if zone not in subnets:
         raise RefusedError("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
     return subnets[zone]
+
+
+def _check_interfaces(found: dict[str, Any], data: dict[str, Any]) -> None:
+    """Raises RefusedError for interfaces that the type does not have, in about EC2's words."""
+    name, interfaces = found["InstanceType"], data.get("NetworkInterfaces") or []
+    cards = {c["NetworkCardIndex"]: c for c in found["NetworkInfo"]["NetworkCards"]}
+    if len(interfaces) > 1 and any(i.get("AssociatePublicIpAddress") for i in interfaces):
+        raise RefusedError(
+            "InvalidParameterCombination",
+            "The associatePublicIPAddress parameter cannot be specified when launching with multiple network interfaces.",
+        )
+    on_card: dict[int, int] = {}
+    for one in interfaces:
+        index, kind = int(one.get("NetworkCardIndex") or 0), one.get("InterfaceType") or "interface"
+        on_card[index] = on_card.get(index, 0) + 1
+        card = cards.get(index)
+        if card is None or on_card[index] > card["MaximumNetworkInterfaces"]:
+            raise RefusedError(
+                "AttachmentLimitExceeded",
+                f"Interface count exceeds the limit for {name} on network card {index}",
+            )
+        if kind not in card.get("InterfaceTypes", ["interface"]):
+            raise RefusedError("UnsupportedOperation", f"{kind} interfaces are not supported on {name}.")
 
 
 def _check_image(account: Account, image_id: str, instance_type: str) -> None:

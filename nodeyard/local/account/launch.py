@@ -74,6 +74,7 @@ def launch(account: Account, order: Order, count: int, *, spot: bool) -> list[An
     arn = profile_arn(account, order.data.get("IamInstanceProfile"))
     for instance in reservation.instances:
         instance.iam_instance_profile = arn
+        instance.asked_interfaces = order.data.get("NetworkInterfaces") or []
         account.enter(instance, spot=spot, reservation_id=reservation.id, client_token=order.client_token)
     return list(reservation.instances)
 

@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from nodeyard.api import labels as keys
+from nodeyard.api.networking import NetworkInterface
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup
 from nodeyard.api.selectors import Requirement
-from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.capacity import EFA
+from nodeyard.cloudprovider.model import Catalogue, InstanceType
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.provisioning.claims import encode_offerings
@@ -22,6 +24,7 @@ from nodeyard.provisioning.launches import (
     choose,
     offerings_for,
     resolved_labels,
+    with_efa,
 )
 from nodeyard.provisioning.model import OfferingRef
 from tests.support.catalogue import node_class, small_market
@@ -144,6 +147,28 @@ def test_a_launch_expects_the_pods_of_the_smallest_node_in_each_subnet() -> None
     chosen = choose(claim(offers=offers), CLASS, CATALOGUE)
     assert isinstance(chosen, Choice)
     assert chosen.addresses == {"subnet-eu-west-1a": 29, "subnet-eu-west-1b": 58}
+
+
+def test_a_claim_that_asks_for_efa_gets_as_many_devices_as_each_type_has() -> None:
+    kinds = [
+        InstanceType("a", capacity={EFA: 2}),
+        InstanceType("b", capacity={EFA: 1}),
+        InstanceType("c", capacity={EFA: 2}),
+    ]
+    rows = [(kind.name, "eu-west-1a", "subnet") for kind in kinds]
+    asking = claim(requests={EFA: 1})
+    groups = with_efa(asking, CLASS, Catalogue(kinds), rows)
+    shown = [
+        (
+            [(i.network_card_index, i.device_index, i.interface_type) for i in made_by.network_interfaces],
+            [r[0] for r in part],
+        )
+        for made_by, part in groups
+    ]
+    assert shown == [([(0, 0, "efa"), (1, 1, "efa")], ["a", "c"]), ([(0, 0, "efa")], ["b"])]
+    named = msgspec.structs.replace(CLASS, network_interfaces=(NetworkInterface(),))
+    assert with_efa(asking, named, Catalogue(kinds), rows) == [(named, tuple(rows))]
+    assert with_efa(claim(), CLASS, Catalogue(kinds), rows) == [(CLASS, tuple(rows))]
 
 
 def test_a_type_that_no_image_boots_is_named() -> None:
