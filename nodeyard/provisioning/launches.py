@@ -64,10 +64,12 @@ class Launched(Value, frozen=True):
     capacity_type: str
     image_id: str = ""
     subnet_id: str = ""
+    cloud: str = "aws"
+    """What its provider id begins with."""
 
     @property
     def provider_id(self) -> str:
-        return f"aws:///{self.zone}/{self.instance_id}"
+        return f"{self.cloud}:///{self.zone}/{self.instance_id}"
 
 
 class Refused(Value, frozen=True):

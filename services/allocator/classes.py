@@ -11,13 +11,14 @@ from typing import Final
 
 import msgspec
 
-from nodeyard.adapters.ec2.user_data import Boot, UserDataError, kubelet_labels
+from nodeyard.adapters.ec2.user_data import UserDataError, kubelet_labels
 from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.adapters.kubernetes.pool_status import CLASS_FINALIZER
 from nodeyard.api import labels as keys
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.pool import Pool
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.provisioning.claims import claim_of, launch_record_of, requirements_allow
 from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in

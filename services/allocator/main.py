@@ -13,7 +13,6 @@ from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
 from nodeyard.adapters.ec2.session import Ec2Session
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.adapters.kubernetes import paths
 from nodeyard.adapters.kubernetes.client import KubernetesClient
 from nodeyard.adapters.kubernetes.epochs import KubernetesEpochs
@@ -30,6 +29,7 @@ from nodeyard.adapters.redis.journal import Journal
 from nodeyard.adapters.redis.leases import RedisLeases
 from nodeyard.adapters.redis.nominations import Nominations
 from nodeyard.api import labels as keys
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import InvalidRequest
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.lifecycle import Deadlines

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.api.decision import Decision
 from nodeyard.api.node import Condition, Node, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.pool import Pool
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.provisioning.batches import Answer, Batch, Found

@@ -17,11 +17,11 @@ from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.adapters.pricing.account_commitments import read_account_commitments
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import NodeClass, SelectorTerm
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import NotFound
 from nodeyard.cloudprovider.market import market_of
 from nodeyard.cloudprovider.refusals import Shut

@@ -16,7 +16,6 @@ from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates, template_data
 from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
 from nodeyard.adapters.ec2.session import Ec2Session
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.api import labels as keys
 from nodeyard.api.networking import ConnectionTracking, NetworkInterface
 from nodeyard.api.nodeclass import (
@@ -29,6 +28,7 @@ from nodeyard.api.nodeclass import (
     SelectorTerm,
 )
 from nodeyard.api.selectors import Taint
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import IdempotencyMismatch, NotFound, Throttled, Unreachable
 from nodeyard.local.account.machines import userdata
 from nodeyard.local.account.server import AccountServer

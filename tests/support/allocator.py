@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.adapters.kubernetes.errors import AlreadyExists
 from nodeyard.api import labels as keys
 from nodeyard.api.decision import Decision
@@ -25,6 +24,7 @@ from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.quantity import fits, total
 from nodeyard.api.selectors import Requirement, Taint
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory

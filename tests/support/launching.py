@@ -13,11 +13,11 @@ from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
 from nodeyard.adapters.ec2.session import Ec2Session
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.api import labels as keys
 from nodeyard.api.node import LAUNCHED, NodeClaim, NodeClassRef
 from nodeyard.api.nodeclass import NodeClass, SelectorTerm
 from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.lifecycle import Deadlines

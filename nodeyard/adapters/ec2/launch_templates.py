@@ -14,11 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from nodeyard.adapters.ec2.session import Ec2Session
-from nodeyard.adapters.ec2.user_data import Boot, user_data
+from nodeyard.adapters.ec2.user_data import user_data
 from nodeyard.api.networking import EFA_ONLY, INTERFACE, NetworkInterface
 from nodeyard.api.nodeclass import BlockDeviceMapping, Image, NodeClass
 from nodeyard.api.quantity import parse
 from nodeyard.cloudprovider.ami_families import family_of
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import Conflict, NotFound
 from nodeyard.runtime.lifecycle import kill_point
 

@@ -16,11 +16,12 @@ import msgspec
 
 from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.session import Ec2Session
-from nodeyard.adapters.ec2.user_data import Boot, UserDataError, user_data
+from nodeyard.adapters.ec2.user_data import UserDataError, user_data
 from nodeyard.api import labels as keys
 from nodeyard.api.node import READY, Condition
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
 from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.runtime.clock import Clock

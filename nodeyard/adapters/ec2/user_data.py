@@ -20,6 +20,7 @@ import yaml
 from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import Kubelet
 from nodeyard.api.selectors import Taint
+from nodeyard.cloudprovider.boot import Boot
 
 _BOUNDARY: Final = "//"
 _NODE_CONFIG: Final = "application/node.eks.aws"
@@ -32,20 +33,6 @@ _KUBELET_OWN: Final = frozenset(
 
 class UserDataError(ValueError):
     """User data of the user's that can't be merged; the message says why."""
-
-
-class Boot(msgspec.Struct, frozen=True):
-    """What a node needs to join. `ca_bundle` is base64 of PEM, `endpoint` an https URL."""
-
-    cluster: str
-    endpoint: str = ""
-    ca_bundle: str = ""
-    service_cidr: str = ""
-    cluster_dns: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
-    taints: tuple[Taint, ...] = ()
-    kubelet: Kubelet = Kubelet()
-    instance_store_raid0: bool = False
 
 
 def user_data(family: str, boot: Boot, custom: str = "") -> str:

@@ -6,10 +6,11 @@ import msgspec
 import pytest
 import yaml
 
-from nodeyard.adapters.ec2.user_data import Boot, UserDataError, kubelet_labels, user_data
+from nodeyard.adapters.ec2.user_data import UserDataError, kubelet_labels, user_data
 from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import Kubelet
 from nodeyard.api.selectors import Taint
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.local.account.machines import userdata
 
 BOOT = Boot(

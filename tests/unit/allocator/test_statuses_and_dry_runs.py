@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodeyard.adapters.ec2.user_data import Boot
 from nodeyard.adapters.kubernetes.pool_status import CLASS_FINALIZER
 from nodeyard.api.node import Condition, Node, NodeClaim
 from nodeyard.api.nodeclass import NodeClass
+from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import Throttled
 from nodeyard.provisioning.claims import LAUNCH_RECORD, encode_record, launch_record_of
 from nodeyard.provisioning.launches import NotReady
