@@ -25,6 +25,7 @@ from nodeyard.api.selectors import TopologySpreadConstraint
 from nodeyard.cli.cluster import kubeconfig_path, read_cluster
 from nodeyard.cli.files import TOO_DEEP, Found, InputError, read_objects
 from nodeyard.cli.market import REGION, catalogues
+from nodeyard.cli.options import NODE_CHARGE, Catalog, Files, Kubeconfig, NodeCharge, Pricing, Region
 from nodeyard.cli.plan_table import render
 from nodeyard.provisioning.claims import claim_of
 from nodeyard.provisioning.model import Options, Plan, PreferencePolicy, Problem, Reason, Unschedulable
@@ -58,32 +59,13 @@ class MinValues(enum.StrEnum):
 
 @app.callback(invoke_without_command=True)
 def plan(
-    files: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filename",
-            "-f",
-            help="Objects: a file, a directory, or - for standard input (repeatable). [default: the current cluster]",
-        ),
-    ] = None,
-    kubeconfig: Annotated[
-        str | None,
-        typer.Option(help="Cluster to read; files add to it. [default: KUBECONFIG, ~/.kube/config]"),
-    ] = None,
-    catalog: Annotated[
-        str | None,
-        typer.Option(
-            help="Catalogue as JSON Lines, one instance type a line. [default: the simulated account's]"
-        ),
-    ] = None,
-    pricing: Annotated[
-        str | None, typer.Option(help="Catalogue of a running pricing service, HOST:PORT of its gRPC port.")
-    ] = None,
-    region: Annotated[str, typer.Option(help="Region of the simulated account.")] = REGION,
+    files: Files = None,
+    kubeconfig: Kubeconfig = None,
+    catalog: Catalog = None,
+    pricing: Pricing = None,
+    region: Region = REGION,
     output: Annotated[Output, typer.Option("--output", "-o")] = Output.TABLE,
-    node_charge: Annotated[
-        float, typer.Option(help="USD per node-hour added to the rent in the objective.", min=0)
-    ] = 0.01,
+    node_charge: NodeCharge = NODE_CHARGE,
     preferences: Annotated[
         PreferencePolicy, typer.Option(help="How soft constraints count.")
     ] = PreferencePolicy.PRICED,

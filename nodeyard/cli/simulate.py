@@ -16,18 +16,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nodeyard.cli.market import REGION
 from nodeyard.cli.plan import SOME_LEFT
-from nodeyard.cli.simulate_reading import Output, view_of
-from nodeyard.cli.simulate_whatif import drain_zone, remove, replace
+from nodeyard.cli.simulate_reading import Output, Reading, reads
+from nodeyard.cli.simulate_whatif import add, drain_zone, pool, price, remove, replace
 from nodeyard.disruption.consolidation import Play, Played, Settings
 from nodeyard.disruption.report import played_json
 from nodeyard.provisioning.model import Options
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-app.command()(remove)
-app.command()(replace)
-app.command("drain-zone")(drain_zone)
+for question in (remove, replace, drain_zone, add, price, pool):
+    app.command(question.__name__.replace("_", "-"))(question)
 
 
 @app.callback()
@@ -36,27 +34,9 @@ def simulate() -> None:
 
 
 @app.command()
+@reads
 def consolidate(
-    files: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filename",
-            "-f",
-            help="Objects: a file, a directory, or - for standard input (repeatable). [default: the current cluster]",
-        ),
-    ] = None,
-    kubeconfig: Annotated[str | None, typer.Option(help="Read the rest from this cluster.")] = None,
-    catalog: Annotated[str | None, typer.Option(help="What is on sale: a JSON Lines file.")] = None,
-    pricing: Annotated[
-        str | None, typer.Option(help="What is on sale: HOST:PORT of the pricing service.")
-    ] = None,
-    region: Annotated[
-        str, typer.Option(help="Region of the simulated account, where neither is given.")
-    ] = REGION,
-    output: Annotated[Output, typer.Option("--output", "-o", help="How to show it.")] = Output.TABLE,
-    node_charge: Annotated[
-        float, typer.Option(help="USD per node-hour added to the rent when plans are compared.", min=0)
-    ] = 0.01,
+    reading: Reading,
     disruption_price: Annotated[
         float,
         typer.Option(
@@ -71,10 +51,10 @@ def consolidate(
     ] = Settings().seconds,
 ) -> None:
     """Play a consolidation to its end: nodes left, steps there, and how far from the least possible that is."""
-    view = view_of(files or [], kubeconfig, catalog, pricing, region, node_charge)
     settings = Settings(disruption_usd=disruption_price, spot_to_spot=spot_to_spot, seconds=deadline)
-    played = Play(view, Options(node_charge_usd_per_hour=node_charge), settings, time.monotonic).run()
-    if output is Output.JSON:
+    options = Options(node_charge_usd_per_hour=reading.node_charge)
+    played = Play(reading.view(), options, settings, time.monotonic).run()
+    if reading.output is Output.JSON:
         sys.stdout.buffer.write(
             msgspec.json.format(msgspec.json.encode(played_json(played)), indent=1) + b"\n"
         )

@@ -1,122 +1,164 @@
-"""`nodeyard simulate remove`, `replace` and `drain-zone`: what would happen if these nodes went.
+"""`nodeyard simulate remove`, `replace`, `drain-zone`, `add`, `price` and `pool`: what if things were otherwise.
 
-Each reads as `consolidate` does and prints moves, launches, blocks and money. Writes nothing. Exit status 0, 3 where
-some pods would have no place, 2 for unusable input, which includes a node or zone that is not there.
+Each asks one question (`nodeyard.disruption.asking`) of objects in files or of a running cluster, and prints moves,
+launches, blocks and money. Writes nothing. Exit status 0, 3 where some pods would have no place, 2 for unusable input,
+which includes a node, zone or offering that is not there.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from nodeyard.cli.market import REGION
+from nodeyard.cli.files import InputError, read_objects
 from nodeyard.cli.plan import SOME_LEFT
-from nodeyard.cli.simulate_reading import Output, unusable, view_of
-from nodeyard.disruption import whatif
-from nodeyard.disruption.model import Planner, View
-from nodeyard.provisioning.model import Options, Plan, Problem
-from nodeyard.provisioning.planner import plan
+from nodeyard.cli.simulate_reading import Output, Reading, reads, unusable
+from nodeyard.disruption import asking
+from nodeyard.disruption.reaction import Price
+from nodeyard.disruption.whatif import UnusableQuestion
 
+Json = dict[str, Any]
 Nodes = Annotated[list[str], typer.Argument(help="Names of nodes.")]
-Files = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--filename",
-        "-f",
-        help="Objects: a file, a directory, or - for standard input (repeatable). [default: the current cluster]",
-    ),
+Deadline = Annotated[
+    float, typer.Option(help="Seconds after which no further step is looked for.", min=0.1, max=120)
 ]
-Kubeconfig = Annotated[str | None, typer.Option(help="Read the rest from this cluster.")]
-Catalog = Annotated[str | None, typer.Option(help="What is on sale: a JSON Lines file.")]
-Shown = Annotated[Output, typer.Option("--output", "-o", help="How to show it.")]
-Charge = Annotated[float, typer.Option(help="USD per node-hour added to the rent.", min=0)]
 
 
-def remove(
-    nodes: Nodes,
-    files: Files = None,
-    kubeconfig: Kubeconfig = None,
-    catalog: Catalog = None,
-    output: Shown = Output.TABLE,
-    node_charge: Charge = 0.01,
-) -> None:
+@reads
+def remove(reading: Reading, nodes: Nodes) -> None:
     """What if these nodes were removed: their pods on the nodes there are, or on new ones."""
-    view = view_of(files or [], kubeconfig, catalog, None, REGION, node_charge)
-    try:
-        answer = whatif.without_nodes(view, nodes, _planner(node_charge))
-    except whatif.UnknownNode as error:
-        raise unusable(str(error)) from error
-    _show(answer, output)
+    _answer(reading, asking.Remove(tuple(nodes)))
 
 
-def replace(
-    nodes: Nodes,
-    files: Files = None,
-    kubeconfig: Kubeconfig = None,
-    catalog: Catalog = None,
-    output: Shown = Output.TABLE,
-    node_charge: Charge = 0.01,
-) -> None:
+@reads
+def replace(reading: Reading, nodes: Nodes) -> None:
     """What if these nodes were replaced: their pods on new nodes only."""
-    view = view_of(files or [], kubeconfig, catalog, None, REGION, node_charge)
-    try:
-        answer = whatif.replaced(view, nodes, _planner(node_charge))
-    except whatif.UnknownNode as error:
-        raise unusable(str(error)) from error
-    _show(answer, output)
+    _answer(reading, asking.Replace(tuple(nodes)))
 
 
-def drain_zone(
-    zone: Annotated[str, typer.Argument(help="Name of the zone.")],
-    files: Files = None,
-    kubeconfig: Kubeconfig = None,
-    catalog: Catalog = None,
-    output: Shown = Output.TABLE,
-    node_charge: Charge = 0.01,
-) -> None:
+@reads
+def drain_zone(reading: Reading, zone: Annotated[str, typer.Argument(help="Name of the zone.")]) -> None:
     """What if this zone were drained: its nodes gone, and nothing placed or bought there."""
-    view: View = view_of(files or [], kubeconfig, catalog, None, REGION, node_charge)
-    if zone not in (known := whatif.zones(view)):
-        raise unusable(f"no zone {zone!r}; there are {', '.join(sorted(known)) or 'none'}")
-    _show(whatif.drained_zone(view, zone, _planner(node_charge)), output)
+    _answer(reading, asking.DrainZone(zone))
 
 
-def _planner(node_charge: float) -> Planner:
-    options = Options(node_charge_usd_per_hour=node_charge)
+@reads
+def add(
+    reading: Reading,
+    objects: Annotated[list[str], typer.Argument(help="Files with Nodes, Pods and workloads to add.")],
+) -> None:
+    """What if these nodes and pods came: where pods would go, what would be launched."""
+    _answer(reading, asking.Add(_objects(objects)))
 
-    def planned(problem: Problem) -> Plan:
-        return plan(problem, options, time.monotonic)
 
-    return planned
+@reads
+def price(
+    reading: Reading,
+    prices: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PRICE",
+            help="TYPE=USD, TYPE/ZONE=USD, TYPE/CAPACITY-TYPE=USD or TYPE/ZONE/CAPACITY-TYPE=USD",
+        ),
+    ],
+    deadline: Deadline = asking.PATIENCE_S,
+) -> None:
+    """What if offerings had these prices: what the reallocator would do, step by step."""
+    _answer(reading, asking.AtPrices(tuple(_price(text) for text in prices), deadline))
 
 
-def _show(answer: whatif.Answer, output: Output) -> None:
-    if output is Output.JSON:
-        shown = msgspec.json.format(msgspec.json.encode(whatif.answer_json(answer)), indent=1)
-        sys.stdout.buffer.write(shown + b"\n")
+@reads
+def pool(
+    reading: Reading,
+    objects: Annotated[list[str], typer.Argument(help="Files with NodePools as they would be.")],
+    deadline: Deadline = asking.PATIENCE_S,
+) -> None:
+    """What if a NodePool were changed: which nodes drift, and what the reallocator would do, step by step."""
+    _answer(reading, asking.ChangedPool(_objects(objects), deadline))
+
+
+def _objects(files: list[str]) -> tuple[Json, ...]:
+    try:
+        return tuple(found.object for found in read_objects(files))
+    except InputError as error:
+        raise unusable(str(error)) from error
+
+
+def _price(text: str) -> Price:
+    """`TYPE[/ZONE][/CAPACITY-TYPE]=USD`."""
+    what, _, usd = text.partition("=")
+    name, *where = what.split("/")
+    kinds = [part for part in where if part in ("on-demand", "spot", "reserved")]
+    zones = [part for part in where if part not in kinds]
+    try:
+        amount = float(usd)
+    except ValueError:
+        amount = 0.0
+    if not name or len(kinds) > 1 or len(zones) > 1 or not 0.0 < amount < float("inf"):
+        raise unusable(f"price {text!r}: TYPE[/ZONE][/CAPACITY-TYPE]=USD is wanted, with USD above 0")
+    return Price(name, amount, "".join(zones), "".join(kinds))
+
+
+def _answer(reading: Reading, question: asking.Question) -> None:
+    view = reading.view()
+    try:
+        answer = asking.asked(view, question, reading.planner(), time.monotonic)
+    except UnusableQuestion as error:
+        raise unusable(str(error)) from error
+    if reading.output is Output.JSON:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(answer), indent=1) + b"\n")
     else:
-        table = Table("pod", "from", "to", title=answer.action)
-        for move in answer.moves:
-            table.add_row(*move)
-        Console(width=None if sys.stdout.isatty() else 160).print(table, *_lines(answer), sep="\n")
-    if answer.plan.unschedulable:
+        steps = answer.get("steps", [answer])
+        lines = [*_lines(answer), *_money(answer)]
+        Console(width=None if sys.stdout.isatty() else 160).print(*map(_table, steps), *lines, sep="\n")
+    if asking.unplaced(answer):
         raise typer.Exit(SOME_LEFT)
 
 
-def _lines(answer: whatif.Answer) -> list[str]:
-    saves = answer.objective_before - answer.objective_after
-    return [
-        *(f"launch {n.name}: {n.instance_type} {n.zone} {n.capacity_type}" for n in answer.plan.nodes),
-        *(f"blocked {node}: {block.message}" for node, block in answer.blocks),
-        *(f"no place for {one.pod}: {one.message}" for one in answer.plan.unschedulable),
-        *(f"price unknown: {node}" for node in answer.unpriced),
-        f"before: {answer.rent_before:.4f} USD/h rent, {answer.objective_before:.4f} with charges",
-        f"after:  {answer.rent_after:.4f} USD/h rent, {answer.objective_after:.4f} with charges",
-        f"saves:  {saves:.4f} USD/h",
-    ]
+def _table(step: Json) -> Table:
+    gone = f", without {', '.join(step['remove'])}" if step.get("remove") else ""
+    table = Table("pod", "from", "to", title=step.get("action") or step["reason"] + gone)
+    for move in step["moves"]:
+        table.add_row(move["pod"], move["from"], move["to"])
+    return table
+
+
+def _lines(answer: Json) -> Iterator[str]:
+    for step in answer.get("steps", [answer]):
+        for node in step["launch"]:
+            yield f"launch {node['name']}: {node['instanceType']} {node['zone']} {node['capacityType']}"
+        yield from _drain(step["drain"])
+        if step["singletons"]:
+            yield f"only pod of its workload: {', '.join(step['singletons'])}"
+    yield from (f"drifted {node}" for node in answer.get("drifted", ()))
+    yield from (f"blocked {block['node']}: {block['message']}" for block in answer["blocks"])
+    yield from (f"no place for {one['pod']}: {one['message']}" for one in answer["unschedulable"])
+    yield from (f"price unknown: {node}" for node in answer.get("unpriced", ()))
+    if not answer.get("complete", True):
+        yield "there may be more steps: time was up (--deadline)"
+
+
+def _drain(drain: Json) -> Iterator[str]:
+    if drain["seconds"] is None:
+        yield "drain:  nothing known ends it"
+    elif drain["seconds"]:
+        cut = ", cut short by the termination grace period" if drain["cutShort"] else ""
+        yield f"drain:  at most {drain['seconds']:.0f} s{cut}"
+    yield from (f"        {held}" for held in drain["heldBy"])
+
+
+def _money(answer: Json) -> Iterator[str]:
+    words = {"before": "before:", "unchanged": "as is: ", "after": "after: "}
+    for name, word in words.items():
+        if name in answer:
+            cost = answer[name]
+            rent, objective = cost["pricePerHour"], cost["objectivePerHour"]
+            yield f"{word} {rent:.4f} USD/h rent, {objective:.4f} with charges"
+    yield f"saves:  {answer['savesPerHour']:.4f} USD/h"

@@ -24,12 +24,17 @@ _CONDITIONS = tuple(Condition(kind, "True", kind) for kind in (LAUNCHED, REGISTE
 
 
 def completed(
-    snapshot: Snapshot, catalogues: Mapping[str, Catalogue], uncounted: Collection[str] = ()
+    snapshot: Snapshot,
+    catalogues: Mapping[str, Catalogue],
+    uncounted: Collection[str] = (),
+    only: Collection[str] | None = None,
 ) -> Snapshot:
-    """The snapshot as its controllers would show it. `uncounted`: keys of budgets whose status says nothing."""
+    """The snapshot as its controllers would show it. `uncounted`: keys of budgets whose status says nothing; `only`:
+    the nodes to complete, else all.
+    """
     nodes, claims = dict(snapshot.nodes), dict(snapshot.claims)
     for name, node in snapshot.nodes.items():
-        if not node.pool:
+        if not node.pool or (only is not None and name not in only):
             continue
         pool = snapshot.pools.get(node.pool)
         known = snapshot.claim_of(node)
@@ -78,11 +83,13 @@ def _load(snapshot: Snapshot, node: str) -> Resources:
 
 def _measured(node: Node, catalogue: Catalogue | None, load: Resources) -> Resources:
     """Its allocatable, but no more than the catalogue gives its type, as long as its pods fit that: a node then is
-    worth no more than another of its offering.
+    worth no more than another of its offering. What says nothing of itself is taken for what the catalogue says.
     """
     found = catalogue.by_name.get(node.labels.get(keys.INSTANCE_TYPE, "")) if catalogue else None
     if found is None:
         return node.allocatable
+    if not node.allocatable:
+        return found.allocatable
     least = {r: min(a, found.allocatable.get(r, a)) for r, a in node.allocatable.items()}
     return least if all(least.get(r, 0) >= a for r, a in load.items()) else node.allocatable
 

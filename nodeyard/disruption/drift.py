@@ -26,6 +26,7 @@ from nodeyard.state.cluster import Snapshot
 
 DRIFTED: Final = "Drifted"
 """The condition's type on a NodeClaim."""
+_TYPE_AFTER_S: Final = 3600.0
 
 
 class DriftReason(enum.StrEnum):
@@ -33,6 +34,7 @@ class DriftReason(enum.StrEnum):
 
     POOL = "NodePoolDrifted"
     REQUIREMENTS = "RequirementsDrifted"
+    INSTANCE_TYPE = "InstanceTypeNotFound"
     NODE_CLASS = "NodeClassDrift"
     IMAGE = "AMIDrift"
     SECURITY_GROUPS = "SecurityGroupDrift"
@@ -61,12 +63,17 @@ class Made(msgspec.Struct, frozen=True):
     node_class: NodeClass | None
     instance_type: InstanceType | None
     record: LaunchRecord | None
+    catalogue: Catalogue | None
+    """What the claim's class can buy; None where nobody knows."""
+    now: float
 
 
 Check = Callable[[Made], Drift | None]
 
 
-def drift_of(claim: NodeClaim, snapshot: Snapshot, catalogues: Mapping[str, Catalogue]) -> Drift | None:
+def drift_of(
+    claim: NodeClaim, snapshot: Snapshot, catalogues: Mapping[str, Catalogue], now: float
+) -> Drift | None:
     """The first reason why the claim's node should be made anew; None where it is as it should be."""
     if (
         claim.deleting
@@ -75,18 +82,18 @@ def drift_of(claim: NodeClaim, snapshot: Snapshot, catalogues: Mapping[str, Cata
         or claim.pool.startswith("provisioner/")
     ):
         return None
-    made = _made(claim, snapshot, catalogues)
+    made = _made(claim, snapshot, catalogues, now)
     return next((drift for check in CHECKS if (drift := check(made)) is not None), None)
 
 
-def drift_marks(snapshot: Snapshot, catalogues: Mapping[str, Catalogue]) -> tuple[DriftMark, ...]:
+def drift_marks(snapshot: Snapshot, catalogues: Mapping[str, Catalogue], now: float) -> tuple[DriftMark, ...]:
     """What is to be written now, by claim name."""
     marks = []
     for name in sorted(snapshot.claims):
         claim = snapshot.claims[name]
         if claim.deleting:
             continue
-        drift, said = drift_of(claim, snapshot, catalogues), claim.condition(DRIFTED)
+        drift, said = drift_of(claim, snapshot, catalogues, now), claim.condition(DRIFTED)
         if drift is not None:
             told = said is not None and (said.status, said.reason, said.message) == (
                 "True", drift.reason.value, drift.message,
@@ -107,7 +114,7 @@ def drifted_since(claim: NodeClaim, now: float) -> float:
     return said.since if said is not None and said.status == "True" and said.since else now
 
 
-def _made(claim: NodeClaim, snapshot: Snapshot, catalogues: Mapping[str, Catalogue]) -> Made:
+def _made(claim: NodeClaim, snapshot: Snapshot, catalogues: Mapping[str, Catalogue], now: float) -> Made:
     pool = snapshot.pools.get(claim.pool)
     if pool is not None and (pool.deleting or pool.problems):
         pool = None
@@ -116,7 +123,8 @@ def _made(claim: NodeClaim, snapshot: Snapshot, catalogues: Mapping[str, Catalog
         node_class = None
     catalogue = catalogues.get(claim.node_class.key) or catalogues.get("")
     kind = catalogue.by_name.get(claim.labels.get(keys.INSTANCE_TYPE, "")) if catalogue else None
-    return Made(claim, snapshot.node_of(claim), pool, node_class, kind, launch_record_of(claim))
+    node, record = snapshot.node_of(claim), launch_record_of(claim)
+    return Made(claim, node, pool, node_class, kind, record, catalogue, now)
 
 
 def _pool_drifted(made: Made) -> Drift | None:
@@ -150,6 +158,22 @@ def _values(made: Made, labels: Mapping[str, str], key: str) -> tuple[str | None
     """What the node may have there: its label, else what its instance type is known for."""
     known = made.instance_type.requirements.get(key) if made.instance_type is not None else None
     return (labels[key],) if key in labels else tuple(known or ()) or (None,)
+
+
+def _type_gone(made: Made) -> Drift | None:
+    """Judged an hour after the claim was made: what was just bought is not held against a catalogue that lags."""
+    claim, catalogue = made.claim, made.catalogue
+    if not catalogue or not claim.created_at or made.now - claim.created_at < _TYPE_AFTER_S:
+        return None
+    name, zone, capacity_type = (
+        claim.labels.get(key, "") for key in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
+    )
+    if not name or (made.instance_type is not None and catalogue.offering(name, zone, capacity_type)):
+        return None
+    what = name if made.instance_type is None else f"{name} in {zone} as {capacity_type}"
+    return Drift(
+        DriftReason.INSTANCE_TYPE, f"instance type {what} is not offered to the node's class any more"
+    )
 
 
 def _class_drifted(made: Made) -> Drift | None:
@@ -203,6 +227,7 @@ def _subnet_drifted(made: Made) -> Drift | None:
 CHECKS: Final[tuple[Check, ...]] = (
     _pool_drifted,
     _requirements_drifted,
+    _type_gone,
     _class_drifted,
     _image_drifted,
     _security_groups_drifted,

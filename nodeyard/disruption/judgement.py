@@ -26,6 +26,7 @@ from nodeyard.disruption.model import (
     Rule,
     View,
 )
+from nodeyard.disruption.outlook import Outlook
 from nodeyard.disruption.replacement import cheaper
 from nodeyard.disruption.simulation import Simulation
 
@@ -50,6 +51,7 @@ class Pass:
         self.started = clock()
         self.found = candidates(view)
         self.room = Room(view.snapshot, view.in_command, view.now)
+        self.outlook = Outlook(view.snapshot, view.now)
         self.simulation = Simulation(view, planner, self.found)
         self.complete = True
 
@@ -195,6 +197,8 @@ def proposal_of(
         saves_per_hour=saves if action is Action.DELETE else 0.0,
         evictions=len(candidate.pods),
         eviction_cost=candidate.eviction_cost,
+        drain=run.outlook.drain([candidate.node]),
+        singletons=run.outlook.singletons(candidate.pods),
         at=run.view.now,
     )
     return msgspec.structs.replace(proposal, **more) if more else proposal

@@ -107,6 +107,16 @@ class Candidate(Value, frozen=True):
         return (self.price_per_hour or 0.0) / (1.0 + self.eviction_cost)
 
 
+class DrainEstimate(Value, frozen=True):
+    """How long a drain takes at most by what is known before it begins, in seconds; None: nothing known ends it."""
+
+    seconds: float | None = 0.0
+    cut_short: bool = False
+    """The termination grace period ends it: some pods get less than their grace period, or lose their protection."""
+    held_by: tuple[str, ...] = ()
+    """What is in its way, in sentences."""
+
+
 class Action(enum.StrEnum):
     DELETE = "Delete"
     REPLACE = "Replace"
@@ -132,6 +142,9 @@ class Proposal(Value, frozen=True):
     """Where its pods would go; those on the replacement are in it."""
     evictions: int = 0
     eviction_cost: float = 0.0
+    drain: DrainEstimate = DrainEstimate()
+    singletons: tuple[PodKey, ...] = ()
+    """Pods that are their workload's only one; their new place is up before they are evicted."""
     blocks: tuple[Block, ...] = ()
     at: float = 0.0
 

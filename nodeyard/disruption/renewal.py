@@ -47,7 +47,7 @@ def due_for(run: Pass, reason: Reason) -> Due:
     due = {}
     for candidate in run.found:
         claim = snapshot.claims.get(candidate.claim)
-        if claim is not None and drift_of(claim, snapshot, run.view.catalogues) is not None:
+        if claim is not None and drift_of(claim, snapshot, run.view.catalogues, now) is not None:
             due[candidate.node] = drifted_since(claim, now)
     return due
 

@@ -4,11 +4,11 @@ OpenAPI is at /docs. Every error is `{"error": {"reason", "message"}}`: 400 for 
 for a service that is away (which).
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import grpc
 import msgspec
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import Body, FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from nodeyard import __version__
@@ -18,6 +18,7 @@ from services.admin.nodes import views
 from services.admin.ports import Cluster, Decisions, Prices, Service
 
 PLAN_TIMEOUT_S = 60.0
+SIMULATE_TIMEOUT_S = 180.0
 STATUS_OF = {grpc.StatusCode.INVALID_ARGUMENT: 400, grpc.StatusCode.DEADLINE_EXCEEDED: 504}
 
 
@@ -34,6 +35,7 @@ def build_app(
         return JSONResponse(body, status_code=status)
 
     _planning(app, allocator)
+    _simulating(app, reallocator)
     _observing(app, cluster, prices, reallocator, journal)
     return app
 
@@ -57,6 +59,25 @@ def _planning(app: FastAPI, allocator: Service) -> None:
         )
         answer = await allocator.call("Plan", request, PLAN_TIMEOUT_S)
         return Response(answer.plan_json, media_type="application/json")
+
+
+def _simulating(app: FastAPI, reallocator: Service) -> None:
+    @app.post("/v1/simulate/{action}", summary="What if: where pods would go, what it costs, what blocks it")
+    async def simulate(
+        action: Annotated[
+            Literal["remove", "replace", "drain-zone", "add", "price", "pool", "consolidate"],
+            Path(description="The kind of question"),
+        ],
+        question: Annotated[
+            dict[str, Any],
+            Body(description="What it is about: nodes, zone, objects, prices, ...; see docs/whatif.md"),
+        ] = {},  # noqa: B006 - FastAPI copies it
+    ) -> Response:
+        """The reallocator's answer about the cluster as it is. Nothing is written."""
+        asked = {**question, "action": action}
+        request = disruption_pb2.SimulateRequest(question_json=msgspec.json.encode(asked))
+        answer = await reallocator.call("Simulate", request, SIMULATE_TIMEOUT_S)
+        return Response(answer.answer_json, media_type="application/json")
 
 
 def _observing(

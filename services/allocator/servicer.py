@@ -19,6 +19,7 @@ from nodeyard.rpc.v1 import planning_pb2 as pb
 from nodeyard.rpc.v1 import planning_pb2_grpc as pb_grpc
 from nodeyard.runtime.clock import Clock
 from nodeyard.state.cluster import Change, Kind, Snapshot
+from nodeyard.state.laying import laid_over, objects_of
 from nodeyard.state.manifests import ManifestError, changes_from
 from services.allocator.controller import Controller
 from services.allocator.ports import Cluster, Offers
@@ -79,21 +80,6 @@ class AllocatorServicer(pb_grpc.AllocatorServicer):
         return pb.PlanResponse(plan_json=msgspec.json.encode(self._report(plan, snapshot)))
 
 
-def objects_of(text: bytes) -> list[Json]:
-    """The objects of a request: a JSON list of Kubernetes objects, or nothing. Raises ValueError."""
-    if not text:
-        return []
-    try:
-        objects: list[Json] = msgspec.json.decode(text, type=list[dict[str, Any]])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"objects: {error}") from None
-    return [
-        item
-        for o in objects
-        for item in (o.get("items") or [] if str(o.get("kind")).endswith("List") else [o])
-    ]
-
-
 def options_of(text: bytes, ours: Options) -> Options:
     """Our options with those of a request (a JSON object, snake_case) in place. Raises ValueError."""
     if not text:
@@ -108,23 +94,6 @@ def options_of(text: bytes, ours: Options) -> Options:
         raise ValueError(f"options: {error}") from None
     except msgspec.DecodeError as error:
         raise ValueError(f"options are not JSON: {error}") from None
-
-
-def laid_over(live: Snapshot, added: list[Change]) -> Snapshot:
-    """The snapshot with more objects in it, or other versions of some."""
-    if not added:
-        return live
-    fields: dict[str, dict[str, Any]] = {}
-    for change in added:
-        fields.setdefault(change.kind.value, dict(getattr(live, change.kind.value)))[change.key] = (
-            change.value
-        )
-    pods_on = dict(live.pods_on)
-    for change in added:
-        pod = change.value
-        if change.kind is Kind.POD and pod is not None and pod.node and not pod.finished:
-            pods_on[pod.node] = pods_on.get(pod.node, frozenset()) | {change.key}
-    return msgspec.structs.replace(live, pods_on=pods_on, **fields)
 
 
 def _unplaced(change: Change) -> bool:

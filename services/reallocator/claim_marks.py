@@ -28,7 +28,7 @@ class ClaimMarks:
 
     async def write_drift(self, snapshot: Snapshot, catalogues: Mapping[str, Catalogue]) -> None:
         """Drifted, and hashes."""
-        for mark in drift_marks(snapshot, catalogues):
+        for mark in drift_marks(snapshot, catalogues, self._clock.now()):
             self._show(await self._write(snapshot.claims[mark.claim], mark))
 
     async def write_consolidatable(self, snapshot: Snapshot, quiet_since: Mapping[str, float]) -> None:

@@ -27,13 +27,13 @@ from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.logging import get_logger
 from nodeyard.state.cluster import Change, Kind, Snapshot
-from services.reallocator.chronicle import Chronicle
+from services.reallocator.chronicle import Chronicle, Fact
 from services.reallocator.claim_marks import ClaimMarks
-from services.reallocator.execution import Execution, LostLead
+from services.reallocator.execution import NOMINATION_S, Execution, LostLead
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
 from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating, Prices
-from services.reallocator.surveying import Proposals
+from services.reallocator.surveying import Proposals, drain_facts
 
 LONGEST_QUIET_S: Final = 300.0
 EVENTS_EVERY_S: Final = 10.0
@@ -164,13 +164,8 @@ class Disruption:
         await self._clock.sleep(self._validation_wait_s)
         if not self.may_decide or self._lead.epoch is None:
             return
-        again = await asyncio.to_thread(
-            validate,
-            command,
-            await self._view(self._cluster.snapshot()),
-            self._planner,
-            self._clock.monotonic,
-        )
+        view = await self._view(self._cluster.snapshot())
+        again = await asyncio.to_thread(validate, command, view, self._planner, self._clock.monotonic)
         if isinstance(again, Command):
             stopped = still_open(again, await self._view(self._cluster.snapshot()))
             again = stopped or again
@@ -180,12 +175,17 @@ class Disruption:
             )  # fmt: skip
             return
         self._measures.decisions.labels(again.action.value.lower(), again.reason.value).inc()
+        facts: dict[str, Fact] = {
+            "nodes": len(again.nodes), "replacements": len(again.replacements),
+            "pods": sum(len(c.pods) for c in again.candidates), "saves_per_hour": round(again.saves_per_hour, 6),
+        }  # fmt: skip
         await self._chronicle.decided(
             "disrupting", f"command/{again.id}", again.reason.value,
             f"{again.action.value.lower()} {', '.join(again.nodes)}",
-            nodes=len(again.nodes), replacements=len(again.replacements),
-            pods=sum(len(c.pods) for c in again.candidates), saves_per_hour=round(again.saves_per_hour, 6),
+            quiet=False, **(facts | drain_facts(view.snapshot, again, self._clock.now())),
         )  # fmt: skip
+        if homes := self.proposals.homes_of_singletons(again):
+            await self._nominations.nominate(homes, NOMINATION_S)
         if await self._execution.begin(again):
             self._quiet = None
 
@@ -255,7 +255,11 @@ class Disruption:
         if written is not None:
             self._cluster.overlay(Change(Kind.NODE_CLAIM, written.name, written, written.resource_version))
 
-    # --- proposals for whoever asks -----------------------------------------------------------------------------------
+    # --- for whoever asks -------------------------------------------------------------------------------------------
+    async def view_now(self) -> View:
+        """What a pass would read now. Raises StoreUnavailableError."""
+        return await self._view(self._cluster.snapshot())
+
     async def list_proposals(self) -> tuple[Proposal, ...]:
         """The proposals of the last pass here, or of a look made now where another replica does the passes."""
         if (

@@ -45,6 +45,7 @@ from services.reallocator.moves import MoveMemory
 from services.reallocator.rivals import Rivals
 from services.reallocator.servicer import Servicer
 from services.reallocator.settings import Settings
+from services.reallocator.simulating import Simulator
 from services.reallocator.termination import Termination
 
 LEASE = "disruption"
@@ -142,7 +143,8 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             return rivals.reason or cluster.not_synced_because
         return None if prices.ready else f"no catalogue from pricing: {prices.problem}"
 
-    servicer = Servicer(disruption.list_proposals, unready)
+    simulator = Simulator(disruption.view_now, planner, time.monotonic)
+    servicer = Servicer(disruption.list_proposals, simulator, unready)
 
     def register(server: grpc.aio.Server) -> None:
         disruption_pb2_grpc.add_ReallocatorServicer_to_server(servicer, server)

@@ -4,9 +4,10 @@ Says in the journal and as an event when what a method proposes for a node, or w
 the same thing twice is said once. Neighbours: `controller` (passes), `servicer` (who asks).
 """
 
-from nodeyard.disruption.model import Outcome, Proposal, Rule
+from nodeyard.disruption.model import Command, DrainEstimate, Outcome, Proposal, Rule
+from nodeyard.disruption.outlook import Outlook
 from nodeyard.state.cluster import Snapshot
-from services.reallocator.chronicle import Chronicle
+from services.reallocator.chronicle import Chronicle, Fact
 
 _BY_POD = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT})
 _NOT_WORTH_IT = frozenset(
@@ -35,6 +36,12 @@ class Proposals:
         """Whether the last look is longer ago than that."""
         return now - self._at > seconds
 
+    def homes_of_singletons(self, command: Command) -> frozenset[str]:
+        """Nodes that run and are to take a pod that is its workload's only one, as far as the last look told."""
+        going = [p for node in command.nodes if (p := self._by_node.get(node)) is not None]
+        alone = frozenset(pod for p in going for pod in p.singletons)
+        return frozenset(move.node for p in going for move in p.moves if alone & frozenset(move.pods))
+
     def show(self, outcome: Outcome, snapshot: Snapshot) -> None:
         """Takes a look in without a word."""
         fresh = {p.node: p for p in outcome.proposals}
@@ -60,6 +67,7 @@ class Proposals:
                 f"{proposal.action.value.lower()}" + (f" by {new.instance_type} in {new.zone}" if new else ""),
                 quiet=True, saves_per_hour=round(proposal.saves_per_hour, 6), evictions=proposal.evictions,
                 price_per_hour=proposal.price_per_hour or 0.0, method=method,
+                singletons=len(proposal.singletons), **facts_of(proposal.drain),
             )  # fmt: skip
             return
         first = proposal.blocks[0]
@@ -80,3 +88,18 @@ def signature(proposal: Proposal) -> str:
         return f"blocked {proposal.blocks[0].rule}"
     new = proposal.replacement
     return f"{proposal.action} {new.instance_type if new else ''}"
+
+
+def drain_facts(snapshot: Snapshot, command: Command, now: float) -> dict[str, Fact]:
+    """For the journal: how long the drain of a command's nodes takes, as told before it begins, and who is alone."""
+    outlook = Outlook(snapshot, now)
+    alone = outlook.singletons(pod for c in command.candidates for pod in c.pods)
+    return {"singletons": len(alone)} | facts_of(outlook.drain(command.nodes))
+
+
+def facts_of(drain: DrainEstimate) -> dict[str, Fact]:
+    """An estimate for the journal: seconds at most, or that nothing known ends it, and what is in the way."""
+    facts: dict[str, Fact] = {"drain_s": "unknown" if drain.seconds is None else round(drain.seconds, 1)}
+    if drain.held_by:
+        facts["drain_held_by"] = "; ".join(drain.held_by[:3])
+    return facts | ({"drain_cut_short": True} if drain.cut_short else {})

@@ -13,7 +13,7 @@ from nodeyard.disruption.validation import validate
 from nodeyard.disruption.waves import wave_of
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import Builder, first_fit
+from tests.support.disruption import NOW, Builder, first_fit
 
 POOLS = ("default", "other")
 
@@ -40,7 +40,7 @@ class Rollout:
                 name = f"{pool}-{i}"
                 self.build.node(name, "m5.large", pool=pool, claim={"annotations": stamped("old")})
                 self.build.pod(f"p-{name}", name, shape="big")
-        for mark in drift_marks(self.build.snapshot, {}):
+        for mark in drift_marks(self.build.snapshot, {}, NOW):
             claim = self.build.snapshot.claims[mark.claim]
             said = Condition(DRIFTED, "True", "NodePoolDrifted", "", self.build.now)
             drifted = msgspec.structs.replace(claim, conditions=(*claim.conditions, said))

@@ -53,6 +53,8 @@ class World:
         self.requests.append(request)
         if method == "Plan":
             return planning_pb2.PlanResponse(plan_json=b'{"nodes":[]}')
+        if method == "Simulate":
+            return disruption_pb2.SimulateResponse(answer_json=b'{"moves":[]}')
         return disruption_pb2.ListProposalsResponse(proposals_json=b"[]")
 
     def client(self) -> TestClient:
@@ -153,3 +155,16 @@ def test_decisions_are_filtered_and_limits_checked() -> None:
 
 def test_proposals_come_from_the_reallocator() -> None:
     assert World().client().get("/v1/proposals").json() == []
+
+
+def test_a_what_if_is_the_reallocators_and_its_action_is_the_paths() -> None:
+    world = World()
+    body = {"nodes": ["ip-1"], "action": "replace"}
+    assert world.client().post("/v1/simulate/remove", json=body).json() == {"moves": []}
+    assert msgspec.json.decode(world.requests[0].question_json) == {"action": "remove", "nodes": ["ip-1"]}
+
+
+def test_a_what_if_of_no_known_kind_is_refused_before_anybody_is_asked() -> None:
+    world = World()
+    assert world.client().post("/v1/simulate/explode", json={}).status_code == 422
+    assert world.requests == []

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n nodeyard/rpc/v1/disruption.proto\x12\x0fnodeyard.rpc.v1\"\x16\n\x14ListProposalsRequest\"/\n\x15ListProposalsResponse\x12\x16\n\x0eproposals_json\x18\x01 \x01(\x0c\x32m\n\x0bReallocator\x12^\n\rListProposals\x12%.nodeyard.rpc.v1.ListProposalsRequest\x1a&.nodeyard.rpc.v1.ListProposalsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n nodeyard/rpc/v1/disruption.proto\x12\x0fnodeyard.rpc.v1\"\x16\n\x14ListProposalsRequest\"/\n\x15ListProposalsResponse\x12\x16\n\x0eproposals_json\x18\x01 \x01(\x0c\"(\n\x0fSimulateRequest\x12\x15\n\rquestion_json\x18\x01 \x01(\x0c\"\'\n\x10SimulateResponse\x12\x13\n\x0b\x61nswer_json\x18\x01 \x01(\x0c\x32\xbe\x01\n\x0bReallocator\x12^\n\rListProposals\x12%.nodeyard.rpc.v1.ListProposalsRequest\x1a&.nodeyard.rpc.v1.ListProposalsResponse\x12O\n\x08Simulate\x12 .nodeyard.rpc.v1.SimulateRequest\x1a!.nodeyard.rpc.v1.SimulateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPROPOSALSREQUEST']._serialized_end=75
   _globals['_LISTPROPOSALSRESPONSE']._serialized_start=77
   _globals['_LISTPROPOSALSRESPONSE']._serialized_end=124
-  _globals['_REALLOCATOR']._serialized_start=126
-  _globals['_REALLOCATOR']._serialized_end=235
+  _globals['_SIMULATEREQUEST']._serialized_start=126
+  _globals['_SIMULATEREQUEST']._serialized_end=166
+  _globals['_SIMULATERESPONSE']._serialized_start=168
+  _globals['_SIMULATERESPONSE']._serialized_end=207
+  _globals['_REALLOCATOR']._serialized_start=210
+  _globals['_REALLOCATOR']._serialized_end=400
 # @@protoc_insertion_point(module_scope)

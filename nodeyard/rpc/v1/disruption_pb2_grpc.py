@@ -39,6 +39,11 @@ class ReallocatorStub:
                 request_serializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.ListProposalsRequest.SerializeToString,
                 response_deserializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.ListProposalsResponse.FromString,
                 _registered_method=True)
+        self.Simulate = channel.unary_unary(
+                '/nodeyard.rpc.v1.Reallocator/Simulate',
+                request_serializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.SimulateRequest.SerializeToString,
+                response_deserializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.SimulateResponse.FromString,
+                _registered_method=True)
 
 
 class ReallocatorServicer:
@@ -50,6 +55,13 @@ class ReallocatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Simulate(self, request, context):
+        """A what-if question about the cluster as it is; changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReallocatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +69,11 @@ def add_ReallocatorServicer_to_server(servicer, server):
                     servicer.ListProposals,
                     request_deserializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.ListProposalsRequest.FromString,
                     response_serializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.ListProposalsResponse.SerializeToString,
+            ),
+            'Simulate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Simulate,
+                    request_deserializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.SimulateRequest.FromString,
+                    response_serializer=nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.SimulateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +103,33 @@ class Reallocator:
             '/nodeyard.rpc.v1.Reallocator/ListProposals',
             nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.ListProposalsRequest.SerializeToString,
             nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.ListProposalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Simulate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodeyard.rpc.v1.Reallocator/Simulate',
+            nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.SimulateRequest.SerializeToString,
+            nodeyard_dot_rpc_dot_v1_dot_disruption__pb2.SimulateResponse.FromString,
             options,
             channel_credentials,
             insecure,

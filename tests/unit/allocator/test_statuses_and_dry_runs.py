@@ -16,11 +16,12 @@ from nodeyard.provisioning.launches import NotReady
 from nodeyard.provisioning.model import Options
 from nodeyard.runtime.metrics import new_registry
 from nodeyard.state.cluster import Change, Kind, snapshot_of
+from nodeyard.state.laying import laid_over, objects_of
 from nodeyard.state.manifests import changes_from
 from services.allocator.classes import Classes
 from services.allocator.metrics import AllocatorMetrics
 from services.allocator.pools import Pools, usage
-from services.allocator.servicer import laid_over, objects_of, options_of
+from services.allocator.servicer import options_of
 from tests.support.allocator import Quiet, Replica, World
 
 

@@ -36,7 +36,7 @@ def as_made(build: Builder, name: str = "a", **claim: Any) -> NodeClaim:
 
 
 def found(build: Builder, claim: str = "a-c") -> Drift | None:
-    return drift_of(build.snapshot.claims[claim], build.snapshot, {"default": catalogue()})
+    return drift_of(build.snapshot.claims[claim], build.snapshot, {"default": catalogue()}, NOW)
 
 
 def change_class(build: Builder, **fields: Any) -> None:
@@ -89,7 +89,7 @@ def test_hashes_are_compared_only_between_equal_versions(label: str) -> None:
         ),
     )
     assert found(build) is None
-    (mark,) = drift_marks(build.snapshot, {"default": catalogue()})
+    (mark,) = drift_marks(build.snapshot, {"default": catalogue()}, NOW)
     assert mark.drift is None
     assert mark.restamp == {
         label: "p1" if label == keys.NODEPOOL_HASH else "c1", f"{label}-version": HASH_VERSION,
@@ -102,7 +102,7 @@ def test_a_claim_that_has_drifted_already_is_not_stamped_anew() -> None:
     old = claim.annotations | {keys.NODEPOOL_HASH_VERSION: "v3"}
     build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, annotations=old))
     change_class(build, hash="c2")
-    (mark,) = drift_marks(build.snapshot, {"default": catalogue()})
+    (mark,) = drift_marks(build.snapshot, {"default": catalogue()}, NOW)
     assert mark.drift is not None
     assert mark.restamp == {}
 
@@ -130,7 +130,7 @@ def test_a_provisioners_nodes_do_not_drift() -> None:
     build.pool("provisioner/old", hash="p2", requirements=(Requirement(keys.ARCH, "In", ("arm64",)),))
     build.node("a", pool="provisioner/old", claim={"annotations": {keys.NODEPOOL_HASH: "p1"}})
     assert found(build) is None
-    assert drift_marks(build.snapshot, {}) == ()
+    assert drift_marks(build.snapshot, {}, NOW) == ()
 
 
 def test_a_requirement_for_a_label_that_the_node_lacks_drifts_it() -> None:
@@ -154,19 +154,44 @@ def test_a_label_that_is_missing_but_true_of_the_instance_type_drifts_nothing() 
     kind = known.by_name["m5.xlarge"]
     told = msgspec.structs.replace(kind, requirements={**kind.requirements, keys.INSTANCE_CATEGORY: ("m",)})
     snapshot = build.snapshot
-    assert drift_of(snapshot.claims["a-c"], snapshot, {"default": Catalogue([told], "1")}) is None
+    assert drift_of(snapshot.claims["a-c"], snapshot, {"default": Catalogue([told], "1")}, NOW) is None
 
 
 def test_the_condition_is_written_once_and_taken_off_when_the_change_is_undone() -> None:
     build = Builder()
     claim = as_made(build)
     build.pool(hash="p2")
-    (mark,) = drift_marks(build.snapshot, {})
+    (mark,) = drift_marks(build.snapshot, {}, NOW)
     assert mark.drift is not None
     said = Condition(DRIFTED, "True", mark.drift.reason.value, mark.drift.message, NOW - 70)
     marked = msgspec.structs.replace(claim, conditions=(*claim.conditions, said))
     build.put(Kind.NODE_CLAIM, "a-c", marked)
-    assert drift_marks(build.snapshot, {}) == ()
+    assert drift_marks(build.snapshot, {}, NOW) == ()
     assert drifted_since(marked, NOW) == NOW - 70
     build.pool(hash="p1")
-    assert [(m.claim, m.drift) for m in drift_marks(build.snapshot, {})] == [("a-c", None)]
+    assert [(m.claim, m.drift) for m in drift_marks(build.snapshot, {}, NOW)] == [("a-c", None)]
+
+
+def test_a_type_that_is_not_offered_any_more_drifts_an_hour_after_the_node_was_made() -> None:
+    build = Builder()
+    as_made(build)
+    claim, snapshot = build.snapshot.claims["a-c"], build.snapshot
+    rest = Catalogue([t for t in catalogue().types if t.name != "m5.xlarge"], "1")
+    elsewhere = [
+        msgspec.structs.replace(
+            t, offerings=tuple(msgspec.structs.replace(o, zone="elsewhere") for o in t.offerings)
+        )
+        for t in catalogue().types
+    ]
+    for sold in (rest, Catalogue(elsewhere, "1")):
+        drift = drift_of(claim, snapshot, {"default": sold}, claim.created_at + 3600)
+        assert drift is not None
+        assert drift.reason is DriftReason.INSTANCE_TYPE
+        assert drift_of(claim, snapshot, {"default": sold}, claim.created_at + 3599) is None
+
+
+@pytest.mark.parametrize("catalogues", [{}, {"default": Catalogue([], "1")}])
+def test_a_catalogue_that_is_not_known_drifts_no_type(catalogues: Mapping[str, Catalogue]) -> None:
+    build = Builder()
+    claim = as_made(build)
+    assert drift_of(claim, build.snapshot, catalogues, NOW + 7200) is None

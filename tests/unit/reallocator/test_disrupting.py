@@ -121,6 +121,28 @@ async def test_the_old_node_goes_once_the_new_one_is_initialized_and_that_one_is
     assert scene.replica.nominations.nodes == {"fresh"}
 
 
+async def test_the_node_that_takes_a_workloads_only_pod_is_nominated_before_the_other_goes(
+    scene: Scene,
+) -> None:
+    for name in ("a", "b"):
+        scene.world.node(name, "m5.large", capacity_type=keys.SPOT)
+        scene.world.build.pod(f"p-{name}", name, owner_name=f"rs-{name}")
+    await scene.decide()
+    gone, stays = ("a", "b") if scene.deleting("a") else ("b", "a")
+    assert scene.deleting(gone)
+    assert scene.replica.nominations.nodes == {stays}
+
+
+async def test_the_journal_tells_how_long_the_drain_will_take_and_who_is_alone(scene: Scene) -> None:
+    scene.world.node("old", "m5.4xlarge")
+    scene.world.build.pod("p", "old", grace_period_s=90.0)
+    await scene.decide()
+    said = next(d for d in scene.replica.notes.decisions if d.subject.startswith("command/"))
+    assert (said.facts["drain_s"], said.facts["singletons"]) == (90.0, 1)
+    proposal = next(p for p in scene.replica.disruption.proposals.all if p.node == "old")
+    assert (proposal.drain.seconds, proposal.singletons) == (90.0, ("default/p",))
+
+
 async def test_a_replacement_that_vanishes_sets_everything_back(scene: Scene) -> None:
     name = await replacing(scene)
     scene.world.build.put(Kind.NODE_CLAIM, name, None)
