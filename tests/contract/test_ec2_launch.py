@@ -1,10 +1,9 @@
-"""Node classes, launch templates and launches through real boto3 against the simulated account."""
+"""What is EC2's own in node classes, launch templates and launches, through real boto3; see also test_provider."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +28,7 @@ from nodeyard.api.nodeclass import (
 )
 from nodeyard.api.selectors import Taint
 from nodeyard.cloudprovider.boot import Boot
-from nodeyard.cloudprovider.errors import IdempotencyMismatch, NotFound, Throttled, Unreachable
+from nodeyard.cloudprovider.errors import IdempotencyMismatch, Throttled, Unreachable
 from nodeyard.local.account.machines import userdata
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import LAUNCH_BATCH, Answer, Batch
@@ -274,20 +273,6 @@ def test_one_interface_is_spelled_out_only_where_something_is_asked_of_it(
     assert data.get("SecurityGroupIds") == (["sg-1"] if wanted is None else None)
 
 
-async def test_the_same_content_is_one_template_for_every_replica(
-    session: Ec2Session, dials: DialBoard
-) -> None:
-    found = await resolver(session).resolve(CLASS)
-    first, second = templates(session), templates(session)
-    name = await first.ensure(found, found.images[0], BOOT)
-    assert await second.ensure(found, found.images[0], BOOT) == name
-    other = msgspec.structs.replace(BOOT, labels={"team": "b"})
-    assert await first.ensure(found, found.images[0], other) != name
-    before = dials.get("calls")["counts"]["CreateLaunchTemplate"]
-    await first.ensure(found, found.images[0], BOOT)
-    assert dials.get("calls")["counts"]["CreateLaunchTemplate"] == before
-
-
 async def test_a_template_wanted_by_many_at_once_is_made_once(session: Ec2Session, dials: DialBoard) -> None:
     found = await resolver(session).resolve(CLASS)
     made, boot = templates(session), msgspec.structs.replace(BOOT, labels={"team": "crowd"})
@@ -297,54 +282,10 @@ async def test_a_template_wanted_by_many_at_once_is_made_once(session: Ec2Sessio
     assert dials.get("calls")["counts"]["CreateLaunchTemplate"] == before + 1
 
 
-async def test_templates_of_a_class_are_deleted_with_it(session: Ec2Session) -> None:
-    asked = msgspec.structs.replace(CLASS, key="going", uid="going")
-    found = await resolver(session).resolve(asked)
-    made = templates(session)
-    await made.ensure(found, found.images[0], msgspec.structs.replace(BOOT, labels={"team": "going"}))
-    assert await made.delete_of("going") == 1
-    assert await made.delete_of("going") == 0
-
-
-async def test_old_templates_that_nothing_needs_are_removed(session: Ec2Session) -> None:
-    asked = msgspec.structs.replace(CLASS, key="pruned", uid="pruned")
-    found = await resolver(session).resolve(asked)
-    made = templates(session)
-    boots = [msgspec.structs.replace(BOOT, labels={"team": team}) for team in ("keep", "drop")]
-    keep, _ = [await made.ensure(found, found.images[0], boot) for boot in boots]
-    soon, later = time.time() + 60.0, time.time() + 3700.0
-    assert await made.prune({keep}, {"pruned"}, soon) == 0
-    assert await made.prune({keep}, {"another"}, later) == 0
-    assert await made.prune({keep}, {"pruned"}, later) == 1
-    assert await made.delete_of("pruned") == 1
-
-
 # --- launches ---------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def fleet(session: Ec2Session) -> Fleet:
     return Fleet(session, cluster_uid="uid")
-
-
-async def test_repeating_a_launch_gives_the_same_instances(session: Ec2Session, fleet: Fleet) -> None:
-    record = await launchable(session, "m5.large")
-    first = await launched(fleet, record, "same-1", "same-2", "same-3")
-    assert len({made.instance_id for made in first.made}) == 3
-    assert await launched(fleet, record, "same-1", "same-2", "same-3") == first
-    one = first.made[0]
-    assert one.instance_type == "m5.large"
-    assert one.provider_id == f"aws:///{one.zone}/{one.instance_id}"
-
-
-async def test_another_attempt_or_other_claims_are_another_launch(session: Ec2Session, fleet: Fleet) -> None:
-    record = await launchable(session, "m5.large")
-    again = msgspec.structs.replace(record, attempt=1)
-    priced = msgspec.structs.replace(record, prices={"m5.large/eu-west-1a": 0.1})
-    ids = [batch(fleet, r, *names).id for r, names in (
-        (record, ("a",)), (again, ("a",)), (record, ("b",)), (record, ("a", "b")), (priced, ("a",)),
-    )]  # fmt: skip
-    assert len(set(ids)) == 4
-    assert ids[0] == ids[4]
-    assert all(len(one) <= 64 and one.isascii() for one in ids)
 
 
 async def test_a_single_claims_instance_carries_what_it_is_found_by(
@@ -385,36 +326,6 @@ def tags_of(account: AccountServer, instance_id: str) -> dict[str, str]:
     return {t["Key"]: t["Value"] for t in shown["Tags"]}
 
 
-async def test_an_ended_instance_is_still_known_but_not_alive(session: Ec2Session, fleet: Fleet) -> None:
-    record = await launchable(session, "m5.large")
-    (made,) = (await launched(fleet, record, "web-3")).made
-    await fleet.terminate(made.instance_id)
-    (found,) = await fleet.find(batch(fleet, record, "web-3"))
-    assert not found.alive
-    assert await fleet.find(batch(fleet, record, "never-launched")) == []
-
-
-async def test_a_full_zone_is_told_and_another_is_taken(
-    session: Ec2Session, fleet: Fleet, dials: DialBoard
-) -> None:
-    dials.post("capacity", instance_type="c5.large", zone=f"{REGION}a", capacity_type="*")
-    dials.post("capacity", instance_type="c5.large", zone=f"{REGION}b", capacity_type="*")
-    (made,) = (await launched(fleet, await launchable(session, "c5.large", spot=True), "web-4")).made
-    assert made.zone == f"{REGION}c"
-    assert made.capacity_type == keys.SPOT
-
-
-async def test_half_a_fleet_is_what_there_was_and_the_refusals(
-    session: Ec2Session, fleet: Fleet, dials: DialBoard
-) -> None:
-    for zone, left in (("a", 2), ("b", 0), ("c", 0)):
-        dials.post("capacity", instance_type="c5.large", zone=f"{REGION}{zone}", capacity_type="*", left=left)
-    answer = await launched(fleet, await launchable(session, "c5.large"), *(f"half-{n}" for n in range(5)))
-    assert len(answer.made) == 2
-    assert {r.instance_type for r in answer.refusals} == {"c5.large"}
-    assert answer.error is None
-
-
 async def test_no_capacity_at_all_is_a_refusal_of_every_offering(
     session: Ec2Session, fleet: Fleet, dials: DialBoard
 ) -> None:
@@ -436,13 +347,6 @@ async def test_a_request_that_would_be_worded_otherwise_is_not_sent(
     with pytest.raises(IdempotencyMismatch):
         await fleet.launch(record, theirs)
     assert dials.get("calls")["counts"].get("CreateFleet", 0) == before
-
-
-async def test_a_lost_template_is_a_missing_object(session: Ec2Session, fleet: Fleet) -> None:
-    record = await launchable(session, "m5.large")
-    choice = msgspec.structs.replace(record.choices[0], template="no-such-template")
-    with pytest.raises(NotFound):
-        await launched(fleet, msgspec.structs.replace(record, choices=(choice,)), "web-7")
 
 
 async def test_throttling_reaches_the_caller_as_such(
