@@ -8,17 +8,15 @@ that none of the prices at hand could make profitable never enters.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import highspy
 import numpy as np
 
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.provisioning.solver import INF, Program, solved_linear
 
 _EPS = 1e-9
 _ROUNDS = 12
 _MOST_KINDS = 260
-_INF = highspy.kHighsInf
 
 
 @dataclass(slots=True)
@@ -167,23 +165,18 @@ def _solve(kinds: Kinds, room: Floats, market: Market, chosen: Ints) -> Relaxati
     index[position] = n_kind + pair_col[at_pair] * n_res + at_res
     value[position] = -mine[at_pair, at_res]
     col_index, col_value, col_start = _node_columns(room, market, chosen, n_kind, n_res, n_lim)
-    lp = highspy.HighsLp()
-    lp.num_col_ = n_pair + n_col
-    lp.num_row_ = n_kind + n_col * n_res + n_lim
-    lp.col_cost_ = np.concatenate([np.zeros(n_pair), market.cost[chosen]])
-    lp.col_lower_ = np.zeros(lp.num_col_)
-    lp.col_upper_ = np.full(lp.num_col_, _INF)
-    lp.row_lower_ = np.concatenate([kinds.demand, np.zeros(n_col * n_res), np.full(n_lim, -_INF)])
-    lp.row_upper_ = np.concatenate([np.full(n_kind + n_col * n_res, _INF), market.left])
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    lp.a_matrix_.start_ = np.concatenate([start_pair, start_pair[-1] + col_start[1:]]).astype(np.int32)
-    lp.a_matrix_.index_ = np.concatenate([index, col_index]).astype(np.int32)
-    lp.a_matrix_.value_ = np.concatenate([value, col_value])
-    solver = quiet_solver()
-    solver.passModel(lp)
-    solver.run()
-    solved = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
-    if not solved:
+    solver = solved_linear(
+        Program.of(
+            np.concatenate([np.zeros(n_pair), market.cost[chosen]]),
+            np.full(n_pair + n_col, INF),
+            np.concatenate([kinds.demand, np.zeros(n_col * n_res), np.full(n_lim, -INF)]),
+            np.concatenate([np.full(n_kind + n_col * n_res, INF), market.left]),
+            np.concatenate([start_pair, start_pair[-1] + col_start[1:]]),
+            np.concatenate([index, col_index]),
+            np.concatenate([value, col_value]),
+        )
+    )
+    if solver is None:
         empty = np.zeros((n_kind, n_col))
         return Relaxation(
             0.0,
@@ -229,14 +222,6 @@ def _node_columns(
         value.append(np.concatenate([room[column][held], market.use[column][used] if n_lim else np.zeros(0)]))
         start.append(start[-1] + len(held) + len(used))
     return np.concatenate(index), np.concatenate(value), np.array(start, np.int64)
-
-
-def quiet_solver() -> Any:
-    """A solver that prints nothing: the package's own wrapper greets on standard output when it is made."""
-    solver = highspy._core._Highs()
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("threads", 1)
-    return solver
 
 
 def _fair_cost(market: Market, toll: Floats) -> Floats:

@@ -8,13 +8,10 @@ and `packing` make the models.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import highspy
 import numpy as np
 
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
-from nodeyard.provisioning.linear import quiet_solver
-
-_INF = highspy.kHighsInf
+from nodeyard.provisioning.solver import INF, Rows, solved_integer, solved_linear
 
 
 @dataclass(slots=True)
@@ -66,156 +63,97 @@ class Solution:
     """How often each pattern is bought."""
 
 
-class Program:
-    """The program over some patterns, as the solver takes it. Rows: lots, groups, times, limits, spreads, broad room."""
+class PatternProgram:
+    """The program over some patterns. Rows: lots, groups, times, limits, spreads, broad room."""
 
     def __init__(
         self, model: Model, column: Ints, counts: Ints, broad: list[int], most: Floats, fits: Bools
     ) -> None:
         self.model, self.column, self.counts, self.broad = model, column, counts, broad
-        self.cost: list[float] = []
-        self.lower: list[float] = []
-        self.upper: list[float] = []
-        self.entries: list[tuple[list[int], list[float]]] = []
-        self.row_lower: list[float] = [0.0] * model.lots
-        self.row_upper: list[float] = [_INF] * model.lots
+        self.rows = rows = Rows()
+        rows.rows([0.0] * model.lots, [INF] * model.lots)
         self.finite = [int(c) for c in np.nonzero(np.isfinite(model.times))[0]]
-        self.group_row = self._rows(model.demand.tolist(), model.demand.tolist())
+        self.group_row = rows.rows(model.demand.tolist(), model.demand.tolist())
         times = [float(model.times[c]) for c in self.finite]
-        self.times_row = self._rows([-_INF] * len(times), times)
-        self.limit_row = self._rows([-_INF] * len(model.left), model.left.tolist())
+        self.times_row = rows.rows([-INF] * len(times), times)
+        self.limit_row = rows.rows([-INF] * len(model.left), model.left.tolist())
         self.time_of = {c: self.times_row + i for i, c in enumerate(self.finite)}
         for c, pods in zip(column.tolist(), counts, strict=True):
             held = np.nonzero(pods)[0]
-            self._add(model.cost[c], self._node_rows(c, held.tolist(), pods[held].tolist()))
-        self.first_delivered = len(self.cost)
+            given = zip(held.tolist(), pods[held].tolist(), strict=True)
+            rows.variable(model.cost[c], [*given, *self._node_entries(c)])
+        self.first_delivered = len(rows.cost)
         self._delivered()
         dear = 100.0 * float(model.cost.max() + 1.0)
         for i in range(len(model.demand)):  # pods left out, so that few patterns are enough to begin with
-            self._add(dear, ([self.group_row + i], [1.0]))
-        self.first_broad = len(self.cost)
+            rows.variable(dear, [(self.group_row + i, 1.0)])
+        self.first_broad = len(rows.cost)
         for c in broad:
             self._broad(c, most, fits)
 
-    def _rows(self, lower: list[float], upper: list[float]) -> int:
-        first = len(self.row_lower)
-        self.row_lower += lower
-        self.row_upper += upper
-        return first
-
-    def _add(self, cost: float, entries: tuple[list[int], list[float]], upper: float = _INF) -> int:
-        self.cost.append(float(cost))
-        self.lower.append(0.0)
-        self.upper.append(upper)
-        self.entries.append(entries)
-        return len(self.cost) - 1
-
-    def _node_rows(self, column: int, rows: list[int], values: list[float]) -> tuple[list[int], list[float]]:
-        """A node's entries: what it gives, its use of limits and of the times it exists."""
-        rows, values = list(rows), [float(v) for v in values]
-        if column in self.time_of:
-            rows.append(self.time_of[column])
-            values.append(1.0)
+    def _node_entries(self, column: int) -> list[tuple[int, float]]:
+        """What a node uses of limits and of the times it exists."""
+        out = [(self.time_of[column], 1.0)] if column in self.time_of else []
         for limit in np.nonzero(self.model.use[column])[0].tolist():
-            rows.append(self.limit_row + limit)
-            values.append(float(self.model.use[column, limit]))
-        return rows, values
+            out.append((self.limit_row + limit, float(self.model.use[column, limit])))
+        return out
 
     def _delivered(self) -> None:
         """One variable per lot: pods of it that get a place; groups ask for them, spreads balance them."""
-        model = self.model
-        rows: list[list[int]] = [[lot, self.group_row + int(model.group[lot])] for lot in range(model.lots)]
-        values: list[list[float]] = [[-1.0, 1.0] for _ in range(model.lots)]
-        floors: list[tuple[list[int], list[float], float]] = []
-        for spread in model.spreads:
-            at: list[int] = []
-            at_values: list[float] = []
-            for lots, standing in zip(spread.lots_of, spread.standing, strict=True):
-                over = self._rows([-_INF], [float(spread.skew - standing)])
-                under = self._rows([-float(standing)], [_INF])
-                for lot in lots:
-                    rows[lot] += [over, under]
-                    values[lot] += [1.0, 1.0]
-                at += [over, under]
-                at_values += [-1.0, -1.0]
-            floors.append((at, at_values, 0.0 if spread.floor_zero else _INF))
-        for mine, their in zip(rows, values, strict=True):
-            self._add(0.0, (mine, their))
-        for at, at_values, most in floors:
-            self._add(0.0, (at, at_values), most)
+        model, rows = self.model, self.rows
+        mine = [[(lot, -1.0), (self.group_row + int(model.group[lot]), 1.0)] for lot in range(model.lots)]
+        balance(model, rows, mine)
 
     def _broad(self, column: int, most: Floats, fits: Bools) -> None:
         """A column without listed patterns: room for its lots, bought in fractions."""
-        model = self.model
+        model, rows = self.model, self.rows
         lots = np.nonzero(fits[:, column])[0].tolist()
         needed = np.nonzero((model.request[lots] > 0).any(axis=0))[0].tolist()
-        room = self._rows([0.0] * len(needed), [_INF] * len(needed))
-        caps = self._rows([0.0] * len(lots), [_INF] * len(lots))
-        rows = [room + i for i in range(len(needed))] + [caps + i for i in range(len(lots))]
-        values = [float(model.room[column, r]) for r in needed] + [float(most[lot]) for lot in lots]
-        self._add(model.cost[column], self._node_rows(column, rows, values))
+        room = rows.rows([0.0] * len(needed), [INF] * len(needed))
+        caps = rows.rows([0.0] * len(lots), [INF] * len(lots))
+        entries = [(room + i, float(model.room[column, r])) for i, r in enumerate(needed)]
+        entries += [(caps + i, float(most[lot])) for i, lot in enumerate(lots)]
+        rows.variable(model.cost[column], [*entries, *self._node_entries(column)])
         for i, lot in enumerate(lots):
-            own = [lot, caps + i] + [room + j for j, r in enumerate(needed) if model.request[lot, r] > 0]
-            amounts = [1.0, -1.0] + [
-                -float(model.request[lot, r]) for r in needed if model.request[lot, r] > 0
-            ]
-            self._add(0.0, (own, amounts))
+            need = model.request[lot]
+            taken = [(room + j, -float(need[r])) for j, r in enumerate(needed) if need[r] > 0]
+            rows.variable(0.0, [(lot, 1.0), (caps + i, -1.0), *taken])
 
-    def solve(self, seconds: float | None, start: Mapping[int, float]) -> "Solution | None":
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = len(self.cost), len(self.row_lower)
-        lp.col_cost_, lp.col_lower_, lp.col_upper_ = self.cost, self.lower, self.upper
-        lp.row_lower_, lp.row_upper_ = self.row_lower, self.row_upper
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        lengths = np.array([len(rows) for rows, _ in self.entries], np.int64)
-        lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        lp.a_matrix_.index_ = np.array([r for rows, _ in self.entries for r in rows], np.int32)
-        lp.a_matrix_.value_ = np.array([v for _, values in self.entries for v in values], np.float64)
-        solver = quiet_solver()
-        if seconds is not None:
-            whole, part = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
-            many = len(self.column) + self.model.lots
-            lp.integrality_ = [whole] * many + [part] * (len(self.cost) - many)
-            solver.setOptionValue("time_limit", max(seconds, 0.05))
-            solver.setOptionValue("mip_rel_gap", 1e-4)
-            solver.setOptionValue("mip_heuristic_run_feasibility_jump", False)  # it heeds no time limit
-        solver.passModel(lp)
-        if seconds is not None and any(start.values()):
-            known = highspy.HighsSolution()
-            known.col_value = self._completed(start)
-            solver.setSolution(known)
-            solver.setOptionValue(
-                "presolve", "off"
-            )  # with it the solver answers wrongly from a given solution
-        solver.run()
-        status = solver.getModelStatus()
-        good = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
-        if status not in good or (seconds is None and status != good[0]):
+    def in_fractions(self) -> "Solution | None":
+        """The optimum where nodes and pods may be bought in parts, with its duals."""
+        solver = solved_linear(self.rows.program())
+        if solver is None:
             return None
-        solution, info = solver.getSolution(), solver.getInfo()
-        model = self.model
-        zero = (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))
-        if seconds is not None:
-            if not solution.value_valid:
-                return Solution(np.inf, zero, float(info.mip_dual_bound))
-            primal = np.array(solution.col_value)
-            value = float(primal @ np.array(self.cost))
-            lots = primal[self.first_delivered : self.first_delivered + model.lots]
-            low = min(float(info.mip_dual_bound), value)
-            return Solution(value, zero, low, self._nodes(primal), np.round(lots).astype(np.int64))
+        model, solution = self.model, solver.getSolution()
         dual = np.array(solution.row_dual)
         value = np.maximum(dual[: model.lots], 0.0)
         scarcity = np.zeros(len(model.cost))
         for column, row in self.time_of.items():
             scarcity[column] = max(-dual[row], 0.0)
         toll = np.maximum(-dual[self.limit_row : self.limit_row + len(model.left)], 0.0)
-        objective = float(info.objective_function_value)
+        objective = float(solver.getInfo().objective_function_value)
         times = np.array(solution.col_value)[: len(self.column)]
         return Solution(objective, (value, scarcity, toll), objective, times=times)
 
+    def in_integers(self, seconds: float, start: Mapping[int, float]) -> "Solution | None":
+        """The best plan found. `start`: how often each pattern is bought in a plan that is known."""
+        model, many = self.model, len(self.column) + self.model.lots
+        whole = [True] * many + [False] * (len(self.rows.cost) - many)
+        known = self._completed(start) if any(start.values()) else None
+        found = solved_integer(self.rows.program(), whole, seconds, relative_gap=1e-4, start=known)
+        if found is None or (np.isinf(found.low) and found.low > 0):
+            return None
+        zero = (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))
+        if found.values is None:
+            return Solution(np.inf, zero, found.low)
+        value = float(found.values @ np.array(self.rows.cost))
+        lots = found.values[self.first_delivered : self.first_delivered + model.lots]
+        nodes = self._nodes(found.values)
+        return Solution(value, zero, min(found.low, value), nodes, np.round(lots).astype(np.int64))
+
     def _completed(self, start: Mapping[int, float]) -> Floats:
         """All variables of the plan that buys these patterns."""
-        out = np.zeros(len(self.cost))
+        out = np.zeros(len(self.rows.cost))
         times = np.array([start.get(i, 0.0) for i in range(len(self.column))])
         out[: len(times)] = times
         given = times @ self.counts
@@ -235,3 +173,23 @@ class Program:
             return []
         chosen = np.nonzero(primal[: len(self.column)] > 0.5)[0]
         return [(int(self.column[i]), self.counts[i], round(float(primal[i]))) for i in chosen]
+
+
+def balance(model: Model, rows: Rows, mine: list[list[tuple[int, float]]]) -> None:
+    """Add each lot's variable of delivered pods, `mine` being its entries so far, and the rows of the spreads: a
+    variable per spread is the floor that no domain is below and none further above than the skew.
+    """
+    floors: list[tuple[list[tuple[int, float]], float]] = []
+    for spread in model.spreads:
+        floor: list[tuple[int, float]] = []
+        for lots, standing in zip(spread.lots_of, spread.standing, strict=True):
+            over = rows.row(-INF, float(spread.skew - standing))
+            under = rows.row(-float(standing), INF)
+            for lot in lots:
+                mine[lot] += [(over, 1.0), (under, 1.0)]
+            floor += [(over, -1.0), (under, -1.0)]
+        floors.append((floor, 0.0 if spread.floor_zero else INF))
+    for entries in mine:
+        rows.variable(0.0, entries)
+    for entries, most in floors:
+        rows.variable(0.0, entries, most)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from nodeyard.provisioning.labelled import Floats, Ints
-from nodeyard.provisioning.pattern_program import Model, Program, Solution
+from nodeyard.provisioning.pattern_program import Model, PatternProgram, Solution
 
 _MOST_PER_COLUMN = 12_000
 _MOST_PATTERNS = 250_000
@@ -260,7 +260,7 @@ class PatternSolver:
             able = self._promising(stop + seconds * 0.75)
             able = np.union1d(able, self._dive(able, stop + seconds * 0.35, upper))
         able = np.union1d(able, np.array(list(self.start), np.int64))
-        solved = self._program(able, max(self.spare() - stop, 0.05), from_start=True)
+        solved = self._program(able, max(self.spare() - stop, 0.05))
         self.broad = kept
         if solved is None:
             return Answer(bound)
@@ -342,15 +342,14 @@ class PatternSolver:
         out: Ints = np.argsort(self._reduced(duals), kind="stable")[:_MOST_INTEGER]
         return out
 
-    def _program(self, active: Ints, seconds: float | None, *, from_start: bool = False) -> "Solution | None":
+    def _program(self, active: Ints, seconds: float | None) -> "Solution | None":
         """Solve over the active patterns; `seconds` set: in integers."""
-        built = Program(
+        built = PatternProgram(
             self.model, self.column[active], self.counts[active], self.broad, self.most, self.fits
         )
-        start = (
-            {i: self.start.get(int(pattern), 0.0) for i, pattern in enumerate(active)} if self.start else {}
-        )
-        return built.solve(seconds, start)
+        if seconds is None:
+            return built.in_fractions()
+        return built.in_integers(seconds, {i: self.start.get(int(p), 0.0) for i, p in enumerate(active)})
 
 
 def _rounded(times: Floats, active: Ints, counts: Ints, left: Floats) -> list[tuple[int, int]]:
