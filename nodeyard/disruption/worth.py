@@ -14,11 +14,11 @@ import numpy as np
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import ShapeId
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.provisioning.attempt import Setting
 from nodeyard.provisioning.labelled import Bools, Ints
 from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
 from nodeyard.provisioning.model import Options, Problem
 from nodeyard.provisioning.planner import compile_problem
+from nodeyard.provisioning.setting import Setting
 
 _PER_SIZE: Final = 8
 """Types kept of each size (a factor of the square root of two)."""

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nodeyard.provisioning.attempt import Setting
 from nodeyard.provisioning.classes import PodClass
+from nodeyard.provisioning.columns import cheapest
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.kinds import (
     Kind,
     Shares,
     bearers_and_counted,
-    cheapest,
     kinds_of,
     open_to,
     shares_of,
@@ -27,6 +26,7 @@ from nodeyard.provisioning.kinds import (
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.linear import Kinds, Market, relax
+from nodeyard.provisioning.setting import Setting
 from nodeyard.scheduling.topology import TermKind
 
 _CLOSE = 1.003
@@ -135,7 +135,7 @@ def _least(
     rows = np.array([place[m.tobytes()] for m in masks], np.int64)
     each_mask = np.array(list(unique.values()))
     chosen = np.nonzero(each_mask.any(axis=0))[0]
-    chosen = chosen[cheapest(setting, each_mask[:, chosen], chosen)]
+    chosen = chosen[cheapest(setting.columns, each_mask[:, chosen], chosen)]
     allowed = _fitting(each_mask[:, chosen][rows], plain, columns.room[chosen])
     open_ = np.nonzero(setting.hosts.open)[0]
     on_hosts = np.zeros((len(plain), setting.hosts.count), np.bool_)

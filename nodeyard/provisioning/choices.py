@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nodeyard.api import labels as keys
-from nodeyard.provisioning.attempt import Draft, Setting, load_of
+from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.provisioning.setting import Draft, Setting, load_of
 
 _RUNNERS_UP = 3
 _DEAREST_RUNNER_UP = 2.0
@@ -37,7 +38,10 @@ class Chooser:
         self.order = np.lexsort((self.columns.expected, self.columns.variant))
         self.prices = self.columns.expected[self.order]
         self.starts = [v.first for v in self.columns.variants]
-        self._locks: dict[int, tuple[str, ...]] = {}
+        self._signs: dict[int, int] = {}
+        self._alike: dict[tuple[object, ...], tuple[int, tuple[str, ...]]] = {}
+        self._members: list[tuple[int, tuple[str, ...]]] = []
+        self._kept: dict[tuple[int, frozenset[int]], tuple[Ints, Floats]] = {}
         self.slack = self._shares()
 
     def _shares(self) -> Floats:
@@ -54,8 +58,7 @@ class Chooser:
         """The choices of one node; its column in the state becomes the first choice."""
         column = int(self.state.column[node])
         load = load_of(self.state, node)
-        variant = self.columns.variants[int(self.columns.variant[column])]
-        able = self._able(node, column, load, variant.first, variant.last)
+        able = self._able(node, column, load)
         price = self.columns.expected[able]
         within = able[price <= price[0] * (1 + self.setting.options.price_tolerance) + 1e-12]
         chosen, relaxed = self._with_min_values(able, within)
@@ -65,43 +68,60 @@ class Chooser:
         beyond = able[len(chosen) : len(chosen) + _RUNNERS_UP * 8]
         return Choice(node, chosen, beyond, load, relaxed)
 
-    def _able(self, node: int, column: int, load: Floats, first: int, last: int) -> Ints:
+    def _able(self, node: int, column: int, load: Floats) -> Ints:
         """Columns of the pool variant that hold the node's pods, cheapest first, ties by room."""
-        columns = self.columns
+        key = (column, frozenset([self._sign(number) for number in self.state.contents[node]]))
+        kept = self._kept.get(key)
+        if kept is None:
+            part = self._keeping(*key)
+            kept = self._kept[key] = (part, self.columns.room[part])
+        part, room = kept
+        able: Ints = part[(room >= load - 1e-6).all(axis=1)]
+        return able if len(able) else np.array([column], np.int64)
+
+    def _keeping(self, column: int, signs: frozenset[int]) -> Ints:
+        """Columns of the pool variant that keep the rules of pods with these signs, whatever they ask for."""
+        columns, variant = self.columns, self.columns.variants[int(self.columns.variant[column])]
+        first, last = variant.first, variant.last
         demanding = any(r.min_values for r in columns.pool_of(column).requirements)
         dearest = max(_DEAREST_RUNNER_UP, 1 + self.setting.options.price_tolerance)
         ceiling = np.inf if demanding else columns.expected[column] * dearest + 1e-9
-        part = self.order[first:last]
         stop = int(np.searchsorted(self.prices[first:last], ceiling, side="right"))
-        part = part[:stop]
-        ok = (columns.room[part] >= load - 1e-6).all(axis=1)
-        part = part[ok]
+        part = self.order[first:last][:stop]
         mask: Bools = np.ones(len(part), np.bool_)
-        for number in self.state.contents[node]:
+        for sign in signs:
+            number, locked = self._members[sign]
             one = self.state.classes.classes[number]
             wished = self.setting.rules.on_columns(self.draft.view_of(one))
             mask &= (wished if wished[column] else self.setting.rules.on_columns(one))[part]
-            for key in self._locked(number):
+            for key in locked:
                 mask &= self.state.column_domain[key][part] == self.state.column_domain[key][column]
         limits = self.draft.limits
         if limits.any:
             mask &= (limits.use[part] <= limits.use[column] + self.slack + 1e-6).all(axis=1)
         for there, _ in self.state.daemon_matched:
             mask &= there[part] == there[column]
-        part = part[mask]
-        return part if len(part) else np.array([column], np.int64)
+        out: Ints = part[mask]
+        return out
 
-    def _locked(self, number: int) -> tuple[str, ...]:
-        """Keys whose domain the class's pods depend on, or others' pods depend on for theirs."""
-        found = self._locks.get(number)
+    def _sign(self, number: int) -> int:
+        """The same for classes whose rules are the same, and whose pods depend on domains of the same keys."""
+        found = self._signs.get(number)
         if found is None:
             one = self.state.classes.classes[number]
-            terms = {*self.draft.carried_of(one), *one.matched}
-            found = tuple(
-                sorted({self.state.by_domain[n].term.key for n in terms if n in self.state.by_domain})
-            )
-            self._locks[number] = found
+            locked = self._locked(one)
+            key = (one.rule, self.draft.view_of(one).rule, one.ports, locked)
+            member = self._alike.setdefault(key, (number, locked))
+            if member[0] == number:
+                self._members.append(member)
+                self._signs[number] = len(self._members) - 1
+            found = self._signs.setdefault(number, self._signs[member[0]])
         return found
+
+    def _locked(self, one: PodClass) -> tuple[str, ...]:
+        """Keys whose domain the class's pods depend on, or others' pods depend on for theirs."""
+        terms = {*self.draft.carried_of(one), *one.matched}
+        return tuple(sorted({self.state.by_domain[n].term.key for n in terms if n in self.state.by_domain}))
 
     def _move(self, node: int, old: int, new: int) -> None:
         """Same pods, same domains, another column."""

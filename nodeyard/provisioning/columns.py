@@ -376,3 +376,20 @@ def _open_values(states: LabelStates, wanted: frozenset[str] | None) -> list[str
 
 def requirement_of(key: str, values: Sequence[str], min_values: int | None = None) -> Requirement:
     return Requirement(key, "In", tuple(values), min_values)
+
+
+def cheapest(columns: Columns, allowed: Bools, used: Ints) -> Ints:
+    """Of columns of one type and pool with the same daemons and users (`allowed`: [user, used]), the cheapest; positions
+    in `used`.
+    """
+    marks = [np.packbits(allowed, axis=0).T]
+    if columns.daemon_of:
+        marks.append(np.packbits(np.array([m[used] for _, m in columns.daemon_of]), axis=0).T)
+    _, sign = np.unique(np.concatenate(marks, axis=1), axis=0, return_inverse=True)
+    key = np.column_stack([sign.reshape(-1), columns.variant[used], columns.type[used]])
+    order = np.lexsort((columns.cost[used], key[:, 2], key[:, 1], key[:, 0]))
+    ordered = key[order]
+    first: Bools = np.ones(len(order), np.bool_)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    out: Ints = order[first]
+    return out

@@ -13,10 +13,10 @@ import numpy as np
 from nodeyard.api import quantity
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Requirement
-from nodeyard.provisioning.attempt import Draft, Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.labelled import Bools
 from nodeyard.provisioning.model import Reason, Refusal
+from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.scheduling.taints import untolerated
 from nodeyard.scheduling.topology import TermKind
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nodeyard.provisioning.aggregate import Aggregate, aggregate
-from nodeyard.provisioning.attempt import Draft, Setting
 from nodeyard.provisioning.classes import PodClass
+from nodeyard.provisioning.columns import cheapest
 from nodeyard.provisioning.domains import cells_of
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.kinds import (
     Kind,
     Shares,
     bearers_and_counted,
-    cheapest,
     kinds_of,
     open_to,
     shares_of,
@@ -29,6 +28,7 @@ from nodeyard.provisioning.labelled import Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.pattern_program import Model, Spread
 from nodeyard.provisioning.patterns import Answer, PatternSolver
+from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.scheduling.topology import TermKind
 
 _MOST_CLASSES = 400
@@ -106,7 +106,7 @@ class Joint:
         request = np.array([k.one.request for k in self.kinds])[kind_of]
         able = np.array(allowed)
         chosen = np.nonzero(able[:, : columns.count].any(axis=0))[0]
-        chosen = chosen[cheapest(setting, able[:, chosen], chosen)]
+        chosen = chosen[cheapest(setting.columns, able[:, chosen], chosen)]
         self.pick: Ints = np.concatenate([chosen, columns.count + np.arange(len(host_of))])
         self.place = {int(c): i for i, c in enumerate(chosen)}
         room = np.concatenate([columns.room, setting.hosts.room[host_of]])[self.pick]

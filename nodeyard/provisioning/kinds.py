@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nodeyard.provisioning.attempt import Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.field import Field
-from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.provisioning.labelled import Bools, Floats
+from nodeyard.provisioning.setting import Setting
 from nodeyard.scheduling.topology import TermKind
 
 PLENTY = 1e6
@@ -171,19 +171,3 @@ def open_to(setting: Setting, first: Field, one: PodClass) -> tuple[Bools, Bools
         hosts = hosts & free[first.domain[state.term.key][: first.count]]
         columns &= free[first.column_domain[state.term.key]]
     return hosts, columns
-
-
-def cheapest(setting: Setting, allowed: Bools, used: Ints) -> Ints:
-    """Of columns of one type and pool with the same users and room, the cheapest; positions in `used`."""
-    columns = setting.columns
-    marks = [np.packbits(allowed, axis=0).T]
-    if columns.daemon_of:
-        marks.append(np.packbits(np.array([m[used] for _, m in columns.daemon_of]), axis=0).T)
-    _, sign = np.unique(np.concatenate(marks, axis=1), axis=0, return_inverse=True)
-    key = np.column_stack([sign.reshape(-1), columns.variant[used], columns.type[used]])
-    order = np.lexsort((columns.cost[used], key[:, 2], key[:, 1], key[:, 0]))
-    ordered = key[order]
-    first: Bools = np.ones(len(order), np.bool_)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    out: Ints = order[first]
-    return out

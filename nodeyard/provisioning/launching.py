@@ -11,9 +11,10 @@ import numpy as np
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodKey
 from nodeyard.api.selectors import Requirement
-from nodeyard.provisioning.attempt import Draft, Setting
 from nodeyard.provisioning.choices import CHOICE_KEYS, Choice, type_values
+from nodeyard.provisioning.labelled import Floats
 from nodeyard.provisioning.model import OfferingRef, Placement, PlannedNode
+from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.scheduling.requirements import canonical_key
 
 
@@ -27,6 +28,9 @@ class Writer:
         self._refs: dict[int, OfferingRef] = {}
         self._labels: dict[int, dict[str, str]] = {}
         self._written: dict[bytes, tuple[Requirement, ...]] = {}
+        self._others: dict[bytes, tuple[OfferingRef, ...]] = {}
+        self._next_best: dict[tuple[bytes, bytes], tuple[tuple[OfferingRef, ...], str]] = {}
+        self._daemons: dict[int, Floats] = {}
         self._zones = self.columns.labelled.column(keys.ZONE)
         self._capacity_types = self.columns.labelled.column(keys.CAPACITY_TYPE)
 
@@ -52,8 +56,16 @@ class Writer:
         first = int(choice.columns[0])
         pool = columns.pool_of(first)
         offering = self.ref(first)
-        alternatives = tuple(self.ref(int(c)) for c in choice.columns[1:])
-        runners = self._runners_up(choice)
+        written = choice.columns.tobytes()
+        alternatives = self._others.get(written)
+        if alternatives is None:
+            alternatives = self._others[written] = tuple(self.ref(c) for c in choice.columns[1:].tolist())
+        said = self._next_best.get((written, choice.beyond.tobytes()))
+        if said is None:
+            runners = self._runners_up(choice)
+            said = (runners, _why(offering, len(alternatives), runners))
+            self._next_best[written, choice.beyond.tobytes()] = said
+        runners, why = said
         requests = self._requests(choice, first)
         return PlannedNode(
             name=name,
@@ -69,7 +81,7 @@ class Writer:
             requests=requests,
             alternatives=alternatives,
             node_charge_per_hour=float(columns.charge[first]),
-            why=_why(offering, len(alternatives), runners),
+            why=why,
             runners_up=runners,
             min_values_relaxed=choice.relaxed,
             price_source=self.columns.offering_of(first).source,
@@ -104,9 +116,13 @@ class Writer:
         return tuple(best.values())
 
     def _requests(self, choice: Choice, first: int) -> dict[str, int]:
-        daemons = self.columns.room_before_daemons[first] - self.columns.room[first]
-        total = choice.load + daemons
-        return {r: int(total[j]) for j, r in enumerate(self.columns.resources) if total[j] > 0}
+        daemons = self._daemons.get(first)
+        if daemons is None:
+            daemons = self._daemons[first] = (
+                self.columns.room_before_daemons[first] - self.columns.room[first]
+            )
+        total = (choice.load + daemons).tolist()
+        return {r: int(many) for r, many in zip(self.columns.resources, total, strict=True) if many > 0}
 
     def _requirements(self, choice: Choice) -> tuple[Requirement, ...]:
         """The pool's own, with type, zone and capacity type narrowed to the choices and open labels settled."""

@@ -4,7 +4,7 @@ Works on numbers only. The relaxation says what a pod of each lot is worth; a no
 of what it holds, and the plan's distance from the bound is the sum of the wastes. So: bulk nodes follow the
 relaxation's mix, the rest is filled by trying many fillings of every promising column at once and taking the least
 wasteful, and the worst nodes are then emptied and filled anew while that helps. Neighbours: `linear` for the
-relaxation, `patterns` for exact answers where lots are few.
+relaxation, `dealing` and `filling` put pods on nodes, `patterns` has exact answers where lots are few.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nodeyard.provisioning.dealing import Nodes
+from nodeyard.provisioning.filling import Filler
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
 from nodeyard.provisioning.lots import Bin, Lots, Shop, fits_of, terms_as_resources
 from nodeyard.provisioning.pattern_program import Model
 from nodeyard.provisioning.patterns import PatternSolver
 
-_SLIVER = 1e-6
-"""Keeps an exhausted resource from blocking pods that ask for none of it."""
 _BULK = 3.0
 _WASTE = 0.12
 _WASTE_BY_TERMS = 0.5
@@ -27,7 +27,6 @@ _MOST_EXACT = 60
 _HISTORY = 600
 _MOST_LOTS = 260
 _WORK = 60_000
-_MANY = 1e9
 
 
 @dataclass(slots=True)
@@ -63,13 +62,12 @@ class Packer:
         self.rng = np.random.default_rng(seed)
         self.fits = fits_of(lots, shop)
         self.request = lots.request
-        self.divisor = np.where(lots.request > 0, lots.request, 1e-30)
         self.limit_left = shop.left.copy()
-        self.terms = len(lots.ceiling)
         self.value = np.zeros(lots.count)
         self.scale = (
             np.maximum(shop.room.max(axis=0), 1e-9) if len(shop.room) else np.ones(lots.request.shape[1])
         )
+        self.filler = Filler(lots, shop, self.fits, self.scale, self.rng)
         self.columns = np.zeros(0, np.int64)
         self.price = np.zeros((0, lots.request.shape[1]))
 
@@ -189,7 +187,8 @@ class Packer:
             self.limit_left -= self.shop.use[now.chosen[number]] * nodes
         if not columns:
             return []
-        state, of = _Nodes(self, np.array(columns, np.int64)), np.array(numbers, np.int64)
+        state, of = Nodes(self.lots, self.shop, np.array(columns, np.int64)), np.array(numbers, np.int64)
+        nodes_of = {number: np.nonzero(of == number)[0] for number in dict.fromkeys(numbers)}
         opened = np.bincount(of, minlength=len(now.count)) / np.maximum(now.count, 1e-9)
         whole = self._whole(now.flow * np.minimum(opened, 1.0))  # what is left over has the same mix then
         weight = now.price[np.unique(of)].max(axis=0)
@@ -201,9 +200,9 @@ class Packer:
                 continue
             shares = whole[lot]
             for number in np.nonzero(shares)[0].tolist():
-                here = np.nonzero(of == number)[0]
-                if len(here):
-                    left[lot] -= state.deal(lot, int(min(shares[number], left[lot])), weight, here)
+                if number in nodes_of:
+                    many = int(min(shares[number], left[lot]))
+                    left[lot] -= state.deal(lot, many, weight, nodes_of[number])
         for lot in order.tolist():
             if left[lot] > 0:
                 here = np.nonzero(self.fits[lot][state.columns])[0]
@@ -275,7 +274,9 @@ class Packer:
         if not len(columns):
             return []
         tries = int(np.clip(_WORK // (len(active) * len(columns)), 2, tries))
-        counts = self.fillings(active, left[active], columns, tries)  # [try, column, lot]
+        counts = self.filler.fillings(
+            active, left[active], columns, self.value, self.fair, tries
+        )  # [try, column, lot]
         value = counts @ self.value[active]
         score = (self.fair[columns][None, :] / np.maximum(value, 1e-12)).reshape(-1)
         order = np.argsort(score, kind="stable")[:60]
@@ -321,60 +322,6 @@ class Packer:
             pick = np.sort(self.rng.choice(pick, most, replace=False))
         return pick
 
-    def fillings(self, active: Ints, left: Ints, columns: Ints, tries: int) -> Ints:
-        """[try, column, lot]: greedy fillings of empty nodes in differently shuffled orders, large and apt lots first."""
-        request, room = self.request[active], self.shop.room[columns]
-        n_lot, n_col = len(active), len(columns)
-        orders = self._orders(active, columns, tries)  # [try, column, rank] -> lot
-        free = np.repeat(room[None], tries, axis=0)
-        counts = np.zeros((tries, n_col, n_lot), np.int64)
-        most = np.minimum(self.lots.most[active], left)
-        able = np.where(self.fits[np.ix_(active, columns)].T, most[None, :], 0.0)  # [column, lot]
-        t_index, c_index = np.arange(tries)[:, None], np.arange(n_col)[None, :]
-        divisor = self.divisor[active]
-        matched = np.zeros((tries, n_col, self.terms))
-        carried = np.zeros((tries, n_col, self.terms), np.bool_)
-        for rank in range(n_lot):
-            lot = orders[:, :, rank]
-            amount = np.floor(((free + _SLIVER) / divisor[lot]).min(axis=2))
-            np.minimum(amount, able[c_index, lot], out=amount)
-            if self.terms:
-                amount = self._term_cap(amount, active[lot], matched, carried)
-            np.maximum(amount, 0.0, out=amount)
-            free -= amount[:, :, None] * request[lot]
-            counts[t_index, c_index, lot] = amount
-            if self.terms:
-                some = amount > 0
-                matched += amount[:, :, None] * self.lots.matches[active[lot]]
-                carried |= some[:, :, None] & self.lots.carries[active[lot]]
-        return counts
-
-    def _term_cap(self, amount: Floats, lot: Ints, matched: Floats, carried: Bools) -> Floats:
-        ceiling = self.lots.ceiling
-        anti = ceiling == 0
-        mine, theirs = self.lots.matches[lot], self.lots.carries[lot]
-        blocked = (theirs & anti & (matched > 0)).any(axis=2) | (mine & anti & carried).any(axis=2)
-        amount = np.where(blocked, 0.0, amount)
-        if not anti.all():
-            room = np.where(mine & ~anti, ceiling - matched, _MANY).min(axis=2)
-            amount = np.minimum(amount, np.maximum(room, 0.0))
-        return amount
-
-    def _orders(self, active: Ints, columns: Ints, tries: int) -> Ints:
-        """Large lots first, and those first that a column suits; each try shaken more than the one before."""
-        request = self.request[active] / self.scale
-        room = self.shop.room[columns] / self.scale
-        share = (request[None, :, :] / np.maximum(room, 1e-12)[:, None, :]).max(axis=2)  # [column, lot]
-        worth = self.value[active][None, :] / np.maximum(share * self.fair[columns][:, None], 1e-12)
-        size = np.log(np.maximum(share, 1e-12))
-        apt = np.log(np.maximum(np.minimum(worth, 4.0), 1e-6))
-        shake = np.linspace(0.0, 1.5, tries)[:, None, None]
-        lean = np.resize(np.array([1.0, 3.0, 0.3, 6.0]), tries)[:, None, None]
-        noise = self.rng.standard_normal((tries, 1, len(active)))
-        key = size[None] + lean * apt[None] + shake * noise
-        orders: Ints = np.argsort(-key, axis=2, kind="stable")
-        return orders
-
     def _right_size(self, column: int, lots: Ints, counts: Ints) -> int:
         """The cheapest column that holds the same pods."""
         load = counts @ self.request[lots]
@@ -388,10 +335,11 @@ class Packer:
     # --- improvement ------------------------------------------------------------------------------------------------
     def improve(self, bins: list[Bin], missing: Ints) -> list[Bin]:
         """Empty a few wasteful nodes at a time and fill them anew, while time is left and it pays. Pods that found no
-        place are tried again each time; placing them is worth more than any saving. `missing` is kept up to date.
+        place are tried again each time; placing them is worth more than any saving. `missing` is kept up to date. Where
+        nodes hold very many lots, one turn may take longer than is left.
         """
-        failures = 0
-        while self.spare() > 0 and failures < 60 and bins:
+        failures, took = 0, 0.0
+        while (begin := self.spare()) > took and failures < 60 and bins:
             waste = np.array([max(self.cost_left(b), 0.0) * self.fair[b.column] for b in bins])
             if not missing.any() and waste.sum() <= 1e-3 * self.fair[[b.column for b in bins]].sum():
                 break
@@ -412,6 +360,7 @@ class Packer:
             else:
                 self.limit_left = kept_limits
                 failures += 1
+            took = begin - self.spare()
         return bins
 
     # --- exact, where lots are few --------------------------------------------------------------------------------------
@@ -419,7 +368,7 @@ class Packer:
         """The best mix of patterns instead, if it is cheaper and lots are few enough to ask."""
         lots = self.lots
         active = np.nonzero((lots.demand > 0) & self.fits.any(axis=1))[0]
-        if self.terms or missing.any() or not len(active) or len(active) > _MOST_EXACT:
+        if len(lots.ceiling) or missing.any() or not len(active) or len(active) > _MOST_EXACT:
             return bins
         cost = self._worth(bins, missing)
         floor = self.floor
@@ -474,103 +423,3 @@ def _dense(one: Bin, place: dict[int, int]) -> Ints:
     counts = np.zeros(len(place), np.int64)
     counts[[place[int(lot)] for lot in one.lots]] = one.counts
     return counts
-
-
-class _Nodes:
-    """Equal or mixed nodes being filled together."""
-
-    def __init__(self, packer: Packer, columns: Ints) -> None:
-        self.packer = packer
-        self.columns = columns
-        self.free = packer.shop.room[columns].copy()
-        self.matched = np.zeros((len(columns), packer.terms), np.int64)
-        self.carried: Bools = np.zeros((len(columns), packer.terms), np.bool_)
-        self.placed: list[tuple[int, Ints, Ints]] = []
-        self.held: dict[int, Ints] = {}
-
-    def deal(self, lot: int, wanted: int, weight: Floats, here: Ints, *, fullest: bool = False) -> int:
-        """Place up to `wanted` pods on the nodes `here`; returns how many were. Emptiest nodes first and evenly, or
-        the fullest that fit.
-        """
-        packer = self.packer
-        needed = np.nonzero(packer.request[lot] > 0)[0]
-        room = np.floor(
-            ((self.free[np.ix_(here, needed)] + _SLIVER) / packer.request[lot][needed]).min(axis=1)
-        )
-        room = np.minimum(room, packer.lots.most[lot] - self._held(lot, here))
-        if packer.terms:
-            room = self._capped(lot, room, here)
-        room = np.maximum(room, 0).astype(np.int64)
-        able = np.nonzero(room)[0]
-        total = int(room[able].sum())
-        if total <= 0:
-            return 0
-        wanted = min(wanted, total)
-        slack = self.free[here[able]] @ weight
-        if fullest:
-            order = able[np.argsort(slack, kind="stable")]
-            ahead = np.cumsum(room[order]) - room[order]
-            given = np.zeros(len(room), np.int64)
-            given[order] = np.clip(wanted - ahead, 0, room[order])
-        else:
-            given = np.zeros(len(room), np.int64)
-            given[able] = _evenly(room[able], wanted, slack)
-        used = np.nonzero(given)[0]
-        where, amounts = here[used], given[used]
-        self.free[where] -= amounts[:, None] * packer.request[lot]
-        if packer.terms:
-            self.matched[where] += amounts[:, None] * packer.lots.matches[lot]
-            self.carried[where] |= packer.lots.carries[lot]
-        if packer.lots.most[lot] < _MANY:
-            self.held.setdefault(lot, np.zeros(len(self.columns), np.int64))[where] += amounts
-        self.placed.append((lot, where, amounts))
-        return wanted
-
-    def _held(self, lot: int, here: Ints) -> Ints | int:
-        held = self.held.get(lot)
-        return 0 if held is None else held[here]
-
-    def _capped(self, lot: int, room: Floats, here: Ints) -> Floats:
-        lots = self.packer.lots
-        anti = lots.ceiling == 0
-        carries, matches = lots.carries[lot], lots.matches[lot]
-        matched, carried = self.matched[here], self.carried[here]
-        blocked = (matched[:, carries & anti] > 0).any(axis=1) | carried[:, matches & anti].any(axis=1)
-        room = np.where(blocked, 0.0, room)
-        spread = matches & ~anti
-        if spread.any():
-            room = np.minimum(room, (lots.ceiling[spread] - matched[:, spread]).min(axis=1))
-        return room
-
-    def bins(self) -> list[Bin]:
-        lots: list[list[int]] = [[] for _ in self.columns]
-        counts: list[list[int]] = [[] for _ in self.columns]
-        for lot, where, amounts in self.placed:
-            for node, amount in zip(where.tolist(), amounts.tolist(), strict=True):
-                lots[node].append(lot)
-                counts[node].append(amount)
-        out = []
-        for column, mine, many in zip(self.columns.tolist(), lots, counts, strict=True):
-            if mine:
-                number, place = np.unique(np.array(mine, np.int64), return_inverse=True)
-                out.append(
-                    Bin(column, number, np.bincount(place.reshape(-1), many, len(number)).astype(np.int64))
-                )
-        return out
-
-
-def _evenly(room: Ints, wanted: int, slack: Floats) -> Ints:
-    """Split `wanted` over nodes as evenly as their room allows, the remainder to those with most slack."""
-    given = np.zeros(len(room), np.int64)
-    left = wanted
-    while left > 0:
-        able = np.nonzero(room > given)[0]
-        base = left // len(able)
-        if base == 0:
-            pick = able[np.argpartition(-slack[able], left - 1)[:left]]
-            given[pick] += 1
-            break
-        add = np.minimum(room[able] - given[able], base)
-        given[able] += add
-        left -= int(add.sum())
-    return given

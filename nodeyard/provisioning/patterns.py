@@ -74,25 +74,21 @@ class PatternSolver:
         total = (self.most[:, None] * model.request).sum(axis=0)
         room = np.minimum(model.room[useful], total)
         order = np.lexsort((-room.sum(axis=1), model.cost[useful]))
+        fits, use, scarce = self.fits[:, useful].T, model.use[useful], np.isfinite(model.times[useful])
         kept: list[int] = []
+        rivals: list[int] = []
         for i in order.tolist():
-            column = int(useful[i])
-            if np.isfinite(model.times[column]):
+            if scarce[i]:
                 kept.append(i)
                 continue
-            rivals = [k for k in kept if not np.isfinite(model.times[useful[k]])]
-            beaten = False
-            if rivals:
-                others = useful[rivals]
-                beaten = bool(
-                    (
-                        (room[rivals] >= room[i] - 1e-9).all(axis=1)
-                        & (self.fits[:, others] >= self.fits[:, [column]]).all(axis=0)
-                        & (model.use[others] <= model.use[column] + 1e-9).all(axis=1)
-                    ).any()
-                )
-            if not beaten:
+            beaten = (
+                (room[rivals] >= room[i] - 1e-9).all(axis=1)
+                & (fits[rivals] >= fits[i]).all(axis=1)
+                & (use[rivals] <= use[i] + 1e-9).all(axis=1)
+            )
+            if not beaten.any():
                 kept.append(i)
+                rivals.append(i)
         return useful[kept]
 
     def _list_patterns(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import TopologySpreadConstraint
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.provisioning.attempt import Attempt, Draft, Honour, Setting
+from nodeyard.provisioning.attempt import Attempt
 from nodeyard.provisioning.bounding import Bound, bound_of
 from nodeyard.provisioning.choices import Choice, Chooser
 from nodeyard.provisioning.classes import classes_of, rule_of
@@ -34,6 +34,7 @@ from nodeyard.provisioning.model import (
     Unschedulable,
 )
 from nodeyard.provisioning.preferring import programmes, unkept
+from nodeyard.provisioning.setting import Draft, Honour, Setting
 
 _IMPROVE_SHARE = 0.06
 _IMPROVE_MOST_S = 0.6

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nodeyard.provisioning.attempt import ALL, NONE, Draft, Honour, Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.model import PreferencePolicy
+from nodeyard.provisioning.setting import ALL, NONE, Draft, Honour, Setting
 from nodeyard.scheduling.topology import TermKind
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.disruption.model import Candidate, Command, Reason
-from nodeyard.provisioning.attempt import Setting
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.field import Rules
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
@@ -27,6 +26,7 @@ from nodeyard.provisioning.model import (
 )
 from nodeyard.provisioning.model import Reason as Refused
 from nodeyard.provisioning.planner import compile_problem
+from nodeyard.provisioning.setting import Setting
 from nodeyard.state.cluster import Snapshot
 
 _MOST_PER_NODE: Final = 256

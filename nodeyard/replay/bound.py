@@ -12,12 +12,12 @@ import numpy as np
 
 from nodeyard.api.pod import PodRecord
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.provisioning.attempt import Setting
 from nodeyard.provisioning.labelled import Floats
 from nodeyard.provisioning.linear import Kinds, relax
 from nodeyard.provisioning.linear import Market as Offered
 from nodeyard.provisioning.model import Options, Problem
 from nodeyard.provisioning.planner import compile_problem
+from nodeyard.provisioning.setting import Setting
 from nodeyard.replay.market import Market, PriceMove, market_of
 from nodeyard.replay.trace import Trace
 from nodeyard.state.cluster import Change, Kind, Snapshot, snapshot_of
