@@ -42,7 +42,7 @@ test: $(STAMP) ## all tests, those on a real control plane included
 	@echo "== the control plane's programs (built once, about 8 minutes on 2 cores)"
 	$(BIN)/nodeyard local fetch
 	@echo "== tests"
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not benchmark and not helm and not aws" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart 2 -m "not benchmark and not helm and not aws" $(PYTEST_ARGS)
 
 unit: $(STAMP) ## only the tests that need no cluster
 	$(BIN)/pytest -m "not benchmark and not helm and not aws and not cluster" $(PYTEST_ARGS)

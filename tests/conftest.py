@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+from collections.abc import Generator
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
 from tests.support.cluster import control_plane, kube, make_stand, module_stand, namespace
@@ -13,6 +16,8 @@ from tests.support.cluster import control_plane, kube, make_stand, module_stand,
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+_LONGEST_TEARDOWN_S = 240.0
 
 __all__ = ["control_plane", "kube", "make_stand", "module_stand", "namespace"]
 
@@ -30,3 +35,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from nodeyard.local.progress import LineProgress
 
         Binaries().resolve(LineProgress())
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """A teardown that hangs ends its process with all threads' tracebacks; the runner reports it and goes on.
+
+    Pytest's own watch over a test ends when the test has failed, just when what it left behind is likely to hang.
+    """
+    faulthandler.dump_traceback_later(
+        _LONGEST_TEARDOWN_S, exit=True, file=item.config.stash[fault_handler_stderr_fd_key]
+    )
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,5 +1,6 @@
 """Leadership on a real Redis: taken, kept, lost, given back, and taken up again after Redis was gone."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -161,21 +162,35 @@ async def test_a_holder_stops_trusting_itself_while_redis_is_away(redis: Redis) 
 
 
 async def test_run_holds_tells_and_gives_back_in_real_time(redis: Redis) -> None:
-    import asyncio
-
     leases, epochs = RedisLeases(redis, "p:"), EpochsInMemory()
     me, other = (
-        Leadership(leases, epochs, "planning/all", name, 0.5, SystemClock()) for name in ("me", "other")
+        Leadership(leases, epochs, "planning/all", name, 3.0, SystemClock()) for name in ("me", "other")
     )
-    running = asyncio.create_task(me.run())
-    assert await asyncio.wait_for(me.wait_held(), 5) == 1
-    competing = asyncio.create_task(other.run())
-    await asyncio.sleep(1.0)
-    assert (me.epoch, other.epoch) == (1, None)
-    running.cancel()
-    assert await asyncio.wait_for(other.wait_held(), 5) == 2
-    assert me.epoch is None
-    assert epochs.epoch == 2
-    competing.cancel()
-    await asyncio.wait([running, competing])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(me.run())
+        assert await asyncio.wait_for(me.wait_held(), 10) == 1
+        competing = group.create_task(other.run())
+        await asyncio.sleep(2.0)
+        assert (me.epoch, other.epoch) == (1, None)
+        running.cancel()
+        assert await asyncio.wait_for(other.wait_held(), 10) == 2
+        assert me.epoch is None
+        assert epochs.epoch == 2
+        competing.cancel()
     assert await redis.exists("p:lease:planning/all") == 0
+
+
+async def test_a_loop_that_is_cancelled_while_it_asks_redis_ends(redis: Redis) -> None:
+    leases = RedisLeases(redis, "p:")
+
+    async def ask_for_ever() -> None:
+        while True:
+            await leases.grant("x", "me", 5.0, 0)
+            await asyncio.sleep(0)
+
+    for trial in range(40):
+        asking = asyncio.create_task(ask_for_ever())
+        await asyncio.sleep(0.01 + trial * 0.0001)
+        asking.cancel()
+        done, _ = await asyncio.wait([asking], timeout=10)
+        assert asking in done

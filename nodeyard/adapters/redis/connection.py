@@ -4,6 +4,7 @@ Short timeouts, since everything asked of Redis has a lease's deadline behind it
 connection that the server closed while it was idle.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,8 +49,24 @@ def key_prefix(cluster_name: str) -> str:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turns every failure of Redis inside it into RedisUnavailableError, the cause kept."""
+    """Turns every failure of Redis inside it into RedisUnavailableError, the cause kept.
+
+    A task that was cancelled inside it is cancelled afterwards, too: the Redis client sends through
+    `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes just as sending ends, and a loop that
+    lost its cancellation would go on for ever.
+    """
+    asked_before = _cancellations()
     try:
         yield
     except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+        if _cancellations() > asked_before:
+            raise asyncio.CancelledError from error
         raise RedisUnavailableError(f"{doing}: {error or type(error).__name__}") from error
+    if _cancellations() > asked_before:
+        raise asyncio.CancelledError
+
+
+def _cancellations() -> int:
+    """How often the current task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
