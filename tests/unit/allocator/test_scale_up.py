@@ -364,30 +364,6 @@ async def test_a_node_that_lacks_a_requested_device_is_not_initialized(world: Wo
     assert world.api.claims[name].condition(INITIALIZED).reason == "ResourceNotRegistered"  # type: ignore[union-attr]
 
 
-async def test_two_nodes_with_one_provider_id_are_left_alone(world: World) -> None:
-    world.pending_pods(1)
-    replica = world.replica()
-    await replica.round()
-    (name,) = world.api.claims
-    world.join(name)
-    world.join(name, name="twin")
-    await replica.follow()
-    condition = world.api.claims[name].condition(REGISTERED)
-    assert (condition.status, condition.reason) == ("False", "MultipleNodesFound")  # type: ignore[union-attr]
-    assert len(world.api.nodes) == 2
-
-
-async def test_a_node_without_the_unregistered_taint_is_registered_with_an_event(world: World) -> None:
-    world.pending_pods(1)
-    replica = world.replica()
-    await replica.round()
-    (name,) = world.api.claims
-    world.join(name, taints=())
-    await replica.follow()
-    assert world.api.claims[name].is_true(REGISTERED)
-    assert ("NodeClaim", name, "UnregisteredTaintMissing") in world.quiet.events
-
-
 async def test_a_node_that_never_joins_ends_its_claim_for_the_reallocator(world: World) -> None:
     world.pending_pods(1)
     replica = world.replica()
