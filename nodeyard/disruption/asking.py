@@ -32,7 +32,7 @@ MOST_PATIENCE_S = 120.0
 
 
 class _Question(Value, frozen=True, tag_field="action", forbid_unknown_fields=True):
-    pass
+    """What all questions have in common: the action names the kind, and a field that it does not know is an error."""
 
 
 class Remove(_Question, frozen=True, tag="remove"):

@@ -39,7 +39,8 @@ class Addresses:
         """EC2's counts by subnet id. What launches answered before `asked_at` took is in them."""
         self._free.update({subnet: (count, asked_at) for subnet, count in free.items()})
         for launch, hold in list(self._holds.items()):
-            if hold.settled and hold.at <= asked_at and hold.addresses.keys() <= free.keys():
+            counted = hold.settled and hold.at <= asked_at and hold.addresses.keys() <= free.keys()
+            if counted or asked_at - hold.at >= KNOWN_S:  # another replica may have launched it, or nobody
                 del self._holds[launch]
         self._last = {among: kept for among, kept in self._last.items() if not free.keys() & set(among)}
 

@@ -31,11 +31,12 @@ from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import IdempotencyMismatch, Throttled, Unreachable
 from nodeyard.local.account.machines import userdata
 from nodeyard.local.account.server import AccountServer
-from nodeyard.provisioning.batches import LAUNCH_BATCH, Answer, Batch
+from nodeyard.provisioning.batches import LAUNCH_BATCH
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
 from tests.support.account import REGION, AwsClients, DialBoard
 from tests.support.clock import FakeClock
+from tests.support.providers import batch, launched
 
 FOUND_BY = (SelectorTerm(tags={"karpenter.sh/discovery": "nodeyard"}),)
 CLASS = NodeClass(
@@ -91,15 +92,6 @@ async def launchable(session: Ec2Session, *types: str, spot: bool = False) -> La
     capacity_type = keys.SPOT if spot else keys.ON_DEMAND
     tags = {keys.CLUSTER_UID_TAG: "uid", "kubernetes.io/cluster/nodeyard": "owned"}
     return LaunchRecord(capacity_type, (TemplateChoice(name, image.id, rows),), tags)
-
-
-def batch(fleet: Fleet, record: LaunchRecord, *names: str) -> Batch:
-    members = tuple((name, f"{name}-uid") for name in names)
-    return Batch(fleet.stamp(record, members), members)
-
-
-async def launched(fleet: Fleet, record: LaunchRecord, *names: str) -> Answer:
-    return await fleet.launch(record, batch(fleet, record, *names))
 
 
 # --- node classes -----------------------------------------------------------------------------------------------------

@@ -25,13 +25,11 @@ from nodeyard.cloudprovider.resolve import Resolver as CatalogueResolver
 from nodeyard.disruption.collection import instance_id
 from nodeyard.local.account.server import AccountServer
 from nodeyard.local.stand import Stand
-from nodeyard.provisioning.batches import Answer, Batch
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
-from services.allocator.ports import Fleet
 from tests.support.account import REGION, DialBoard
 from tests.support.cluster import condition, eventually
-from tests.support.providers import CLASS, Ec2, Kwok, Provider, other_class
+from tests.support.providers import CLASS, Ec2, Kwok, Provider, batch, launched, other_class
 
 BOOT = Boot(
     cluster="nodeyard", endpoint="https://api", labels={"team": "a"},
@@ -98,15 +96,6 @@ async def launchable(
     tags = {keys.CLUSTER_UID_TAG: cluster_uid, keys.NODEPOOL_TAG: "general"}
     capacity_type = keys.SPOT if spot else keys.ON_DEMAND
     return LaunchRecord(capacity_type, (TemplateChoice(name, image.id, rows),), tags)
-
-
-def batch(fleet: Fleet, record: LaunchRecord, *names: str) -> Batch:
-    members = tuple((name, f"{name}-uid") for name in names)
-    return Batch(fleet.stamp(record, members), members)
-
-
-async def launched(fleet: Fleet, record: LaunchRecord, *names: str) -> Answer:
-    return await fleet.launch(record, batch(fleet, record, *names))
 
 
 # --- pricing ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import msgspec
 
-from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.launch import Fleet as Ec2Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
@@ -21,11 +20,12 @@ from nodeyard.adapters.kwok.fleet import KwokFleet, KwokTemplates
 from nodeyard.adapters.kwok.instances import KwokInstances
 from nodeyard.adapters.kwok.market import KwokClasses, KwokMarket
 from nodeyard.adapters.kwok.objects import Objects
-from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import NodeClass, SelectorTerm
-from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.provisioning.batches import Answer, Batch
+from nodeyard.provisioning.claims import LaunchRecord
 from services.allocator.ports import ClassResolver, Fleet, Templates
+from services.pricing.main import Aws
 from services.pricing.ports import Cloud
 from services.reallocator.ports import Machines
 from tests.support.account import DialBoard
@@ -52,22 +52,6 @@ class Provider(Protocol):
         ...
 
 
-class Ec2Market:
-    """Pricing's three sources, as its composition root joins them."""
-
-    def __init__(self, session: Ec2Session) -> None:
-        self._session = session
-
-    async def types(self) -> TypeTable:
-        return await read_types(self._session)
-
-    async def on_demand(self, now: float) -> PriceSheet:
-        return await read_on_demand_prices(self._session, now)
-
-    async def spot(self, now: float) -> PriceSheet:
-        return await read_spot_prices(self._session, now)
-
-
 class Ec2:
     """EC2 behind a session, with the dials of its simulated account."""
 
@@ -90,7 +74,7 @@ class Ec2:
         return Instances(self._session, cluster_uid=cluster_uid)
 
     def market(self) -> Cloud:
-        return Ec2Market(self._session)
+        return Aws(self._session)
 
     def leave(self, instance_type: str, zone: str, left: int) -> None:
         self._dials.post("capacity", instance_type=instance_type, zone=zone, capacity_type="*", left=left)
@@ -129,3 +113,12 @@ class Kwok:
 def other_class(key: str) -> NodeClass:
     """Another class that finds the same."""
     return msgspec.structs.replace(CLASS, key=key, uid=key)
+
+
+def batch(fleet: Fleet, record: LaunchRecord, *names: str) -> Batch:
+    members = tuple((name, f"{name}-uid") for name in names)
+    return Batch(fleet.stamp(record, members), members)
+
+
+async def launched(fleet: Fleet, record: LaunchRecord, *names: str) -> Answer:
+    return await fleet.launch(record, batch(fleet, record, *names))
