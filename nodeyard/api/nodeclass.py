@@ -24,6 +24,29 @@ class SelectorTerm(Value, frozen=True):
     ssm_parameter: str = ""
 
 
+class ReservationTerm(Value, frozen=True):
+    """Fields are ANDed, terms ORed; `*` in a tag's value is a wildcard; an id stands alone."""
+
+    tags: dict[str, str] = {}
+    id: str = ""
+    owner_id: str = msgspec.field(default="", name="ownerID")
+    instance_match_criteria: str = ""
+
+
+class FoundReservation(Value, frozen=True):
+    """A capacity reservation that the class's terms select. `end_time` is RFC 3339, empty where it has no end."""
+
+    id: str
+    instance_type: str = ""
+    zone: str = msgspec.field(default="", name="availabilityZone")
+    reservation_type: str = ""
+    instance_match_criteria: str = ""
+    owner_id: str = msgspec.field(default="", name="ownerID")
+    state: str = ""
+    interruptible: bool = False
+    end_time: str = ""
+
+
 class BlockDevice(Value, frozen=True):
     volume_size: str = ""
     volume_type: str = ""
@@ -101,6 +124,7 @@ class NodeClass(Value, frozen=True):
     subnet_terms: tuple[SelectorTerm, ...] = ()
     security_group_terms: tuple[SelectorTerm, ...] = ()
     ami_terms: tuple[SelectorTerm, ...] = ()
+    capacity_reservation_terms: tuple[ReservationTerm, ...] = ()
     role: str = ""
     instance_profile: str = ""
     launch_template: str = ""
@@ -123,6 +147,7 @@ class NodeClass(Value, frozen=True):
     subnets: tuple[Subnet, ...] = ()
     security_groups: tuple[SecurityGroup, ...] = ()
     images: tuple[Image, ...] = ()
+    capacity_reservations: tuple[FoundReservation, ...] = ()
     resolved_profile: str = ""
     conditions: tuple[Condition, ...] = ()
     problems: tuple[str, ...] = ()

@@ -15,7 +15,15 @@ from nodeyard.api import labels as keys
 from nodeyard.api import objects, validation
 from nodeyard.api.networking import network_problems
 from nodeyard.api.node import NodeClassRef
-from nodeyard.api.nodeclass import Image, Kubelet, NodeClass, SecurityGroup, SelectorTerm, Subnet
+from nodeyard.api.nodeclass import (
+    Image,
+    Kubelet,
+    NodeClass,
+    ReservationTerm,
+    SecurityGroup,
+    SelectorTerm,
+    Subnet,
+)
 from nodeyard.api.pool import Pool
 from nodeyard.api.pool_disruption import disruption_of
 from nodeyard.api.reading import ConversionError, Source, conditions_of, identity_of, read
@@ -169,6 +177,7 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         subnet_terms=spec.subnet_selector_terms,
         security_group_terms=spec.security_group_selector_terms,
         ami_terms=spec.ami_selector_terms,
+        capacity_reservation_terms=spec.capacity_reservation_selector_terms,
         role=spec.role,
         instance_profile=spec.instance_profile,
         user_data=spec.user_data,
@@ -186,6 +195,7 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
         security_groups=tuple(SecurityGroup(g.id, g.name) for g in status.security_groups),
         images=tuple(Image(i.id, i.name, i.requirements) for i in status.amis),
+        capacity_reservations=status.capacity_reservations,
         resolved_profile=status.instance_profile,
         conditions=conditions_of(status.conditions),
         problems=(*problems, *kubelet_problems, *_class_problems(spec, kubelet)),
@@ -269,6 +279,7 @@ def _class_problems(spec: objects.EC2NodeClassSpec, kubelet: Kubelet) -> Iterabl
     yield from _term_problems(spec.subnet_selector_terms, "spec.subnetSelectorTerms")
     yield from _term_problems(spec.security_group_selector_terms, "spec.securityGroupSelectorTerms")
     yield from _term_problems(spec.ami_selector_terms, "spec.amiSelectorTerms")
+    yield from _reservation_problems(spec.capacity_reservation_selector_terms)
     for name, quantities in (
         ("kubeReserved", kubelet.kube_reserved),
         ("systemReserved", kubelet.system_reserved),
@@ -302,5 +313,22 @@ def _term_problems(terms: tuple[SelectorTerm, ...], where: str) -> Iterable[str]
             yield f"{where}[{index}]: is empty"
         elif len(alone) > 1 or (alone and beside):
             yield f"{where}[{index}]: {alone[0]} can't be combined with anything else"
+        if any(not key for key in term.tags):
+            yield f"{where}[{index}].tags: a key is empty"
+
+
+def _reservation_problems(terms: tuple[ReservationTerm, ...]) -> Iterable[str]:
+    where = "spec.capacityReservationSelectorTerms"
+    if len(terms) > MAX_TERMS:
+        yield f"{where}: {len(terms)} terms are more than {MAX_TERMS}"
+    for index, term in enumerate(terms):
+        beside = term.tags or term.owner_id or term.instance_match_criteria
+        if term.id and beside:
+            yield f"{where}[{index}]: id can't be combined with anything else"
+        elif not (term.id or term.tags or term.instance_match_criteria):
+            yield f"{where}[{index}]: one of tags, id and instanceMatchCriteria is wanted"
+        if term.instance_match_criteria not in ("", "open", "targeted"):
+            criteria = term.instance_match_criteria
+            yield f"{where}[{index}].instanceMatchCriteria: {criteria!r} is neither open nor targeted"
         if any(not key for key in term.tags):
             yield f"{where}[{index}].tags: a key is empty"

@@ -11,7 +11,13 @@ from typing import Any
 import msgspec
 
 from nodeyard.api.networking import ConnectionTracking, NetworkInterface
-from nodeyard.api.nodeclass import BlockDeviceMapping, MetadataOptions, SelectorTerm
+from nodeyard.api.nodeclass import (
+    BlockDeviceMapping,
+    FoundReservation,
+    MetadataOptions,
+    ReservationTerm,
+    SelectorTerm,
+)
 from nodeyard.api.selectors import (
     Affinity,
     LabelSelector,
@@ -273,6 +279,7 @@ class EC2NodeClassSpec(Raw):
     subnet_selector_terms: tuple[SelectorTerm, ...] = ()
     security_group_selector_terms: tuple[SelectorTerm, ...] = ()
     ami_selector_terms: tuple[SelectorTerm, ...] = ()
+    capacity_reservation_selector_terms: tuple[ReservationTerm, ...] = ()
     role: str = ""
     instance_profile: str = ""
     user_data: str = ""
@@ -310,6 +317,7 @@ class EC2NodeClassStatus(Raw):
     subnets: tuple[RawSubnet, ...] = ()
     security_groups: tuple[RawSecurityGroup, ...] = ()
     amis: tuple[RawImage, ...] = ()
+    capacity_reservations: tuple[FoundReservation, ...] = ()
     instance_profile: str = ""
     conditions: tuple[RawCondition, ...] = ()
 

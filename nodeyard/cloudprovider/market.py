@@ -22,6 +22,7 @@ from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.estimates import SPOT_SHARE, estimate_scale, on_demand_estimate
 from nodeyard.cloudprovider.learned import NOTHING, Learned
 from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.cloudprovider.scarcity import Pool, risk_of
 
 PRICING_API: Final = "pricing-api"
@@ -29,6 +30,8 @@ SPOT_HISTORY: Final = "spot-history"
 FEED: Final = "feed"
 LAST_KNOWN: Final = "last-known"
 ESTIMATE: Final = "estimate"
+RESERVATIONS: Final = "capacity-reservations"
+"""No price's source: under this name stands when reservations were last counted."""
 UNPRICED: Final = ""
 
 CAPACITY_TYPES: Final = (ON_DEMAND, SPOT)
@@ -142,6 +145,7 @@ class Market:
         exhausted_subnets: Iterable[str] = (),
         asked_at: Mapping[str, float] | None = None,
         learned: Learned = NOTHING,
+        reservations: Sequence[CapacityReservation] = (),
     ) -> None:
         if len(rows) != len(table.rows):
             raise ValueError(f"{len(rows)} rows for a table of {len(table.rows)} offerings")
@@ -152,6 +156,8 @@ class Market:
         """Source -> Unix seconds at which all its prices were last confirmed."""
         self.learned = learned
         """What real nodes turned out to have."""
+        self.reservations = tuple(reservations)
+        """The capacity reservations of the account, whichever class may use them."""
 
     @cached_property
     def revision(self) -> str:
@@ -164,6 +170,8 @@ class Market:
             )
         )
         digest.update("\0".join((*sorted(self.exhausted_subnets), self.learned.digest)).encode())
+        if self.reservations:
+            digest.update(msgspec.json.encode(self.reservations, order="deterministic"))
         return digest.hexdigest()
 
     def changed_since(self, older: "Market") -> list[int] | None:
@@ -182,12 +190,14 @@ class Market:
         exhausted_subnets: Iterable[str],
         asked_at: Mapping[str, float],
         learned: Learned | None = None,
+        reservations: Sequence[CapacityReservation] | None = None,
     ) -> "Market":
-        """The market after some of its rows changed, and what was learned where that is given."""
+        """The market after some of its rows changed, with what was learned and reserved where that is given."""
         rows = list(self.rows)
         for index, row in changes.items():
             rows[index] = row
-        return Market(self.table, rows, exhausted_subnets, asked_at, learned or self.learned)
+        reserved = self.reservations if reservations is None else reservations
+        return Market(self.table, rows, exhausted_subnets, asked_at, learned or self.learned, reserved)
 
     def counts(self) -> dict[str, int]:
         """Offerings by price source; "" counts those without a price."""
@@ -214,8 +224,9 @@ def market_of(
     odds: Mapping[Pool, float] | None = None,
     margins: Margins | None = None,
     learned: Learned = NOTHING,
+    reservations: Sequence[CapacityReservation] = (),
 ) -> Market:
-    """Joins types, prices and refusals.
+    """Joins types, prices and refusals, and what is reserved.
 
     The first sheet that has a price counts. Where none has, the offering is unpriced if the cloud itself has ever
     answered, else an estimate stands in. `odds`: the probability that a pool which is let back is refused again.
@@ -240,7 +251,7 @@ def market_of(
         else:
             rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
-    return Market(table, rows, shut.exhausted_subnets, asked_at, learned)
+    return Market(table, rows, shut.exhausted_subnets, asked_at, learned, reservations)
 
 
 def reoffered(
@@ -267,7 +278,7 @@ def reoffered(
         listed = 0.0 if on_demand is None else rows[on_demand].list_price or rows[on_demand].price
         risk = risk_of(chance, row.list_price or row.price, listed) if chance else 0.0
         rows[index] = msgspec.structs.replace(row, available=available, risk=risk)
-    return Market(table, rows, shut.exhausted_subnets, market.asked_at, market.learned)
+    return Market(table, rows, shut.exhausted_subnets, market.asked_at, market.learned, market.reservations)
 
 
 def listed_prices(table: TypeTable, on_demand: Sheets) -> dict[str, float]:

@@ -12,6 +12,7 @@ import msgspec
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable, Zone
+from nodeyard.cloudprovider.reservations import ReservationSheet
 
 
 class _StoredTypes(Value, frozen=True):
@@ -28,8 +29,13 @@ class _StoredSheet(Value, frozen=True):
     sheet: PriceSheet
 
 
+class _StoredReservations(Value, frozen=True):
+    region: str
+    sheet: ReservationSheet
+
+
 FACTS: Final = 2
-S = TypeVar("S", _StoredTypes, _StoredSheet)
+S = TypeVar("S", _StoredTypes, _StoredSheet, _StoredReservations)
 
 
 def packed_types(table: TypeTable, asked_at: float) -> bytes:
@@ -40,6 +46,11 @@ def packed_types(table: TypeTable, asked_at: float) -> bytes:
 def packed_sheet(region: str, sheet: PriceSheet) -> bytes:
     """One part's prices."""
     return _packed(_StoredSheet(region, sheet))
+
+
+def packed_reservations(region: str, sheet: ReservationSheet) -> bytes:
+    """The reservations as last counted."""
+    return _packed(_StoredReservations(region, sheet))
 
 
 def types_in(raw: bytes | None, region: str) -> tuple[TypeTable, float] | None:
@@ -53,6 +64,12 @@ def types_in(raw: bytes | None, region: str) -> tuple[TypeTable, float] | None:
 def sheet_in(raw: bytes | None, region: str) -> PriceSheet | None:
     """What `packed_sheet` made, if it is of this region."""
     stored = _unpacked(raw, _StoredSheet)
+    return stored.sheet if stored is not None and stored.region == region else None
+
+
+def reservations_in(raw: bytes | None, region: str) -> ReservationSheet | None:
+    """What `packed_reservations` made, if it is of this region."""
+    stored = _unpacked(raw, _StoredReservations)
     return stored.sheet if stored is not None and stored.region == region else None
 
 

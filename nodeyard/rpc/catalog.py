@@ -26,6 +26,7 @@ from nodeyard.cloudprovider.learned import NOTHING, Learned, LearnedMemory
 from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
+from nodeyard.cloudprovider.reservations import CapacityReservation, selected
 from nodeyard.cloudprovider.resolve import Resolver
 from nodeyard.rpc.calls import CHANNEL_OPTIONS, Replicas, ServiceError
 from nodeyard.rpc.v1 import catalog_pb2 as pb
@@ -44,6 +45,7 @@ _SOURCE: Final = {
     sources.FEED: pb.PRICE_SOURCE_FEED,
     sources.LAST_KNOWN: pb.PRICE_SOURCE_LAST_KNOWN,
     sources.ESTIMATE: pb.PRICE_SOURCE_ESTIMATE,
+    sources.RESERVATIONS: pb.PRICE_SOURCE_CAPACITY_RESERVATIONS,
 }
 _SOURCE_NAME: Final = {number: name for name, number in _SOURCE.items()}
 _KEEPALIVE: Final = (
@@ -72,6 +74,8 @@ def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
     known = NOTHING if older is None or changed is None else older.learned
     if market.learned.digest != known.digest:
         message.learned.CopyFrom(pb.LearnedCapacity(memory=_learned_to(market.learned.entries)))
+    if older is None or changed is None or market.reservations != older.reservations:
+        message.reservations_json = msgspec.json.encode(market.reservations)
     if changed is None:
         table = market.table
         message.types_json, message.region = table.json, table.region
@@ -87,16 +91,22 @@ def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Marke
     """The market after a message. Raises OutOfStep for changes to something that was never received."""
     asked_at = {_SOURCE_NAME.get(asked.source, ""): asked.at for asked in message.asked}
     learned = Learned(_learned_from(message.learned.memory)) if message.HasField("learned") else None
+    reserved = _reservations_from(message.reservations_json)
     if not message.types_json:
         if older is None:
             raise OutOfStep("changed offerings arrived before the first whole catalogue")
         changes = _rows(message.offerings, older.table)
-        return older.with_rows(changes, message.exhausted_subnets, asked_at, learned)
+        return older.with_rows(changes, message.exhausted_subnets, asked_at, learned, reserved)
     types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
     zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
     table = TypeTable(message.region, zones, types, message.reserved_interfaces)
     every = _every_row(message.offerings, table)
-    return Market(table, every, message.exhausted_subnets, asked_at, learned or NOTHING)
+    return Market(table, every, message.exhausted_subnets, asked_at, learned or NOTHING, reserved or ())
+
+
+def _reservations_from(raw: bytes) -> tuple[CapacityReservation, ...] | None:
+    """None: the same as before."""
+    return msgspec.json.decode(raw, type=tuple[CapacityReservation, ...]) if raw else None
 
 
 def _learned_to(entries: Iterable[LearnedMemory]) -> list[pb.LearnedMemory]:
@@ -246,6 +256,10 @@ class CatalogFeed:
         with self._resolving:
             self._own.forget(now)
             return self._resolver.resolve(market, node_class, now=now, shut=self._own.shut())
+
+    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
+        """The capacity reservations that the class selects, as last counted."""
+        return selected(node_class, self._market.reservations) if self._market is not None else ()
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
         """The revision, as soon as it is not `after_revision`, or after `timeout_s` whatever it is."""

@@ -20,6 +20,7 @@ from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
+from nodeyard.cloudprovider.reservations import found_of
 from nodeyard.provisioning.claims import claim_of, launch_record_of, requirements_allow
 from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in
 from nodeyard.provisioning.lifecycle import UNREGISTERED
@@ -176,6 +177,8 @@ class Classes:
             self._resolver.forget(key)
         self._wanted[key] = wanted
         found = await self._resolver.resolve(wanted)
+        reserved = found_of(self._offers.reservations_for(found))
+        found = msgspec.structs.replace(found, capacity_reservations=reserved)
         self._found[key] = found
         if wanted.key == key and "/" not in key and CLASS_FINALIZER not in wanted.finalizers:
             await self._statuses.hold_class(wanted)
@@ -240,6 +243,7 @@ def _status_of(node_class: NodeClass) -> object:
         frozenset(node_class.subnets),
         frozenset(node_class.security_groups),
         node_class.images,
+        node_class.capacity_reservations,
         node_class.resolved_profile,
         tuple(sorted((c.type, c.status, c.reason, c.message) for c in node_class.conditions)),
     )

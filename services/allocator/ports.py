@@ -15,6 +15,7 @@ from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.provisioning.batches import Answer, Batch, Found
 from nodeyard.provisioning.claims import LaunchRecord
 from nodeyard.state.cluster import Change, Snapshot
@@ -46,6 +47,8 @@ class Offers(Protocol):
     def revision(self) -> str: ...
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue: ...
+
+    def reservations_for(self, node_class: NodeClass) -> Sequence[CapacityReservation]: ...
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str: ...
 

@@ -89,6 +89,22 @@ class CatalogueView(BaseModel):
     feed: FeedView | None = Field(description="None: no feed was ever read.")
 
 
+class ReservationView(BaseModel):
+    """A capacity reservation or block of the account's, whichever node class may use it."""
+
+    id: str
+    instanceType: str  # noqa: N815
+    zone: str
+    reservationType: str = Field(description="default, or capacity-block.")  # noqa: N815
+    instanceMatchCriteria: str  # noqa: N815
+    interruptible: bool
+    state: str = Field(description="active; expiring: a block in its last 40 minutes.")
+    total: int
+    available: int = Field(description="Instances it still takes, as EC2 last counted.")
+    endsInSeconds: float | None  # noqa: N815
+    ownerId: str  # noqa: N815
+
+
 class RefusalView(BaseModel):
     """What the cloud refused; an empty field stands for all values. Let back, it is still remembered for a while."""
 
@@ -169,6 +185,20 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
             commitmentsProblem=board.commitments_problem,
             feed=_feed_view(board, at),
         )
+
+    @app.get("/v1/reservations")
+    async def reservations() -> list[ReservationView]:
+        """The capacity reservations that can be counted on, by id."""
+        at = now()
+        return [
+            ReservationView(
+                id=r.id, instanceType=r.instance_type, zone=r.zone, reservationType=r.kind,
+                instanceMatchCriteria=r.match, interruptible=r.interruptible, state=r.state, total=r.total,
+                available=r.available, endsInSeconds=None if r.ends_at is None else round(r.ends_at - at, 1),
+                ownerId=r.owner_id,
+            )
+            for r in market().reservations
+        ]  # fmt: skip
 
     @app.get("/v1/refusals")
     async def refusals() -> list[RefusalView]:

@@ -12,6 +12,7 @@ from nodeyard.cloudprovider.commitments import Billing, Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed, screened
 from nodeyard.cloudprovider.learned import NOTHING, LearnedMemory, merged
 from nodeyard.cloudprovider.market import (
+    RESERVATIONS,
     Margins,
     Market,
     PriceSheet,
@@ -21,11 +22,15 @@ from nodeyard.cloudprovider.market import (
     reoffered,
 )
 from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.reservations import ReservationSheet, standing
 from nodeyard.cloudprovider.scarcity import Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
 from services.pricing.ports import Part
 
-PARTS: tuple[Part, ...] = ("types", "on-demand", "spot")
+PARTS: tuple[Part, ...] = ("types", "on-demand", "spot", "reservations")
+NEEDED = PARTS[:3]
+"""Parts that must be known before anything is served; a permission that lacks for the rest stops nobody."""
+PRICES = PARTS[1:3]
 
 
 Refused = tuple[Shut, dict[Pool, float]]
@@ -53,6 +58,7 @@ class PriceBoard:
         self.table: TypeTable | None = None
         self.types_asked_at = 0.0
         self.sheets: dict[Part, PriceSheet] = {}
+        self.reserved: ReservationSheet | None = None
         self.scarcity = scarcity or ScarcityMemory()
         self._made: tuple[object, Refused, Market] | None = None
         """The last market with what it was made of and the refusals it was made under."""
@@ -74,6 +80,8 @@ class PriceBoard:
         """When the part was last learned (Unix seconds); None: never."""
         if part == "types":
             return self.types_asked_at if self.table is not None else None
+        if part == "reservations":
+            return self.reserved.asked_at if self.reserved is not None else None
         sheet = self.sheets.get(part)
         return sheet.asked_at if sheet is not None else None
 
@@ -81,7 +89,7 @@ class PriceBoard:
         """Why there is nothing to serve; None when there is."""
         if self.market is not None:
             return None
-        for part in PARTS:
+        for part in NEEDED:
             if self.asked_at(part) is None:
                 what = "instance types" if part == "types" else f"{part} prices"
                 reason = f": {self.problems[part]}" if part in self.problems else ""
@@ -101,6 +109,12 @@ class PriceBoard:
         """Takes newer prices over."""
         self.sheets[part] = sheet
         self.problems.pop(part, None)
+        await self.publish(now)
+
+    async def learn_reservations(self, sheet: ReservationSheet, now: float) -> None:
+        """Takes a newer count of the reservations over."""
+        self.reserved = sheet
+        self.problems.pop("reservations", None)
         await self.publish(now)
 
     async def failed(self, part: Part, problem: str, now: float) -> None:
@@ -176,7 +190,7 @@ class PriceBoard:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
         refused = (self.scarcity.shut(now), self.scarcity.odds(now))
         self._metrics.refusals.set(len(refused[0].keys))
-        if self.table is None or not all(part in self.sheets or part in self.problems for part in PARTS[1:]):
+        if self.table is None or not all(part in self.sheets or part in self.problems for part in PRICES):
             return
         market = self._market_under(refused, now)
         known, self.market = self.market, market
@@ -194,16 +208,21 @@ class PriceBoard:
         on_demand = self._sheets("on-demand", feed.on_demand if feed else None, now)
         spot = self._sheets("spot", feed.spot if feed else None, now)
         margins = self._margins(on_demand, now)
-        made_of = (self.table, on_demand, spot, margins, self.learned)
+        reserved = standing(self.reserved, now)
+        made_of = (self.table, on_demand, spot, margins, self.learned, reserved)
         if self._made is not None and self._made[0] == made_of:
             market = reoffered(self._made[2], self._made[1], refused)
         else:
             shut, odds = refused
             market = market_of(
-                self.table, on_demand, spot, shut, now=now, odds=odds, margins=margins, learned=self.learned
-            )
+                self.table, on_demand, spot, shut, now=now, odds=odds, margins=margins, learned=self.learned,
+                reservations=reserved,
+            )  # fmt: skip
         self._made = (made_of, refused, market)
-        return market
+        if self.reserved is None:
+            return market
+        asked_at = {**market.asked_at, RESERVATIONS: self.reserved.asked_at}
+        return market.with_rows({}, market.exhausted_subnets, asked_at)
 
     async def let_back(self, now: float) -> None:
         """Publishes if a refusal has ended, or the odds of another have faded, since the last time."""

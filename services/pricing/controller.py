@@ -1,4 +1,4 @@
-"""Keeps the board fresh: three schedules, the replicas' shared memory, and the refusals' coming and going.
+"""Keeps the board fresh: four schedules, the replicas' shared memory, and the refusals' coming and going.
 
 A part is refreshed when its age reaches its interval, give or take a tenth. Before AWS is asked, what another replica
 learned meanwhile is taken over; while one replica asks, the others wait for its answer, except for a part of which
@@ -17,6 +17,7 @@ from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.learned import LearnedMemory, problem_of
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import ReservationSheet
 from nodeyard.cloudprovider.scarcity import Key, Standing
 from nodeyard.runtime import logging
 from nodeyard.runtime.backoff import Backoff
@@ -25,6 +26,9 @@ from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.board import PARTS, PriceBoard
 from services.pricing.metrics import PricingMetrics
 from services.pricing.ports import Backup, Cloud, Memory, Paid, Part, Shelf
+
+Learned = TypeTable | PriceSheet | ReservationSheet
+"""A part as it is kept."""
 
 log = logging.get_logger("services.pricing.controller")
 
@@ -138,6 +142,10 @@ class PricingController:
         """Refreshes the spot prices for ever."""
         await self._keep("spot")
 
+    async def keep_reservations(self) -> None:
+        """Counts what is left of the capacity reservations for ever."""
+        await self._keep("reservations")
+
     async def keep_feed(self) -> None:
         """Reads the price feed anew for ever, if there is one."""
         while True:
@@ -250,6 +258,11 @@ class PricingController:
             await self._board.learn_types(table, now, now)
             await self._save(part, table)
             return len(table.types)
+        if part == "reservations":
+            counted = await self._cloud.reservations(now)
+            await self._board.learn_reservations(counted, now)
+            await self._save(part, counted)
+            return len(counted.reservations)
         sheet = await (self._cloud.on_demand(now) if part == "on-demand" else self._cloud.spot(now))
         await self._board.learn_prices(part, sheet, now)
         await self._save(part, sheet)
@@ -289,6 +302,11 @@ class PricingController:
             if found is not None and found[1] > known:
                 await self._board.learn_types(*found, now)
             return
+        if part == "reservations":
+            counted = await shelf.reservations()
+            if counted is not None and counted.asked_at > known:
+                await self._board.learn_reservations(counted, now)
+            return
         sheet = await shelf.sheet(part)
         if sheet is not None and sheet.asked_at > known:
             await self._board.learn_prices(part, sheet, now)
@@ -312,11 +330,13 @@ class PricingController:
             except StoreUnavailableError:
                 log.debug("claim is left to end by itself", part=part)
 
-    async def _save(self, part: Part, learned: TypeTable | PriceSheet) -> None:
+    async def _save(self, part: Part, learned: Learned) -> None:
         for shelf in filter(None, (self._memory, self._disk)):
             try:
                 if isinstance(learned, TypeTable):
                     await shelf.save_types(learned, self._board.types_asked_at)
+                elif isinstance(learned, ReservationSheet):
+                    await shelf.save_reservations(learned)
                 else:
                     await shelf.save_sheet(part, learned)
             except StoreUnavailableError as error:
@@ -326,10 +346,19 @@ class PricingController:
         """Takes over what is newer in the shared memory and gives it what it has lost."""
         for part in PARTS:
             await self._adopt(part)
-            kept = await (self._memory.types() if part == "types" else self._memory.sheet(part))
-            learned = self._board.table if part == "types" else self._board.sheets.get(part)
-            if kept is None and learned is not None:
+            learned = self._known(part)
+            if learned is not None and await self._kept(part) is None:
                 await self._save(part, learned)
+
+    def _known(self, part: Part) -> Learned | None:
+        if part == "types":
+            return self._board.table
+        return self._board.reserved if part == "reservations" else self._board.sheets.get(part)
+
+    async def _kept(self, part: Part) -> object:
+        if part == "types":
+            return await self._memory.types()
+        return await (self._memory.reservations() if part == "reservations" else self._memory.sheet(part))
 
     async def _recall(self) -> None:
         now = self._clock.now()

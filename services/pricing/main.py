@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
+from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
 from nodeyard.adapters.pricing.account_commitments import read_account_commitments
@@ -16,6 +16,7 @@ from nodeyard.cloudprovider.commitments import Commitments, Usage, read_commitme
 from nodeyard.cloudprovider.errors import InvalidRequest
 from nodeyard.cloudprovider.feed import Feed, read_feed
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.reservations import ReservationSheet
 from nodeyard.cloudprovider.scarcity import ScarcityMemory
 from nodeyard.rpc.v1.catalog_pb2_grpc import add_PricingServicer_to_server
 from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
@@ -58,7 +59,7 @@ class Committed:
 
 
 class Aws:
-    """The three sources over one session."""
+    """The four sources over one session."""
 
     def __init__(self, session: Ec2Session) -> None:
         self._session = session
@@ -71,6 +72,9 @@ class Aws:
 
     async def spot(self, now: float) -> PriceSheet:
         return await read_spot_prices(self._session, now)
+
+    async def reservations(self, now: float) -> ReservationSheet:
+        return await read_reservations(self._session, now)
 
 
 async def build(settings: Settings, runtime: Runtime) -> Service:
@@ -96,6 +100,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         "types": settings.instance_type_interval,
         "on-demand": settings.on_demand_price_interval,
         "spot": settings.spot_price_interval,
+        "reservations": settings.reservation_interval,
     }
     trusted_s = {part: 2 * interval for part, interval in intervals.items()}
     if settings.reserved_interfaces < 0:
@@ -124,6 +129,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             "types": controller.keep_types,
             "on-demand": controller.keep_on_demand,
             "spot": controller.keep_spot,
+            "reservations": controller.keep_reservations,
             "feed": controller.keep_feed,
             "commitments": controller.keep_commitments,
             "listen": controller.listen,

@@ -7,18 +7,20 @@ from nodeyard.cloudprovider.commitments import Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed
 from nodeyard.cloudprovider.learned import LearnedMemory
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.reservations import ReservationSheet
 from nodeyard.cloudprovider.scarcity import Standing
 
-Part = Literal["types", "on-demand", "spot"]
-News = Literal["types", "on-demand", "spot", "refusals", "learned"]
+Part = Literal["types", "on-demand", "spot", "reservations"]
+News = Literal["types", "on-demand", "spot", "reservations", "refusals", "learned"]
 
 
 class Cloud(Protocol):
-    """The three sources. Raise nodeyard.cloudprovider.errors.CloudError."""
+    """The four sources. Raise nodeyard.cloudprovider.errors.CloudError."""
 
     async def types(self) -> TypeTable: ...
     async def on_demand(self, now: float) -> PriceSheet: ...
     async def spot(self, now: float) -> PriceSheet: ...
+    async def reservations(self, now: float) -> ReservationSheet: ...
 
 
 class Backup(Protocol):
@@ -42,8 +44,10 @@ class Shelf(Protocol):
 
     async def types(self) -> tuple[TypeTable, float] | None: ...
     async def sheet(self, part: Part) -> PriceSheet | None: ...
+    async def reservations(self) -> ReservationSheet | None: ...
     async def save_types(self, table: TypeTable, asked_at: float) -> None: ...
     async def save_sheet(self, part: Part, sheet: PriceSheet) -> None: ...
+    async def save_reservations(self, sheet: ReservationSheet) -> None: ...
 
 
 class Memory(Shelf, Protocol):

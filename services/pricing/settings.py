@@ -15,6 +15,8 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     spot_price_interval: Seconds = 300.0
     on_demand_price_interval: Seconds = 12 * 3600.0
     instance_type_interval: Seconds = 12 * 3600.0
+    reservation_interval: Seconds = 60.0
+    """How often it is counted what is left of capacity reservations."""
     reserved_interfaces: int = 0
     """Network interfaces of each instance that are kept from pods, as with the VPC CNI's custom networking."""
     price_feed: str = ""

@@ -15,6 +15,7 @@ from nodeyard.adapters.redis.catalogue import CatalogueStore
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.cloudprovider.learned import KEPT_S, LearnedMemory
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
 from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import SystemClock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -64,6 +65,10 @@ async def test_what_is_saved_is_read_back(memory: Memory) -> None:
     assert (kept[0].digest, kept[1]) == (table.digest, 5.0)
     assert await memory.sheet("spot") == spot_sheet(table, 6.0)
     assert await memory.sheet("on-demand") == on_demand_sheet(table, 7.0)
+    counted = ReservationSheet(8.0, (CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2),))
+    assert await memory.reservations() is None
+    await memory.save_reservations(counted)
+    assert await memory.reservations() == counted
 
 
 def standing(refusal: Refusal, at: float, lasts_s: float, strikes: int = 1) -> Standing:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from nodeyard.adapters.ec2.budget import CallBudget
-from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
+from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
@@ -110,6 +110,7 @@ async def market_read(session: Ec2Session, called: set[str]) -> None:
     """What pricing asks AWS."""
     await read_types(session)
     await read_spot_prices(session, time.time())
+    await read_reservations(session, time.time())
     await read_on_demand_prices(session, time.time())
     await read_usage(session)
     await read_account_commitments(Committed(called))

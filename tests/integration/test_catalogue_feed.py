@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from nodeyard.api.nodeclass import Image
+from nodeyard.api.nodeclass import Image, ReservationTerm
 from nodeyard.cloudprovider.learned import LearnedMemory, settings_of
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
 from nodeyard.rpc.catalog import CatalogFeed
 from nodeyard.rpc.v1.catalog_pb2_grpc import add_PricingServicer_to_server
 from nodeyard.runtime import grpc_server
@@ -107,6 +108,30 @@ async def test_a_new_price_arrives_at_once(feed: CatalogFeed, pair: tuple[Served
     offering = feed.catalogue_for(node_class()).offering("c7g.xlarge", "eu-west-1b", "spot")
     assert offering is not None
     assert offering.price == 0.77
+
+
+async def test_reservations_arrive_with_the_catalogue_and_when_their_counts_change(
+    feed: CatalogFeed, pair: tuple[Served, Served]
+) -> None:
+    of = node_class(capacity_reservation_terms=(ReservationTerm(tags={"team": "*"}),))
+    one = CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2, tags={"team": "a"})
+    other = CapacityReservation("cr-2", "m5.large", "eu-west-1a", 1, 1)
+    for left in (2, 1, 0):
+        before, now = feed.revision, time.time()
+        counted = (msgspec.structs.replace(one, available=left), other)
+        await pair[0].board.learn_reservations(ReservationSheet(now, counted), now)
+        await feed.wait_changed(before, 5.0)
+        assert [(r.id, r.available) for r in feed.reservations_for(of)] == [("cr-1", left)]
+    assert feed.reservations_for(node_class()) == ()
+    before = feed.revision
+    await pair[0].board.learn_prices("spot", spot_sheet(table_of(), now, 0.77), now)
+    await feed.wait_changed(before, 5.0)
+    assert len(feed.reservations_for(of)) == 1, "other news leave them as they are"
+    late = CatalogFeed([pair[0].address], "late")
+    running = asyncio.create_task(late.run())
+    await late.wait_changed("", 5.0)
+    assert late.reservations_for(of) == feed.reservations_for(of)
+    running.cancel()
 
 
 async def test_new_types_arrive_whole(feed: CatalogFeed, pair: tuple[Served, Served]) -> None:

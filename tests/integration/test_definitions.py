@@ -113,7 +113,9 @@ GOOD = {
         ipPrefixCount=1, connectionTracking={"tcpEstablishedTimeout": 350, "udpStreamTimeout": 120, "udpTimeout": 60},
         networkInterfaces=[{"networkCardIndex": 0, "deviceIndex": 0, "interfaceType": "interface"},
                            {"networkCardIndex": 1, "deviceIndex": 0, "interfaceType": "efa-only"}],
-        capacityReservationSelectorTerms=[{"id": "cr-1"}], someLaterField={"kept": True},
+        capacityReservationSelectorTerms=[
+            {"id": "cr-1"}, {"tags": {"team": "*"}, "ownerID": "123456789012", "instanceMatchCriteria": "targeted"}],
+        someLaterField={"kept": True},
     ),
     "a custom family with an alias": nodeclass(amiFamily="Custom"),
     "the getting-started provisioner": provisioner(
@@ -225,6 +227,14 @@ BAD = {
         nodeclass(associatePublicIPAddress=True, networkInterfaces=[
             {"networkCardIndex": 0, "deviceIndex": n, "interfaceType": "interface"} for n in (0, 1)]), "more than one"),
     "a timeout out of range": (nodeclass(connectionTracking={"udpTimeout": 29}), "udpTimeout"),
+    "a reservation by id and tag": (
+        nodeclass(capacityReservationSelectorTerms=[{"id": "cr-1", "tags": {"a": "b"}}]), "id stands alone"),
+    "reservations by owner only": (
+        nodeclass(capacityReservationSelectorTerms=[{"ownerID": "123456789012"}]), "needs tags, id or instanceMatchCriteria"),
+    "a reservation of no account": (
+        nodeclass(capacityReservationSelectorTerms=[{"tags": {"a": "b"}, "ownerID": "me"}]), "ownerID"),
+    "a reservation that matches oddly": (
+        nodeclass(capacityReservationSelectorTerms=[{"instanceMatchCriteria": "some"}]), "instanceMatchCriteria"),
     "soft eviction without grace": (nodeclass(kubelet={"evictionSoft": {"memory.available": "1Gi"}}), "evictionSoftGracePeriod"),
     "thresholds the wrong way": (
         nodeclass(kubelet={"imageGCHighThresholdPercent": 50, "imageGCLowThresholdPercent": 60}), "imageGCHighThresholdPercent"),

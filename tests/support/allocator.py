@@ -28,6 +28,7 @@ from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
+from nodeyard.cloudprovider.reservations import CapacityReservation, selected
 from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.batches import Answer, Batch, Found, merge_key
@@ -292,6 +293,7 @@ class Cloud:
         self.answer_errors: list[CloudError] = []
         self.lag_s = 0.0
         self.refused: list[Refusal] = []
+        self.reserved: tuple[CapacityReservation, ...] = ()
         self._memory = RefusalMemory()
         self._clock = clock
         self._answers: dict[str, tuple[LaunchRecord, Batch, Answer]] = {}
@@ -369,6 +371,9 @@ class Cloud:
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue:
         return resolve(small_market(), node_class, now=0.0, shut=self._memory.shut())
+
+    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
+        return selected(node_class, self.reserved)
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
         return self.revision

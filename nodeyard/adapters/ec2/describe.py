@@ -1,7 +1,7 @@
-"""What EC2 sells in a region: instance types, the zones that sell them, and spot prices.
+"""What EC2 sells in a region: instance types, the zones that sell them, spot prices, and capacity reserved already.
 
-Reads DescribeInstanceTypes, DescribeInstanceTypeOfferings, DescribeAvailabilityZones and DescribeSpotPriceHistory,
-all pages, and gives them as our values. Owns the reading of EC2's shapes; refuses nothing: what EC2 leaves out counts
+Reads DescribeInstanceTypes, DescribeInstanceTypeOfferings, DescribeAvailabilityZones, DescribeSpotPriceHistory and
+DescribeCapacityReservations, all pages, and gives them as our values. Owns the reading of EC2's shapes; refuses nothing: what EC2 leaves out counts
 as absent. Source: EC2 API reference.
 """
 
@@ -17,6 +17,7 @@ import msgspec
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.cloudprovider.description import Device, TypeDescription
 from nodeyard.cloudprovider.market import SPOT_HISTORY, PriceSheet, TypeTable, Zone
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
 
 _GIGABIT: Final = re.compile(r"(?P<upto>Up to )?(?:(?P<cards>\d+)x )?(?P<gigabit>[\d.]+) Gigabit$")
 _DOCUMENTED_MBPS: Final = {
@@ -55,6 +56,44 @@ async def read_spot_prices(session: Ec2Session, now: float) -> PriceSheet:
         PaginationConfig={"PageSize": 1000},
     )
     return PriceSheet(SPOT_HISTORY, now, {key: price for key, (_, price) in newest.items()})
+
+
+async def read_reservations(session: Ec2Session, now: float) -> ReservationSheet:
+    """The active capacity reservations that the account owns or shares, of shared tenancy, as counted at `now` (Unix
+    seconds). Raises CloudError's subclasses.
+    """
+    pages = await session.each_page(
+        "ec2",
+        "describe_capacity_reservations",
+        _reservations,
+        Filters=[{"Name": "state", "Values": ["active"]}, {"Name": "tenancy", "Values": ["default"]}],
+        PaginationConfig={"PageSize": 1000},
+    )
+    return ReservationSheet(now, tuple(one for page in pages for one in page))
+
+
+def _reservations(page: Mapping[str, Any]) -> list[CapacityReservation]:
+    return [reservation_of(raw) for raw in page.get("CapacityReservations", ())]
+
+
+def reservation_of(raw: Mapping[str, Any]) -> CapacityReservation:
+    """One `CapacityReservation` of EC2's as a value."""
+    ends = raw.get("EndDate")
+    return CapacityReservation(
+        id=str(raw["CapacityReservationId"]),
+        instance_type=str(raw.get("InstanceType", "")),
+        zone=str(raw.get("AvailabilityZone", "")),
+        total=int(raw.get("TotalInstanceCount", 0)),
+        available=int(raw.get("AvailableInstanceCount", 0)),
+        kind=str(raw.get("ReservationType") or "default"),
+        match=str(raw.get("InstanceMatchCriteria", "")),
+        state=str(raw.get("State", "")),
+        owner_id=str(raw.get("OwnerId", "")),
+        platform=str(raw.get("InstancePlatform", "")),
+        interruptible=bool(raw.get("Interruptible", False)),
+        ends_at=ends.timestamp() if isinstance(ends, datetime) else None,
+        tags={tag["Key"]: tag.get("Value", "") for tag in raw.get("Tags", ())},
+    )
 
 
 def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDescription:

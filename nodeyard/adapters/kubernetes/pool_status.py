@@ -8,6 +8,8 @@ Source: Karpenter documentation, "NodePools" and "NodeClasses" (status).
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from nodeyard.adapters.kubernetes import paths
 from nodeyard.adapters.kubernetes.client import KubernetesClient
 from nodeyard.adapters.kubernetes.errors import Conflict, NotFound
@@ -77,6 +79,7 @@ def class_status(found: NodeClass) -> dict[str, Any]:
             {"id": i.id, "name": i.name, "requirements": [_requirement(r) for r in i.requirements]}
             for i in found.images
         ],
+        "capacityReservations": [msgspec.to_builtins(r) for r in found.capacity_reservations],
         "instanceProfile": found.resolved_profile,
         "conditions": [condition_manifest(c) for c in found.conditions],
     }

@@ -14,6 +14,7 @@ from nodeyard.api.node import READY, Condition
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, Subnet
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
+from nodeyard.cloudprovider.reservations import ReservationSheet
 
 SOURCE: Final = "file"
 _SPOT_SHARE: Final = 0.4
@@ -40,6 +41,10 @@ class KwokMarket:
             if described.name in self._usd
         }
         return PriceSheet(SOURCE, now, pools)
+
+    async def reservations(self, now: float) -> ReservationSheet:
+        """Nothing is reserved."""
+        return ReservationSheet(now)
 
 
 class KwokClasses:

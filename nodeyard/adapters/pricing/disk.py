@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Literal
 
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
-from nodeyard.cloudprovider.stored import packed_sheet, packed_types, sheet_in, types_in
+from nodeyard.cloudprovider.reservations import ReservationSheet
+from nodeyard.cloudprovider.stored import (
+    packed_reservations,
+    packed_sheet,
+    packed_types,
+    reservations_in,
+    sheet_in,
+    types_in,
+)
 from nodeyard.runtime.leadership import StoreUnavailableError
 
-Part = Literal["types", "on-demand", "spot"]
+Part = Literal["types", "on-demand", "spot", "reservations"]
 
 
 class CatalogueDirectory:
@@ -31,6 +39,15 @@ class CatalogueDirectory:
     async def sheet(self, part: Part) -> PriceSheet | None:
         """The last prices of a part."""
         return sheet_in(await asyncio.to_thread(self._read, part), self._region)
+
+    async def reservations(self) -> ReservationSheet | None:
+        """The reservations as last counted."""
+        return reservations_in(await asyncio.to_thread(self._read, "reservations"), self._region)
+
+    async def save_reservations(self, sheet: ReservationSheet) -> None:
+        """Keeps the reservations. Raises StoreUnavailableError."""
+        raw = packed_reservations(self._region, sheet)
+        await asyncio.to_thread(lambda: self._write("reservations", raw))
 
     async def save_types(self, table: TypeTable, asked_at: float) -> None:
         """Keeps the table. Raises StoreUnavailableError."""

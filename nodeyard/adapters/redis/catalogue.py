@@ -16,15 +16,24 @@ from nodeyard.adapters.redis.connection import translated
 from nodeyard.cloudprovider.learned import KEPT_S, LearnedMemory
 from nodeyard.cloudprovider.market import PriceSheet, TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import ReservationSheet
 from nodeyard.cloudprovider.scarcity import Standing
-from nodeyard.cloudprovider.stored import packed_sheet, packed_types, sheet_in, types_in
+from nodeyard.cloudprovider.stored import (
+    packed_reservations,
+    packed_sheet,
+    packed_types,
+    reservations_in,
+    sheet_in,
+    types_in,
+)
 
-Part = Literal["types", "on-demand", "spot"]
-News = Literal["types", "on-demand", "spot", "refusals", "learned"]
+Part = Literal["types", "on-demand", "spot", "reservations"]
+News = Literal["types", "on-demand", "spot", "reservations", "refusals", "learned"]
 TYPES: Final = "types"
 REFUSALS: Final = "refusals"
 LEARNED: Final = "learned"
-_PARTS: Final = ("types", "on-demand", "spot")
+RESERVATIONS: Final = "reservations"
+_PARTS: Final = ("types", "on-demand", "spot", RESERVATIONS)
 _LISTEN_S: Final = 0.8
 """Shorter than the connection's own timeout."""
 
@@ -112,6 +121,14 @@ class CatalogueStore:
     async def sheet(self, part: Part) -> PriceSheet | None:
         """The last prices of a part."""
         return sheet_in(await self._load(part), self._region)
+
+    async def reservations(self) -> ReservationSheet | None:
+        """The reservations as last counted."""
+        return reservations_in(await self._load(RESERVATIONS), self._region)
+
+    async def save_reservations(self, sheet: ReservationSheet) -> None:
+        """Keeps the reservations and tells the other replicas."""
+        await self._save(RESERVATIONS, packed_reservations(self._region, sheet))
 
     async def save_types(self, table: TypeTable, asked_at: float) -> None:
         """Keeps the table and tells the other replicas."""

@@ -26,6 +26,7 @@ from nodeyard.local.account.catalogue import description
 from nodeyard.local.account.dials import Dials
 from nodeyard.local.account.mailbox import Mailbox
 from nodeyard.local.account.prices import SpotMarket, on_demand_usd_per_hour
+from nodeyard.local.account.reserved import ReservationDesk
 from nodeyard.local.account.seed import Backends, sow
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,9 @@ class Account:
         self.last_history: tuple[str, list[dict[str, Any]]] | None = None
         """The last answer to DescribeSpotPriceHistory, before it is cut into pages."""
         self.ledger = Ledger(self._price)
+        self.reserved = ReservationDesk(
+            self.ledger, clock, self._later, self.terminate, account_id=self.account_id, region=region
+        )
         self.answers: dict[tuple[str, ...], tuple[str, Any]] = {}
         self.listeners: list[Callable[[], None]] = []
         self._on_demand: dict[tuple[str, str], float] = {}
@@ -82,6 +86,13 @@ class Account:
             every.reset()
             found[name] = every["aws" if name == "iam" else self.region]
         return Backends(account_id=self.account_id, region=self.region, **found)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        def locked() -> None:
+            with self.lock:
+                act()
+
+        self.agenda.later(seconds, locked)
 
     # -- prices
 

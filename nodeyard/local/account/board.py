@@ -11,6 +11,9 @@
                                         DELETE [/ID]
     POST   /dials/interrupt             {instance_id, kind: spot|rebalance|scheduled-change|state-change,
                                         delay_seconds: 120}
+    POST   /dials/reservations          {instance_type, zone, count, kind: default|capacity-block, match: open|targeted,
+                                        interruptible, ends_in_seconds, owner_id, tags};
+                                        PUT /ID {count, ends_in_seconds}; DELETE /ID cancels
     PUT    /dials/consistency           {lag_seconds}
     PUT    /dials/spot                  {seed, speed}
     POST   /dials/spot/prices           {instance_type, zone: patterns, price_usd_per_hour}; DELETE
@@ -26,10 +29,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote
 
 import msgspec
+from moto.ec2.exceptions import EC2ClientError
 
 from nodeyard.local.account.account import Account, UnknownInstanceError
 from nodeyard.local.account.dials import (
@@ -40,6 +45,7 @@ from nodeyard.local.account.dials import (
     Seconds,
     decoded,
 )
+from nodeyard.local.account.reserved import ReservationTurn, ReservationWish
 
 Reply = tuple[int, Any]
 
@@ -79,6 +85,7 @@ class Board:
             "capacity": self._capacity,
             "faults": self._faults,
             "interrupt": self._interrupt,
+            "reservations": self._reservations,
             "consistency": self._consistency,
             "spot": self._spot,
             "calls": self._calls,
@@ -165,6 +172,22 @@ class Board:
         self._account.interrupt(wish.instance_id, wish.kind, wish.delay_seconds)
         return 202, msgspec.to_builtins(wish)
 
+    def _reservations(self, method: str, rest: str | None, _query: dict[str, str], given: Any) -> Reply:
+        desk = self._account.reserved
+        with self._account.lock:
+            try:
+                if method == "POST":
+                    return 201, _reservation(desk.shown(desk.make(decoded(given, ReservationWish))))
+                if method == "PUT" and rest:
+                    return 200, _reservation(desk.shown(desk.turn(rest, decoded(given, ReservationTurn))))
+                if method == "DELETE" and rest:
+                    desk.cancel(rest)
+                elif method != "GET":
+                    return _not_allowed(method)
+            except EC2ClientError as error:
+                raise BadDialError(str(error.message)) from error
+            return 200, [_reservation(desk.shown(one)) for one in desk.all()]
+
     def _consistency(self, method: str, _rest: str | None, _query: dict[str, str], given: Any) -> Reply:
         if method in ("PUT", "POST"):
             self._account.dials.consistency = decoded(given, Consistency)
@@ -203,6 +226,11 @@ class Board:
 
     def _nodes(self, method: str, _rest: str | None, _query: dict[str, str], _given: Any) -> Reply:
         return (200, self._machines()) if method == "GET" else _not_allowed(method)
+
+
+def _reservation(shown: dict[str, Any]) -> dict[str, Any]:
+    """A reservation as JSON can carry it."""
+    return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in shown.items()}
 
 
 def _object(given: Any) -> dict[str, Any]:

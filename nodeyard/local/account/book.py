@@ -30,6 +30,8 @@ class Rented:
     visible_at: float
     reservation_id: str = ""
     client_token: str | None = None
+    capacity_reservation: str = ""
+    """Id of the capacity reservation that it sits in."""
     running_at: float | None = None
     ended_at: float | None = None
     cost_usd: float = 0.0

@@ -80,6 +80,7 @@ def instance(entry: Rented) -> dict[str, Any]:
         "ImageId": ec2.image_id,
         "InstanceType": entry.instance_type,
         "InstanceLifecycle": "spot" if entry.capacity_type == "spot" else None,
+        "CapacityReservationId": entry.capacity_reservation or None,
         "ClientToken": entry.client_token or "",
         "LaunchTime": datetime.fromtimestamp(entry.launched_at, UTC),
         "State": state(entry.state),

@@ -1,7 +1,7 @@
 """The EC2 API: moto's, with the actions overridden whose behaviour or speed the product depends on.
 
 Overridden: CreateFleet (instant), RunInstances, TerminateInstances, DescribeInstances, DescribeInstanceTypes,
-DescribeInstanceTypeOfferings, DescribeSpotPriceHistory; the rest is moto's own. Works over moto's internals and is
+DescribeInstanceTypeOfferings, DescribeSpotPriceHistory, and capacity reservations, which moto has none of; the rest is moto's own. Works over moto's internals and is
 pinned to the version in pyproject.toml; the contract tests hold each action against a real boto3 client.
 """
 
@@ -18,11 +18,12 @@ from moto.core.utils import method_names_from_class
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
 from moto.ec2.responses import EC2Response
 
-from nodeyard.local.account import catalogue, described, wire
+from nodeyard.local.account import catalogue, described, reserved, wire
 from nodeyard.local.account.account import Account
 from nodeyard.local.account.book import Rented
 from nodeyard.local.account.fleet import create_instant_fleet, insufficient_capacity
 from nodeyard.local.account.launch import profile_arn
+from nodeyard.local.account.reserved import ReservationWish
 
 
 class ServerRequest(Request):
@@ -147,6 +148,44 @@ class MendedEC2(EC2Response):
             )
         self.facts = {"instance_ids": ids}
         return wire.answer("TerminateInstances", {"TerminatingInstances": changes})
+
+    # -- reserving
+
+    def create_capacity_reservation(self) -> Any:
+        """CreateCapacityReservation, of the default kind."""
+        self.error_on_dryrun()
+        given = self.params
+        tags = {
+            t["Key"]: t["Value"] for s in given.get("TagSpecifications") or [] for t in s.get("Tags") or []
+        }
+        ends = given.get("EndDate")
+        wish = ReservationWish(
+            instance_type=str(given.get("InstanceType")),
+            zone=str(given.get("AvailabilityZone")),
+            count=int(given.get("InstanceCount") or 1),
+            match="targeted" if given.get("InstanceMatchCriteria") == "targeted" else "open",
+            ends_in_seconds=None if ends is None else max(0.0, ends.timestamp() - self.account.clock()),
+            tags=tags,
+        )
+        desk = self.account.reserved
+        return wire.answer("CreateCapacityReservation", {"CapacityReservation": desk.shown(desk.make(wish))})
+
+    def cancel_capacity_reservation(self) -> Any:
+        """CancelCapacityReservation."""
+        self.error_on_dryrun()
+        self.account.reserved.cancel(str(self.params.get("CapacityReservationId")))
+        return wire.answer("CancelCapacityReservation", {"Return": True})
+
+    def describe_capacity_reservations(self) -> Any:
+        """DescribeCapacityReservations, paged, with the filters that are of use."""
+        self.error_on_dryrun()
+        desk, ids = self.account.reserved, self.params.get("CapacityReservationIds") or []
+        found = [desk.get(i) for i in ids] if ids else desk.all()
+        shown = [desk.shown(one) for one in found]
+        wanted = [one for one in shown if reserved.passes(one, self.params.get("Filters") or [])]
+        page, token = catalogue.paged(wanted, self.params, least=1, most=1000, default=1000)
+        result = {"CapacityReservations": page, "NextToken": token}
+        return wire.answer("DescribeCapacityReservations", result)
 
     # -- describing
 

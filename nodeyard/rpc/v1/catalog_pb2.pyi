@@ -50,6 +50,8 @@ class _PriceSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PriceSour
     PRICE_SOURCE_FEED: _PriceSource.ValueType  # 3
     PRICE_SOURCE_LAST_KNOWN: _PriceSource.ValueType  # 4
     PRICE_SOURCE_ESTIMATE: _PriceSource.ValueType  # 5
+    PRICE_SOURCE_CAPACITY_RESERVATIONS: _PriceSource.ValueType  # 6
+    """Of no price: when capacity reservations were last counted."""
 
 class PriceSource(_PriceSource, metaclass=_PriceSourceEnumTypeWrapper): ...
 
@@ -59,6 +61,8 @@ PRICE_SOURCE_SPOT_HISTORY: PriceSource.ValueType  # 2
 PRICE_SOURCE_FEED: PriceSource.ValueType  # 3
 PRICE_SOURCE_LAST_KNOWN: PriceSource.ValueType  # 4
 PRICE_SOURCE_ESTIMATE: PriceSource.ValueType  # 5
+PRICE_SOURCE_CAPACITY_RESERVATIONS: PriceSource.ValueType  # 6
+"""Of no price: when capacity reservations were last counted."""
 Global___PriceSource: _TypeAlias = PriceSource  # noqa: Y015
 
 @_typing.final
@@ -94,6 +98,7 @@ class WatchCatalogResponse(_message.Message):
     ASKED_FIELD_NUMBER: _builtins.int
     LEARNED_FIELD_NUMBER: _builtins.int
     RESERVED_INTERFACES_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_JSON_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     types_json: _builtins.bytes
     """Set in the first message and whenever the types themselves changed: JSON list of instance type descriptions."""
@@ -101,6 +106,10 @@ class WatchCatalogResponse(_message.Message):
     """Set with types_json."""
     reserved_interfaces: _builtins.int
     """Network interfaces of each instance that are kept from pods; set with types_json."""
+    reservations_json: _builtins.bytes
+    """Set where the account's capacity reservations, or what is left of them, are others than in the last message, and
+    with types_json: JSON list, the whole of it.
+    """
     @_builtins.property
     def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Zone names and ids that zone indices below refer to; set with types_json."""
@@ -138,10 +147,11 @@ class WatchCatalogResponse(_message.Message):
         asked: _abc.Iterable[Global___Asked] | None = ...,
         learned: Global___LearnedCapacity | None = ...,
         reserved_interfaces: _builtins.int = ...,
+        reservations_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["learned", b"learned", "offerings", b"offerings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "region", b"region", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "region", b"region", "reservations_json", b"reservations_json", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,9 +8,10 @@ import pytest
 
 from nodeyard.adapters.kubernetes.pool_status import CLASS_FINALIZER
 from nodeyard.api.node import Condition, Node, NodeClaim
-from nodeyard.api.nodeclass import NodeClass
+from nodeyard.api.nodeclass import NodeClass, ReservationTerm
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import Throttled
+from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.provisioning.claims import LAUNCH_RECORD, encode_record, launch_record_of
 from nodeyard.provisioning.launches import NotReady
 from nodeyard.provisioning.model import Options
@@ -31,10 +32,15 @@ class Written(Quiet):
     def __init__(self) -> None:
         super().__init__()
         self.pools: dict[str, tuple[dict[str, int], dict[str, Condition]]] = {}
+        self.classes: list[NodeClass] = []
         self.released: list[str] = []
 
     async def write_pool(self, key: str, resources: Any, conditions: Any) -> bool:
         self.pools[key] = (resources, {c.type: c for c in conditions})
+        return True
+
+    async def write_class(self, found: NodeClass) -> bool:
+        self.classes.append(found)
         return True
 
     async def release_class(self, node_class: NodeClass) -> bool:
@@ -146,6 +152,19 @@ async def test_a_class_outlives_its_claims_and_launches_nothing_new(world: World
         world.api.put(Kind.NODE_CLAIM, name, None)
     await replica.classes.refresh()
     assert written(world).released == ["default"]
+
+
+async def test_a_class_lists_the_reservations_that_its_terms_select_now(world: World) -> None:
+    chosen = (ReservationTerm(tags={"team": "a"}),)
+    replica = world.replica()
+    wanted = NodeClass("default", uid="class", generation=2, capacity_reservation_terms=chosen)
+    world.api.put(Kind.NODE_CLASS, "default", wanted)
+    one = CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2, tags={"team": "a"})
+    for reserved in ((one, CapacityReservation("cr-2", "m5.large", "eu-west-1a")), ()):
+        world.cloud.reserved = reserved
+        await replica.classes.refresh()
+        shown = written(world).classes[-1].capacity_reservations
+        assert [(r.id, r.zone, r.state) for r in shown] == [("cr-1", "eu-west-1a", "active")][: len(reserved)]
 
 
 async def test_templates_that_neither_a_pool_nor_an_unlaunched_claim_needs_are_removed(world: World) -> None:

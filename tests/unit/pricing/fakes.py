@@ -12,6 +12,7 @@ from nodeyard.cloudprovider.errors import CloudError, Unreachable
 from nodeyard.cloudprovider.feed import Feed
 from nodeyard.cloudprovider.learned import KEPT_S, Learned, LearnedMemory, merged
 from nodeyard.cloudprovider.market import FEED, PriceSheet, TypeTable
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
 from nodeyard.cloudprovider.scarcity import Standing
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -26,7 +27,8 @@ class FakeCloud:
         self.table = table_of()
         self.spot_usd: float | None = None
         self.down: set[Part] = set()
-        self.asked: dict[Part, int] = {"types": 0, "on-demand": 0, "spot": 0}
+        self.reserved: tuple[CapacityReservation, ...] = ()
+        self.asked: dict[Part, int] = {"types": 0, "on-demand": 0, "spot": 0, "reservations": 0}
 
     def _asked(self, part: Part) -> None:
         self.asked[part] += 1
@@ -44,6 +46,10 @@ class FakeCloud:
     async def spot(self, now: float) -> PriceSheet:
         self._asked("spot")
         return spot_sheet(self.table, now, self.spot_usd)
+
+    async def reservations(self, now: float) -> ReservationSheet:
+        self._asked("reservations")
+        return ReservationSheet(now, self.reserved)
 
 
 class FakeFeed:
@@ -85,6 +91,7 @@ class FakeMemory:
         self.away = False
         self.kept_types: tuple[TypeTable, float] | None = None
         self.sheets: dict[Part, PriceSheet] = {}
+        self.counted: ReservationSheet | None = None
         self.claims: dict[Part, tuple[str, float]] = {}
         self.kept: dict[tuple[str, ...], Standing] = {}
         self.known: dict[tuple[str, ...], LearnedMemory] = {}
@@ -97,6 +104,15 @@ class FakeMemory:
     async def sheet(self, part: Part) -> PriceSheet | None:
         self._reach()
         return self.sheets.get(part)
+
+    async def reservations(self) -> ReservationSheet | None:
+        self._reach()
+        return self.counted
+
+    async def save_reservations(self, sheet: ReservationSheet) -> None:
+        self._reach()
+        self.counted = sheet
+        self._tell("reservations")
 
     async def save_types(self, table: TypeTable, asked_at: float) -> None:
         self._reach()

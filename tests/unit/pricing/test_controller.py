@@ -15,8 +15,9 @@ from nodeyard.cloudprovider.commitments import Commitments, CommitmentsError, Sa
 from nodeyard.cloudprovider.errors import Unreachable
 from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.learned import LearnedMemory
-from nodeyard.cloudprovider.market import Market
+from nodeyard.cloudprovider.market import RESERVATIONS, Market
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.cloudprovider.scarcity import Standing
 from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
@@ -24,7 +25,7 @@ from services.pricing.metrics import PricingMetrics
 from tests.support.clock import FakeClock, settle
 from tests.unit.pricing.fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory
 
-SPOT_S, HOURS_S = 300.0, 12 * 3600.0
+MINUTE_S, SPOT_S, HOURS_S = 60.0, 300.0, 12 * 3600.0
 REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
 
 
@@ -49,7 +50,7 @@ class Replica:
             self.board,
             clock,
             replica=name,
-            intervals={"types": HOURS_S, "on-demand": HOURS_S, "spot": SPOT_S},
+            intervals={"types": HOURS_S, "on-demand": HOURS_S, "spot": SPOT_S, "reservations": MINUTE_S},
             metrics=metrics,
             backup=feed,
             disk=disk,
@@ -65,6 +66,7 @@ class Replica:
             c.keep_types,
             c.keep_on_demand,
             c.keep_spot,
+            c.keep_reservations,
             c.listen,
             c.sweep,
             c.keep_feed,
@@ -126,14 +128,14 @@ async def world() -> AsyncIterator[World]:
 async def test_a_cold_start_asks_each_source_once_and_serves(world: World) -> None:
     replica = await world.replica()
     assert replica.board.unready() is None
-    assert world.cloud.asked == {"types": 1, "on-demand": 1, "spot": 1}
+    assert world.cloud.asked == {"types": 1, "on-demand": 1, "spot": 1, "reservations": 1}
     assert replica.market.counts() == {"pricing-api": 15, "spot-history": 15}
 
 
 async def test_each_part_is_refreshed_on_its_own_schedule(world: World) -> None:
     await world.replica()
     await world.clock.advance(SPOT_S * 4 + 1)
-    assert world.cloud.asked == {"types": 1, "on-demand": 1, "spot": 5}
+    assert world.cloud.asked == {"types": 1, "on-demand": 1, "spot": 5, "reservations": 21}
     await world.clock.advance(HOURS_S)
     assert world.cloud.asked["types"] == world.cloud.asked["on-demand"] == 2
 
@@ -144,7 +146,8 @@ async def test_a_new_price_is_published_and_wakes_who_waits(world: World) -> Non
     waiting = asyncio.create_task(replica.board.next(older))
     world.cloud.spot_usd = 0.5
     await world.clock.advance(SPOT_S + 1)
-    newer = await waiting
+    await waiting
+    newer = replica.market
     changed = newer.changed_since(older)
     assert changed is not None
     assert {newer.rows[i].price for i in changed} == {0.5}
@@ -480,3 +483,68 @@ async def test_a_memory_that_lost_everything_is_given_it_again(world: World) -> 
     assert world.memory.kept_types is not None
     assert world.memory.kept_types[0].digest == replica.market.table.digest
     assert world.memory.sheets.keys() == {"on-demand", "spot"}
+
+
+RESERVED = CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2, match="open")
+
+
+async def test_what_is_left_of_a_reservation_is_counted_each_minute_and_told_to_who_waits(
+    world: World,
+) -> None:
+    world.cloud.reserved = (RESERVED,)
+    one = await world.replica()
+    before = one.market
+    assert before.reservations == (RESERVED,)
+    world.cloud.reserved = (msgspec.structs.replace(RESERVED, available=1),)
+    await world.clock.advance(MINUTE_S + 5.0)
+    assert [r.available for r in one.market.reservations] == [1]
+    assert one.market.revision != before.revision
+
+
+async def test_another_count_of_the_same_renews_its_time_under_the_same_revision(world: World) -> None:
+    world.cloud.reserved = (RESERVED,)
+    one = await world.replica()
+    before = one.market
+    await world.clock.advance(MINUTE_S + 5.0)
+    assert one.market.revision == before.revision
+    assert one.market.asked_at[RESERVATIONS] > before.asked_at[RESERVATIONS]
+
+
+async def test_the_last_count_holds_for_a_day_without_ec2_and_no_longer(world: World) -> None:
+    world.cloud.reserved = (RESERVED,)
+    one = await world.replica()
+    world.cloud.down.add("reservations")
+    await world.clock.advance(23 * 3600.0)
+    assert [r.available for r in one.market.reservations] == [2]
+    await world.clock.advance(2 * 3600.0)
+    assert [(r.id, r.available) for r in one.market.reservations] == [("cr-1", 0)]
+
+
+async def test_without_the_permission_to_count_everything_else_is_served(world: World) -> None:
+    world.cloud.down.add("reservations")
+    one = await world.replica()
+    assert one.board.unready() is None
+    assert one.market.reservations == ()
+    assert "reservations" in one.board.problems
+
+
+async def test_a_restart_knows_the_last_count_though_ec2_is_away(world: World, tmp_path: Path) -> None:
+    world.cloud.reserved = (RESERVED,)
+    directory = CatalogueDirectory(tmp_path, "eu-west-1")
+    await world.replica("one", disk=directory)
+    world.cloud.down.add("reservations")
+    assert (await world.replica("two")).market.reservations == (RESERVED,)
+    world.memory.counted = None
+    world.memory.away = True
+    assert (await world.replica("three", disk=directory)).market.reservations == (RESERVED,)
+
+
+async def test_a_block_takes_nothing_more_from_forty_minutes_before_its_end(world: World) -> None:
+    ends_at = world.clock.now() + 50 * 60.0
+    world.cloud.reserved = (msgspec.structs.replace(RESERVED, kind="capacity-block", ends_at=ends_at),)
+    one = await world.replica()
+    assert [(r.state, r.available) for r in one.market.reservations] == [("active", 2)]
+    await world.clock.advance(11 * 60.0)
+    assert [(r.state, r.available) for r in one.market.reservations] == [("expiring", 0)]
+    await world.clock.advance(40 * 60.0)
+    assert one.market.reservations == ()

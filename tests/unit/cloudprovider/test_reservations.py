@@ -1,0 +1,110 @@
+"""Which reservations a node class may use, and what is left of them at a moment."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+
+from nodeyard.api.convert import node_class_of
+from nodeyard.api.nodeclass import ReservationTerm
+from nodeyard.cloudprovider.reservations import (
+    COUNTS_LAST_S,
+    CapacityReservation,
+    ReservationSheet,
+    found_of,
+    selected,
+    standing,
+)
+from tests.support.catalogue import node_class
+
+OURS, SHARED = "111122223333", "444455556666"
+EVERY = tuple(
+    CapacityReservation(
+        f"cr-{n}", "m5.large", "eu-west-1a", 2, 1, match=match, owner_id=owner, tags=tags, ends_at=1e9
+    )
+    for n, (match, owner, tags) in enumerate(
+        itertools.product(
+            ("open", "targeted"), (OURS, SHARED), ({}, {"team": "a"}, {"team": "b", "env": "x"})
+        )
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("terms", "wanted"),
+    [
+        ((), set()),
+        ((ReservationTerm(),), set()),
+        ((ReservationTerm(id="cr-3"), ReservationTerm(id="cr-9")), {3, 9}),
+        ((ReservationTerm(tags={"team": "a"}),), {1, 4, 7, 10}),
+        ((ReservationTerm(tags={"team": "*", "env": "x"}),), {2, 5, 8, 11}),
+        ((ReservationTerm(tags={"team": "*"}, owner_id=SHARED),), {4, 5, 10, 11}),
+        ((ReservationTerm(instance_match_criteria="open", owner_id=OURS),), {0, 1, 2}),
+        ((ReservationTerm(tags={"team": "a"}, instance_match_criteria="targeted"),), {7, 10}),
+    ],
+)
+def test_fields_of_a_term_are_anded_and_terms_are_ored(
+    terms: tuple[ReservationTerm, ...], wanted: set[int]
+) -> None:
+    found = selected(node_class(capacity_reservation_terms=terms), EVERY)
+    assert {int(r.id.removeprefix("cr-")) for r in found} == wanted
+
+
+def test_a_reservation_of_another_system_is_not_selected() -> None:
+    by_id = (ReservationTerm(id="cr-0"), ReservationTerm(id="cr-1"))
+    windows = msgspec.structs.replace(EVERY[0], platform="Windows")
+    both = (windows, EVERY[1])
+    assert selected(node_class(capacity_reservation_terms=by_id), both) == (EVERY[1],)
+    of_windows = node_class(capacity_reservation_terms=by_id, ami_family="Windows2022")
+    assert selected(of_windows, both) == (windows,)
+
+
+def test_the_status_lists_them_as_the_field_s_objects_do() -> None:
+    (shown,) = msgspec.to_builtins(found_of(EVERY[:1]))
+    assert shown == {
+        "id": "cr-0", "instanceType": "m5.large", "availabilityZone": "eu-west-1a", "reservationType": "default",
+        "instanceMatchCriteria": "open", "ownerID": OURS, "state": "active", "endTime": "2001-09-09T01:46:40Z",
+    }  # fmt: skip
+    read = node_class_of({"metadata": {"name": "x"}, "spec": {}, "status": {"capacityReservations": [shown]}})
+    assert read.capacity_reservations == found_of(EVERY[:1])
+
+
+def test_counts_are_believed_for_a_day() -> None:
+    sheet = ReservationSheet(1000.0, EVERY[:1])
+    assert standing(sheet, 1000.0 + COUNTS_LAST_S) == EVERY[:1]
+    (old,) = standing(sheet, 1001.0 + COUNTS_LAST_S)
+    assert (old.id, old.available) == ("cr-0", 0)
+    assert standing(None, 0.0) == ()
+
+
+def test_only_a_block_expires_before_its_end() -> None:
+    ends_at = 100_000.0
+    plain = msgspec.structs.replace(EVERY[0], ends_at=ends_at)
+    block = msgspec.structs.replace(EVERY[1], kind="capacity-block", ends_at=ends_at)
+    sheet = ReservationSheet(ends_at - 3000.0, (plain, block))
+    at = {left: standing(sheet, ends_at - left * 60.0) for left in (41, 40, 39, 0)}
+    assert [(r.state, r.available) for r in at[41]] == [("active", 1), ("active", 1)]
+    assert [(r.state, r.available) for r in at[40]] == [("active", 1), ("expiring", 0)]
+    assert at[39] == at[40]
+    assert at[0] == ()
+
+
+def test_one_that_is_not_active_is_not_counted_on() -> None:
+    pending = msgspec.structs.replace(EVERY[0], state="pending")
+    assert standing(ReservationSheet(0.0, (pending,)), 0.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("term", "problem"),
+    [
+        ({"id": "cr-1", "ownerID": OURS}, "can't be combined"),
+        ({"ownerID": OURS}, "is wanted"),
+        ({"instanceMatchCriteria": "any"}, "neither open nor targeted"),
+    ],
+)
+def test_a_term_that_makes_no_sense_is_a_problem_of_the_class(term: dict[str, str], problem: str) -> None:
+    spec = {"capacityReservationSelectorTerms": [term]}
+    read = node_class_of({"metadata": {"name": "x"}, "spec": spec})
+    assert any("capacityReservationSelectorTerms[0]" in p and problem in p for p in read.problems)
