@@ -116,6 +116,8 @@ def settings(service: str, replica: int, around: Surroundings) -> dict[str, str]
         values["NODEYARD_REDIS_URL"] = around.redis_url
     if service in _WITH_AWS:
         values |= aws_environment(around.account_url, around.region)
+    if service == "reallocator":
+        values["NODEYARD_INTERRUPTION_QUEUE"] = around.cluster_name
     for peer in _PEERS[service]:
         values[f"NODEYARD_{peer.upper()}"] = ",".join(each.target for each in around.endpoints[peer])
     return values

@@ -7,6 +7,7 @@ import msgspec
 
 from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.instances import Instances
+from nodeyard.adapters.ec2.interruption_queue import InterruptionQueue
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.kubernetes import paths
 from nodeyard.adapters.kubernetes.client import KubernetesClient
@@ -38,6 +39,7 @@ from services.reallocator.collection import Collector
 from services.reallocator.controller import Disruption
 from services.reallocator.drains import Drains
 from services.reallocator.execution import Execution
+from services.reallocator.interruptions import Interruptions
 from services.reallocator.leases import HeldLeases
 from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
@@ -138,6 +140,18 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         permitted=permitted, interval_s=settings.gc_interval, fast=settings.fast_gc,
     )  # fmt: skip
 
+    loops = {
+        "cluster": cluster.run, "prices": prices.run, "disruption-lease": lead.run, "rivals": rivals.run,
+        "events": events.run, "journal": journal.run, "passes": disruption.run_passes,
+        "commands": disruption.run_turns, "marks": disruption.run_marks, "terminations": termination.run,
+        "garbage": collector.run,
+    }  # fmt: skip
+    if settings.interruption_queue:
+        loops["interruptions"] = Interruptions(
+            queue=InterruptionQueue(session, settings.interruption_queue), cluster=cluster, claims=claims,
+            refusals=prices, chronicle=chronicle, clock=clock, measures=measures, permitted=permitted,
+        ).run  # fmt: skip
+
     def unready() -> str | None:
         if rivals.reason or cluster.not_synced_because:
             return rivals.reason or cluster.not_synced_because
@@ -149,16 +163,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     def register(server: grpc.aio.Server) -> None:
         disruption_pb2_grpc.add_ReallocatorServicer_to_server(servicer, server)
 
-    return Service(
-        loops={
-            "cluster": cluster.run, "prices": prices.run, "disruption-lease": lead.run, "rivals": rivals.run,
-            "events": events.run, "journal": journal.run, "passes": disruption.run_passes,
-            "commands": disruption.run_turns, "marks": disruption.run_marks, "terminations": termination.run,
-            "garbage": collector.run,
-        },
-        ready=unready,
-        register=register,
-    )  # fmt: skip
+    return Service(loops=loops, ready=unready, register=register)
 
 
 def main() -> None:

@@ -61,6 +61,18 @@ class ReallocatorMetrics:
         self.evictions = counter(
             "karpenter_nodes_eviction_requests_total", "Eviction calls by the API server's answer.", "code"
         )
+        self.messages_received = counter(
+            "karpenter_interruption_received_messages_total",
+            "Messages about instances, by what they say; no_op and malformed ones too.",
+            "message_type",
+        )
+        self.messages_deleted = counter(
+            "karpenter_interruption_deleted_messages_total", "Messages about instances that are done with."
+        )
+        self.message_wait = histogram(
+            "karpenter_interruption_message_queue_duration_seconds",
+            "From a message's arrival in the queue to its handling.",
+        )
         self.blocked = gauge(
             "nodeyard_disruption_blocked_nodes",
             "Nodes kept in the last pass, by method and the first rule that kept them.",

@@ -9,8 +9,10 @@ from nodeyard.api.nodeclass import NodeClass
 from nodeyard.api.pod import PodRecord
 from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.disruption.collection import Instance
 from nodeyard.disruption.draining import Answer
+from nodeyard.disruption.interruption import Message
 from nodeyard.disruption.model import Move
 from nodeyard.state.cluster import Change, Snapshot
 
@@ -122,6 +124,19 @@ class Nodes(Protocol):
 class Pods(Protocol):
     async def evict(self, pod: PodRecord) -> Answer: ...
     async def delete(self, pod: PodRecord, grace_s: int) -> Answer: ...
+
+
+class Notices(Protocol):
+    """Where the cloud tells what it does with instances; every method raises CloudError."""
+
+    async def receive(self) -> list[Message]: ...
+    async def delete(self, handles: Sequence[str]) -> int: ...
+
+
+class Refusals(Protocol):
+    """Pricing, told what the cloud does not give any more; False where no replica could be told. Never raises."""
+
+    async def report_refusals(self, refusals: Sequence[Refusal]) -> bool: ...
 
 
 class Machines(Protocol):

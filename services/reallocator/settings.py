@@ -29,6 +29,8 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     """
     ec2_account_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Of the same limits, what all replicas together may use for calls that change something."""
+    interruption_queue: str = ""
+    """Name or URL of the SQS queue with EC2's notices about instances; empty: nobody listens."""
     spot_to_spot: bool = False
     eviction_cost: float = 0.001
     """USD that one unit of eviction cost is taken to cost."""

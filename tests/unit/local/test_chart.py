@@ -18,7 +18,7 @@ from nodeyard.runtime.settings import ServiceSettings, load
 PASSWORD = {"redis": {"password": "sesame"}}
 EVERYTHING = {
     **PASSWORD,
-    "aws": {"region": "eu-west-1", "endpointUrl": "http://account:5000"},
+    "aws": {"region": "eu-west-1", "endpointUrl": "http://account:5000", "interruptionQueue": "nodeyard"},
     "placementMode": "bind",
     "allocator": {"serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/a"}},
 }
