@@ -57,6 +57,9 @@ NODECLASS_HASH_VERSION: Final = "karpenter.k8s.aws/ec2nodeclass-hash-version"
 RESERVATION_ID: Final = "karpenter.k8s.aws/capacity-reservation-id"
 RESERVATION_TYPE: Final = "karpenter.k8s.aws/capacity-reservation-type"
 RESERVATION_INTERRUPTIBLE: Final = "karpenter.k8s.aws/capacity-reservation-interruptible"
+PLACEMENT_GROUP: Final = "karpenter.k8s.aws/placement-group-id"
+PLACEMENT_PARTITION: Final = "karpenter.k8s.aws/placement-group-partition"
+TENANCY: Final = "karpenter.k8s.aws/instance-tenancy"
 ZONE_ID: Final = "topology.k8s.aws/zone-id"
 
 # --- nodeyard.dev: what we write on NodeClaims, Nodes and read on NodePools -----------------------------------------

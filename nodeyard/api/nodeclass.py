@@ -10,6 +10,7 @@ import msgspec
 
 from nodeyard.api.networking import ConnectionTracking, NetworkInterface
 from nodeyard.api.node import Condition
+from nodeyard.api.placement import Placement, PlacementGroup, PlacementGroupSelector
 from nodeyard.api.selectors import Requirement, Value
 
 
@@ -140,6 +141,7 @@ class NodeClass(Value, frozen=True):
     network_interfaces: tuple[NetworkInterface, ...] = ()
     connection_tracking: ConnectionTracking | None = None
     detailed_monitoring: bool = False
+    placement_group_selector: PlacementGroupSelector | None = None
     context: str = ""
     """EC2's own word for a reserved context id, passed on with each launch."""
     hash: str = ""
@@ -149,5 +151,8 @@ class NodeClass(Value, frozen=True):
     images: tuple[Image, ...] = ()
     capacity_reservations: tuple[FoundReservation, ...] = ()
     resolved_profile: str = ""
+    placement_group: PlacementGroup | None = None
+    placement: Placement = Placement()
+    """Of one launch; set by whoever prepares it, never found in a class."""
     conditions: tuple[Condition, ...] = ()
     problems: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ from nodeyard.api.nodeclass import (
     SelectorTerm,
     Subnet,
 )
+from nodeyard.api.placement import placement_problems
 from nodeyard.api.pool import Pool
 from nodeyard.api.pool_disruption import disruption_of
 from nodeyard.api.reading import ConversionError, Source, conditions_of, identity_of, read
@@ -191,12 +192,14 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         network_interfaces=spec.network_interfaces,
         connection_tracking=spec.connection_tracking,
         detailed_monitoring=spec.detailed_monitoring,
+        placement_group_selector=spec.placement_group_selector,
         context=spec.context,
         subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
         security_groups=tuple(SecurityGroup(g.id, g.name) for g in status.security_groups),
         images=tuple(Image(i.id, i.name, i.requirements) for i in status.amis),
         capacity_reservations=status.capacity_reservations,
         resolved_profile=status.instance_profile,
+        placement_group=status.placement_group,
         conditions=conditions_of(status.conditions),
         problems=(*problems, *kubelet_problems, *_class_problems(spec, kubelet)),
     )
@@ -222,7 +225,13 @@ def node_class_hash(node_class: NodeClass) -> str:
     )
 
 
-_HASHED_WHEN_SET: Final = ("context", "ip_prefix_count", "network_interfaces", "connection_tracking")
+_HASHED_WHEN_SET: Final = (
+    "context",
+    "ip_prefix_count",
+    "network_interfaces",
+    "connection_tracking",
+    "placement_group_selector",
+)
 """Fields that leave the digest of a class without them as it was, so that more can come without another version."""
 
 
@@ -274,6 +283,7 @@ def _class_problems(spec: objects.EC2NodeClassSpec, kubelet: Kubelet) -> Iterabl
     yield from network_problems(
         spec.network_interfaces, spec.connection_tracking, spec.ip_prefix_count, spec.associate_public_ip
     )
+    yield from placement_problems(spec.placement_group_selector)
     if bool(spec.role) == bool(spec.instance_profile):
         yield "spec: exactly one of role and instanceProfile is wanted"
     yield from _term_problems(spec.subnet_selector_terms, "spec.subnetSelectorTerms")

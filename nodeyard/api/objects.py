@@ -18,6 +18,7 @@ from nodeyard.api.nodeclass import (
     ReservationTerm,
     SelectorTerm,
 )
+from nodeyard.api.placement import PlacementGroup, PlacementGroupSelector
 from nodeyard.api.selectors import (
     Affinity,
     LabelSelector,
@@ -293,6 +294,7 @@ class EC2NodeClassSpec(Raw):
     network_interfaces: tuple[NetworkInterface, ...] = ()
     connection_tracking: ConnectionTracking | None = None
     detailed_monitoring: bool = False
+    placement_group_selector: PlacementGroupSelector | None = None
     context: str = ""
 
 
@@ -319,6 +321,7 @@ class EC2NodeClassStatus(Raw):
     amis: tuple[RawImage, ...] = ()
     capacity_reservations: tuple[FoundReservation, ...] = ()
     instance_profile: str = ""
+    placement_group: PlacementGroup | None = None
     conditions: tuple[RawCondition, ...] = ()
 
 

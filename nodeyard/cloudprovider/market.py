@@ -21,7 +21,7 @@ from nodeyard.cloudprovider.commitments import Marginal
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.estimates import SPOT_SHARE, estimate_scale, on_demand_estimate
 from nodeyard.cloudprovider.learned import NOTHING, Learned
-from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.refusals import InGroup, Shut
 from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.cloudprovider.scarcity import Pool, risk_of
 
@@ -146,6 +146,7 @@ class Market:
         asked_at: Mapping[str, float] | None = None,
         learned: Learned = NOTHING,
         reservations: Sequence[CapacityReservation] = (),
+        refused_in_groups: Iterable[InGroup] = (),
     ) -> None:
         if len(rows) != len(table.rows):
             raise ValueError(f"{len(rows)} rows for a table of {len(table.rows)} offerings")
@@ -158,6 +159,7 @@ class Market:
         """What real nodes turned out to have."""
         self.reservations = tuple(reservations)
         """The capacity reservations of the account, whichever class may use them."""
+        self.refused_in_groups = frozenset(refused_in_groups)
 
     @cached_property
     def revision(self) -> str:
@@ -172,6 +174,8 @@ class Market:
         digest.update("\0".join((*sorted(self.exhausted_subnets), self.learned.digest)).encode())
         if self.reservations:
             digest.update(msgspec.json.encode(self.reservations, order="deterministic"))
+        if self.refused_in_groups:
+            digest.update(msgspec.json.encode(sorted(self.refused_in_groups)))
         return digest.hexdigest()
 
     def changed_since(self, older: "Market") -> list[int] | None:
@@ -191,13 +195,22 @@ class Market:
         asked_at: Mapping[str, float],
         learned: Learned | None = None,
         reservations: Sequence[CapacityReservation] | None = None,
+        refused_in_groups: Iterable[InGroup] = (),
     ) -> "Market":
         """The market after some of its rows changed, with what was learned and reserved where that is given."""
         rows = list(self.rows)
         for index, row in changes.items():
             rows[index] = row
         reserved = self.reservations if reservations is None else reservations
-        return Market(self.table, rows, exhausted_subnets, asked_at, learned or self.learned, reserved)
+        return Market(
+            self.table,
+            rows,
+            exhausted_subnets,
+            asked_at,
+            learned or self.learned,
+            reserved,
+            refused_in_groups,
+        )
 
     def counts(self) -> dict[str, int]:
         """Offerings by price source; "" counts those without a price."""
@@ -251,7 +264,7 @@ def market_of(
         else:
             rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
-    return Market(table, rows, shut.exhausted_subnets, asked_at, learned, reservations)
+    return Market(table, rows, shut.exhausted_subnets, asked_at, learned, reservations, shut.in_groups)
 
 
 def reoffered(
@@ -278,7 +291,15 @@ def reoffered(
         listed = 0.0 if on_demand is None else rows[on_demand].list_price or rows[on_demand].price
         risk = risk_of(chance, row.list_price or row.price, listed) if chance else 0.0
         rows[index] = msgspec.structs.replace(row, available=available, risk=risk)
-    return Market(table, rows, shut.exhausted_subnets, market.asked_at, market.learned, market.reservations)
+    return Market(
+        table,
+        rows,
+        shut.exhausted_subnets,
+        market.asked_at,
+        market.learned,
+        market.reservations,
+        shut.in_groups,
+    )
 
 
 def listed_prices(table: TypeTable, on_demand: Sheets) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What the cloud just refused to sell, and what that says about an offering.
 
 A `Refusal` names the pool it is about; an empty field means "any", so one refusal can shut a whole capacity type
-(no service-linked role for spot) or one subnet (no free addresses). `Shut` answers whether an offering is affected.
+(no service-linked role for spot), one subnet (no free addresses) or
+one placement group in a zone (its limit). What was refused in a placement group says nothing about launches outside. `Shut` answers whether an offering is affected.
 How often in a row, and what follows from that, is `scarcity`'s; here are only the meaning and a short memory for
 those who wait for pricing's word.
 """
@@ -18,6 +19,10 @@ NO_ADDRESSES: Final = "InsufficientFreeAddressesInSubnet"
 """EC2's code for a subnet that is full."""
 
 
+InGroup = tuple[str, tuple[str, str, str]]
+"""(placement group, (capacity type, type, zone)) that is refused; an empty field stands for all values."""
+
+
 class Refusal(Value, frozen=True):
     """Insufficient capacity of (capacity type × type × zone), or of a subnet; an empty field stands for all values."""
 
@@ -28,11 +33,18 @@ class Refusal(Value, frozen=True):
     """The cloud's own error code."""
     subnet: str = ""
     """Set: the subnet has no free addresses; its zone is out only when all the class's subnets there are."""
+    placement_group: str = ""
+    """Set: only launches into the group with this id are affected."""
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> tuple[str, str, str, str, str]:
         """What the refusal is about, whatever the code."""
-        return (self.capacity_type, self.instance_type, self.zone, self.subnet)
+        return (self.capacity_type, self.instance_type, self.zone, self.subnet, self.placement_group)
+
+
+def covers(wide: tuple[str, str, str], pool: tuple[str, str, str]) -> bool:
+    """Whether a (capacity type, type, zone) with empty fields for "any" includes this one."""
+    return all(not field or field == own for field, own in zip(wide, pool, strict=True))
 
 
 class Shut:
@@ -41,9 +53,10 @@ class Shut:
     def __init__(self, refusals: Iterable[Refusal] = ()) -> None:
         self.keys = frozenset(r.key for r in refusals)
         self.exhausted_subnets = frozenset(key[3] for key in self.keys if key[3])
-        pools = [key for key in self.keys if not key[3]]
+        pools = [key for key in self.keys if not key[3] and not key[4]]
         self.exact = frozenset(key[:3] for key in pools if all(key[:3]))
         self.wide = tuple(key[:3] for key in pools if not all(key[:3]))
+        self.in_groups: frozenset[InGroup] = frozenset((key[4], key[:3]) for key in self.keys if key[4])
 
     def __bool__(self) -> bool:
         return bool(self.keys)
@@ -53,7 +66,7 @@ class Shut:
         pool = (capacity_type, instance_type, zone)
         if pool in self.exact:
             return True
-        return any(all(not f or f == p for f, p in zip(wide, pool, strict=True)) for wide in self.wide)
+        return any(covers(wide, pool) for wide in self.wide)
 
 
 class RefusalMemory:

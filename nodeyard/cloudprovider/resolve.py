@@ -7,7 +7,7 @@ kept per distinct settings, so that a price change costs a few milliseconds. A c
 empty catalogue: nothing is bought on a guess. Source: Karpenter documentation, "NodeClasses".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, TypeVar
 
@@ -19,8 +19,8 @@ from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problem
 from nodeyard.cloudprovider.eligibility import eligible
 from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
-from nodeyard.cloudprovider.refusals import Shut
-from nodeyard.cloudprovider.type_labels import requirements_of
+from nodeyard.cloudprovider.refusals import Shut, covers
+from nodeyard.cloudprovider.type_labels import group_requirements, requirements_of
 
 T = TypeVar("T")
 _KEPT: Final = 32
@@ -39,15 +39,17 @@ class Resolver:
     ) -> Catalogue:
         """The class's catalogue. `shut`: refusals that the market does not know of yet. `now`: Unix seconds."""
         refused = shut or Shut()
+        group = node_class.placement_group.id if node_class.placement_group is not None else ""
+        in_group = [pool for of, pool in market.refused_in_groups | refused.in_groups if of == group]
         zones = _zones_of(node_class, market.exhausted_subnets | refused.exhausted_subnets)
         seen = market.learned.memory_of(node_class)
         settings = _settings_key(market.table, node_class, seen)
         key = msgspec.json.encode(
-            (market.revision, settings.hex(), sorted(zones), sorted(map(list, refused.keys)))
+            (market.revision, settings.hex(), sorted(zones), sorted(map(list, refused.keys)), group)
         )
         if key not in self._catalogues:
             bare = self._bare_types(settings, market.table, node_class, seen)
-            types = _with_offerings(market, bare, zones, refused, now)
+            types = _with_offerings(market, bare, zones, refused, in_group, now)
             revision = blake2b(key, digest_size=8).hexdigest()
             _keep(self._catalogues, key, Catalogue(types, revision))
         return self._catalogues[key]
@@ -74,6 +76,7 @@ def _bare_types(table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
     out: dict[int, InstanceType] = {}
     for index, described in enumerate(table.types):
         requirements = requirements_of(described, table.region, settings.family)
+        requirements |= group_requirements(node_class.placement_group)
         if not all(requirements.values()) or not eligible(described, node_class):
             continue
         if architectures and described.arch not in architectures:
@@ -85,7 +88,12 @@ def _bare_types(table: TypeTable, node_class: NodeClass, seen: Mapping[str, int]
 
 
 def _with_offerings(
-    market: Market, bare: dict[int, InstanceType], zones: set[str], shut: Shut, now: float
+    market: Market,
+    bare: dict[int, InstanceType],
+    zones: set[str],
+    shut: Shut,
+    in_group: Sequence[tuple[str, str, str]],
+    now: float,
 ) -> Iterable[InstanceType]:
     offerings: dict[int, list[Offering]] = {}
     names = [zone.name in zones for zone in market.table.zones]
@@ -95,6 +103,9 @@ def _with_offerings(
             continue
         zone = market.table.zones[zone_index]
         available = row.available and not (shut and shut.offering(capacity_type, found.name, zone.name))
+        if in_group and available:
+            pool = (capacity_type, found.name, zone.name)
+            available = not any(covers(wide, pool) for wide in in_group)
         offering = _offering(market, zone, capacity_type, row, available, now)
         offerings.setdefault(type_index, []).append(offering)
     for index, found in bare.items():
@@ -138,6 +149,7 @@ def _settings_key(table: TypeTable, node_class: NodeClass, seen: Mapping[str, in
         node_class.block_device_mappings,
         node_class.instance_store_policy,
         node_class.network_interfaces,
+        node_class.placement_group,
         sorted(_architectures(node_class.images)),
         sorted(seen.items()),
     )

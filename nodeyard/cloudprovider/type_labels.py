@@ -8,6 +8,7 @@ instance type reference; EC2 API reference.
 from typing import Final
 
 from nodeyard.api import labels as keys
+from nodeyard.api.placement import PARTITION, PlacementGroup
 from nodeyard.cloudprovider.ami_families import DARWIN, WINDOWS, AmiFamily
 from nodeyard.cloudprovider.description import Device, TypeDescription
 
@@ -19,7 +20,6 @@ NETWORK_BANDWIDTH: Final = f"{_AWS}/instance-network-bandwidth"
 ENCRYPTION: Final = f"{_AWS}/instance-encryption-in-transit-supported"
 HYPERVISOR: Final = f"{_AWS}/instance-hypervisor"
 LOCAL_NVME: Final = f"{_AWS}/instance-local-nvme"
-TENANCY: Final = f"{_AWS}/instance-tenancy"
 NITRO_SANDBOX: Final = f"{_AWS}/nitro-sandbox"
 GPU: Final = f"{_AWS}/instance-gpu"
 ACCELERATOR: Final = f"{_AWS}/instance-accelerator"
@@ -43,7 +43,7 @@ def requirements_of(described: TypeDescription, region: str, family: AmiFamily) 
         ENCRYPTION: (_flag(described.encryption_in_transit),),
         FLEX: (_flag("-flex" in described.family),),
         NITRO_SANDBOX: (_flag(described.nitro_enclaves),),
-        TENANCY: ("dedicated", "default"),
+        keys.TENANCY: ("dedicated", "default"),
     }
     if described.category:
         out[keys.INSTANCE_CATEGORY] = (described.category,)
@@ -60,6 +60,16 @@ def requirements_of(described: TypeDescription, region: str, family: AmiFamily) 
     if family.windows_build:
         out[keys.WINDOWS_BUILD] = (family.windows_build,)
     _add_devices(out, described)
+    return out
+
+
+def group_requirements(group: PlacementGroup | None) -> Requirements:
+    """What a class's placement group adds to the labels of its nodes."""
+    if group is None:
+        return {}
+    out: Requirements = {keys.PLACEMENT_GROUP: (group.id,)}
+    if group.strategy == PARTITION and group.partition_count:
+        out[keys.PLACEMENT_PARTITION] = tuple(str(n + 1) for n in range(group.partition_count))
     return out
 
 

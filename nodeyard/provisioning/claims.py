@@ -68,6 +68,8 @@ class LaunchRecord(Value, frozen=True):
     class_hash: str = ""
     security_groups: tuple[str, ...] = ()
     context: str = ""
+    placement_group: str = ""
+    """Id of the group that the instances go into; what is refused there says nothing about launches elsewhere."""
 
 
 def claim_of(

@@ -34,8 +34,9 @@ from nodeyard.scheduling.taints import tolerates
 
 _MEMO = "nodeyard.provisioning.columns"
 _BY_OFFERING = (keys.ZONE, keys.CAPACITY_TYPE, keys.ZONE_ID, keys.INSTANCE_TYPE)
-_TENANCY = "karpenter.k8s.aws/instance-tenancy"
 _MOST_VARIANTS = 64
+_CHOSEN_AT_LAUNCH = (keys.TENANCY, keys.PLACEMENT_PARTITION)
+"""Labels that a type may have any value of, and a launch settles."""
 
 
 class TypeTable:
@@ -162,6 +163,10 @@ class Columns:
                 types &= np.fromiter((_some(states, s) for s in sets), np.bool_, len(sets))[codes]
             elif not states.allows(labels.get(key)):
                 types[:] = False
+        for key in _CHOSEN_AT_LAUNCH:
+            if key in labels and key in table.keys:
+                codes, sets = table.type_label(key)
+                types &= np.fromiter((labels[key] in s for s in sets), np.bool_, len(sets))[codes]
         variant = Variant(pool, labels, table)
         variant.offers = np.nonzero(offers & types[table.offer_type])[0]
         order = pool.capacity_type_order
@@ -306,7 +311,7 @@ def _settled(key: str, states: LabelStates, values: tuple[str, ...]) -> str | No
     left = [v for v in values if states.allows(v)]
     if len(left) == 1:
         return left[0]
-    return "default" if key == _TENANCY and "default" in left else None
+    return "default" if key == keys.TENANCY and "default" in left else None
 
 
 def _without(rule: NodeRule, satisfied: Mapping[str, str]) -> NodeRule:
@@ -345,12 +350,29 @@ def _variants(
         choices.append(
             [(key, v) for v in _open_values(_states_on(pool, key), mentioned.get(key, frozenset()))]
         )
+    for key in _CHOSEN_AT_LAUNCH:
+        if key in table.keys and (
+            values := _launch_values(pool, table, key, mentioned.get(key, frozenset()))
+        ):
+            choices.append([(key, value) for value in values])
     out: list[dict[str, str]] = []
     for combination in product(*choices):
         out.append({**base, **{k: v for k, v in combination if v is not None}})
         if len(out) >= _MOST_VARIANTS:
             break
     return out
+
+
+def _launch_values(pool: Pool, table: TypeTable, key: str, wanted: frozenset[str] | None) -> list[str | None]:
+    """Values of a label that a launch chooses, as far as pods tell them apart; None: left to the launch."""
+    states = _states_on(pool, key)
+    every = sorted({v for values in table.type_label(key)[1] for v in values if states.allows(v)})
+    if len(every) < 2:
+        return []
+    if wanted is None:
+        return list(every)
+    named: list[str | None] = [v for v in every if v in wanted]
+    return [None, *named] if named else []
 
 
 def _open_values(states: LabelStates, wanted: frozenset[str] | None) -> list[str | None]:

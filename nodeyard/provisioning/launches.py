@@ -16,16 +16,21 @@ from nodeyard.api import networking
 from nodeyard.api.networking import NetworkInterface
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
+from nodeyard.api.placement import Placement
 from nodeyard.api.quantity import PODS, Resources, fits
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.capacity import EFA
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
 from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
+from nodeyard.cloudprovider.type_labels import group_requirements
 from nodeyard.provisioning.claims import offerings_of, requirements_allow
 from nodeyard.provisioning.model import OfferingRef
 
 MOST_TYPES: Final = 60
 """Instance types in one launch; Karpenter documentation, "Instance types"."""
+SHARED: Final = "default"
+DEDICATED: Final = "dedicated"
+"""EC2's tenancies; hosts of one's own are not launched here."""
 _EXOTIC: Final = ("karpenter.k8s.aws/instance-gpu-count", "karpenter.k8s.aws/instance-accelerator-count")
 ORDER: Final = (keys.RESERVED, keys.SPOT, keys.ON_DEMAND)
 
@@ -127,7 +132,35 @@ def missing_in(node_class: NodeClass) -> NotReady | None:
     ):
         if not found:
             return NotReady(reason, f"node class {node_class.key} has no {what}")
+    if node_class.placement_group_selector is not None and node_class.placement_group is None:
+        return NotReady("PlacementGroupNotFound", f"node class {node_class.key} has no placement group")
     return None
+
+
+def placed(claim: NodeClaim, node_class: NodeClass) -> NodeClass:
+    """The class with the placement that the claim asks for: one partition where only one will do, and hardware of
+    its own only where shared hardware will not do.
+    """
+    partitions = [
+        value for value in _partitions(node_class) if _takes(claim, keys.PLACEMENT_PARTITION, value)
+    ]
+    partition = int(partitions[0]) if len(partitions) == 1 else 0
+    tenancy = "" if _takes(claim, keys.TENANCY, SHARED) else DEDICATED
+    return structs.replace(node_class, placement=Placement(partition, tenancy))
+
+
+def placement_labels(placement: Placement) -> dict[str, str]:
+    """What the node's labels say of it."""
+    partition = {keys.PLACEMENT_PARTITION: str(placement.partition)} if placement.partition else {}
+    return {keys.TENANCY: placement.tenancy or SHARED, **partition}
+
+
+def _partitions(node_class: NodeClass) -> tuple[str, ...]:
+    return group_requirements(node_class.placement_group).get(keys.PLACEMENT_PARTITION, ())
+
+
+def _takes(claim: NodeClaim, key: str, value: str) -> bool:
+    return requirements_allow([r for r in claim.requirements if r.key == key], {key: (value,)})
 
 
 def _spread(

@@ -71,6 +71,10 @@ def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
             pb.Asked(source=_SOURCE[s], at=at) for s, at in sorted(market.asked_at.items()) if s in _SOURCE
         ],
     )
+    message.refused_in_groups.extend(
+        pb.Refusal(placement_group=group, capacity_type=pool[0], instance_type=pool[1], zone=pool[2])
+        for group, pool in sorted(market.refused_in_groups)
+    )
     known = NOTHING if older is None or changed is None else older.learned
     if market.learned.digest != known.digest:
         message.learned.CopyFrom(pb.LearnedCapacity(memory=_learned_to(market.learned.entries)))
@@ -92,16 +96,21 @@ def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Marke
     asked_at = {_SOURCE_NAME.get(asked.source, ""): asked.at for asked in message.asked}
     learned = Learned(_learned_from(message.learned.memory)) if message.HasField("learned") else None
     reserved = _reservations_from(message.reservations_json)
+    in_groups = [
+        (r.placement_group, (r.capacity_type, r.instance_type, r.zone)) for r in message.refused_in_groups
+    ]
     if not message.types_json:
         if older is None:
             raise OutOfStep("changed offerings arrived before the first whole catalogue")
         changes = _rows(message.offerings, older.table)
-        return older.with_rows(changes, message.exhausted_subnets, asked_at, learned, reserved)
+        return older.with_rows(changes, message.exhausted_subnets, asked_at, learned, reserved, in_groups)
     types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
     zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
     table = TypeTable(message.region, zones, types, message.reserved_interfaces)
     every = _every_row(message.offerings, table)
-    return Market(table, every, message.exhausted_subnets, asked_at, learned or NOTHING, reserved or ())
+    return Market(
+        table, every, message.exhausted_subnets, asked_at, learned or NOTHING, reserved or (), in_groups
+    )
 
 
 def _reservations_from(raw: bytes) -> tuple[CapacityReservation, ...] | None:
@@ -194,6 +203,7 @@ def refusals_to(refusals: Iterable[Refusal]) -> pb.ReportRefusalRequest:
                 capacity_type=r.capacity_type,
                 code=r.code,
                 subnet=r.subnet,
+                placement_group=r.placement_group,
             )
             for r in refusals
         ]
@@ -202,10 +212,13 @@ def refusals_to(refusals: Iterable[Refusal]) -> pb.ReportRefusalRequest:
 
 def refusals_from(request: pb.ReportRefusalRequest) -> list[Refusal]:
     """A message's refusals. Raises ValueError for one that names nothing, since it would shut everything."""
-    out = [Refusal(r.instance_type, r.zone, r.capacity_type, r.code, r.subnet) for r in request.refusals]
+    out = [
+        Refusal(r.instance_type, r.zone, r.capacity_type, r.code, r.subnet, r.placement_group)
+        for r in request.refusals
+    ]
     for refusal in out:
         if not any(refusal.key):
-            raise ValueError("a refusal names neither type, zone, capacity type nor subnet")
+            raise ValueError("a refusal names neither type, zone, capacity type, subnet nor placement group")
     return out
 
 

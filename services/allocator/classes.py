@@ -22,7 +22,7 @@ from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.reservations import found_of
 from nodeyard.provisioning.claims import claim_of, launch_record_of, requirements_allow
-from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in
+from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in, placed
 from nodeyard.provisioning.lifecycle import UNREGISTERED
 from nodeyard.provisioning.model import PlannedNode
 from nodeyard.runtime.clock import Clock
@@ -198,7 +198,7 @@ class Classes:
                     for image in found.images:
                         if _serves(image, pool):
                             boot = self.boot(claim, found, capacity_type)
-                            ahead.add(await self._templates.ensure(found, image, boot))
+                            ahead.add(await self._templates.ensure(placed(claim, found), image, boot))
         self._ahead[found.key] = ahead
 
     async def _release(self, node_class: NodeClass, snapshot: Snapshot) -> None:
@@ -245,5 +245,6 @@ def _status_of(node_class: NodeClass) -> object:
         node_class.images,
         node_class.capacity_reservations,
         node_class.resolved_profile,
+        node_class.placement_group,
         tuple(sorted((c.type, c.status, c.reason, c.message) for c in node_class.conditions)),
     )

@@ -37,6 +37,8 @@ from nodeyard.provisioning.launches import (
     NotReady,
     Refused,
     choose,
+    placed,
+    placement_labels,
     resolved_labels,
     with_efa,
 )
@@ -113,6 +115,7 @@ class Launcher:
             return chosen
         self._addresses.hold(claim.name, chosen.addresses, self._clock.monotonic())
         choices = []
+        found = placed(claim, found)
         boot = self._classes.boot(claim, found, chosen.capacity_type)
         for image, overrides in chosen.groups:
             for made_by, rows in with_efa(claim, found, catalogue, overrides):
@@ -123,6 +126,7 @@ class Launcher:
             chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,
             class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
             context=found.context,
+            placement_group=found.placement_group.id if found.placement_group is not None else "",
         )  # fmt: skip
 
     def _best_subnet(self, among: Sequence[str]) -> str | None:
@@ -222,6 +226,8 @@ class Launcher:
         catalogue = Catalogue(()) if isinstance(found, NotReady) else self._offers.catalogue_for(found)
         kind = catalogue.by_name.get(made.instance_type)
         labels = resolved_labels(made, kind, self._region)
+        if not isinstance(found, NotReady):
+            labels |= placement_labels(placed(claim, found).placement)
         missing: dict[str, str | None] = {k: v for k, v in labels.items() if k not in claim.labels}
         labelled = await self._claims.annotate(claim, labels=missing)
         if labelled is None:

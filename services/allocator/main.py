@@ -12,6 +12,7 @@ from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
+from nodeyard.adapters.ec2.placement import Partitions
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.kubernetes import paths
 from nodeyard.adapters.kubernetes.client import KubernetesClient
@@ -169,6 +170,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     )  # fmt: skip
     registrar = Registrar(
         cluster=cluster, claims=claims, nodes=Registration(client), pods=Placement(client), nominated=nominated,
+        partitions=Partitions(session),
         report=report, measures=measures, clock=clock, mode=settings.placement_mode, planner=plan,
         nomination_s=settings.nomination_s,
     )  # fmt: skip

@@ -99,6 +99,12 @@ class Nodes(Protocol):
     async def lift_hold(self, node: Node) -> Node | None: ...
 
 
+class Partitions(Protocol):
+    """Where instances came to be. Raises CloudError."""
+
+    async def partition_of(self, instance_id: str) -> int | None: ...
+
+
 class Pods(Protocol):
     """Pods sent to nodes; answers why where it failed."""
 

@@ -1,6 +1,6 @@
 """From a node that joined to one that is Initialized, and its pods onto it on the way.
 
-Registers under the claim's lease: planned pods are nominated before the write that lets the kube-scheduler in, or
+A node of a partition placement group waits until EC2 says which partition it is in. Registers under the claim's lease: planned pods are nominated before the write that lets the kube-scheduler in, or
 (mode `bind`) the node is held back by a taint of ours until its pods are bound or the hold's deadline has passed; any
 replica lifts a hold. Refuses to choose between two nodes with one provider id. What landed elsewhere is planned again
 by the controller.
@@ -15,6 +15,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED, REGISTERED, Condition, Node, NodeClaim
+from nodeyard.api.placement import PARTITION
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.reading import render_time
 from nodeyard.provisioning.landing import Planner, accepted, landing, waiting_pods
@@ -23,7 +24,7 @@ from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.allocator.metrics import AllocatorMetrics
-from services.allocator.ports import Claims, Cluster, Nodes, Nominated, Pods
+from services.allocator.ports import Claims, Cluster, Nodes, Nominated, Partitions, Pods
 from services.allocator.reporting import Reporter, log
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ NOMINATION_S: Final = 20.0
 
 
 class Registrar:
-    """Registers, settles and initializes nodes. Callers hold the claim's lease. Raises KubernetesError."""
+    """Registers, settles and initializes nodes. Callers hold the claim's lease. Raises KubernetesError, CloudError."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Registrar:
         claims: Claims,
         nodes: Nodes,
         pods: Pods,
+        partitions: Partitions,
         nominated: Nominated,
         report: Reporter,
         measures: AllocatorMetrics,
@@ -61,6 +63,7 @@ class Registrar:
         self._claims = claims
         self._nodes = nodes
         self._pods = pods
+        self._partitions = partitions
         self._nominated = nominated
         self._report = report
         self._measures = measures
@@ -78,6 +81,10 @@ class Registrar:
             message = f"{len(twins)} nodes have provider id {claim.provider_id}: {', '.join(twins[:5])}"
             await self._condition(claim, Condition(REGISTERED, "False", "MultipleNodesFound", message))
             return
+        in_partition = await self._in_partition(snapshot, claim)
+        if in_partition is None:
+            return
+        claim = in_partition
         pods = landing(snapshot, claim, self._mode)
         hold_until = render_time(self._clock.now() + HOLD_S) or "" if pods.bind else ""
         unregistered = any(t.key == keys.TAINT_UNREGISTERED for t in node.taints)
@@ -90,6 +97,22 @@ class Registrar:
         await self._tell_registered(claim, written, unregistered, len(pods.nominate), len(pods.bind))
         if registered is not None and not_initialized(written, registered) is None:
             await self.initialize(registered, written)
+
+    async def _in_partition(self, snapshot: Snapshot, claim: NodeClaim) -> NodeClaim | None:
+        """The claim labelled with the partition that EC2 chose, so that no pod comes before the label; None while EC2
+        does not say which.
+        """
+        node_class = snapshot.node_classes.get(claim.node_class.key)
+        group = node_class.placement_group if node_class is not None else None
+        if group is None or group.strategy != PARTITION or keys.PLACEMENT_PARTITION in claim.labels:
+            return claim
+        if claim.labels.get(keys.PLACEMENT_GROUP) != group.id:
+            return claim
+        partition = await self._partitions.partition_of(claim.provider_id.rpartition("/")[2])
+        if partition is None:
+            log.info("node waits for its placement group's partition to be known", claim=claim.name)
+            return None
+        return await self._claims.annotate(claim, labels={keys.PLACEMENT_PARTITION: str(partition)})
 
     async def _registered(self, claim: NodeClaim, node: Node) -> NodeClaim | None:
         def change(now: NodeClaim) -> NodeClaim:

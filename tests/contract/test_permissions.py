@@ -25,6 +25,7 @@ from nodeyard.adapters.pricing.account_commitments import read_account_commitmen
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import SelectorTerm
+from nodeyard.api.placement import PlacementGroupSelector
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import LAUNCH_BATCH
 from nodeyard.runtime.clock import SystemClock
@@ -131,7 +132,11 @@ async def torn_down(session: Ec2Session) -> None:
     resolver = Resolver(
         session, SystemClock(), cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36"
     )
-    by_name = msgspec.structs.replace(CLASS, ami_terms=(SelectorTerm(name="amazon-eks-*"),))
+    by_name = msgspec.structs.replace(
+        CLASS,
+        ami_terms=(SelectorTerm(name="amazon-eks-*"),),
+        placement_group_selector=PlacementGroupSelector(name="none-such"),
+    )
     await resolver.resolve(by_name)
     await resolver.delete_profile(CLASS)
     await LaunchTemplates(session, cluster="nodeyard", tags=OURS).delete_of(CLASS.key)

@@ -117,6 +117,8 @@ GOOD = {
             {"id": "cr-1"}, {"tags": {"team": "*"}, "ownerID": "123456789012", "instanceMatchCriteria": "targeted"}],
         someLaterField={"kept": True},
     ),
+    "a placement group by id": nodeclass(placementGroupSelector={"id": "pg-0a1"}),
+    "a placement group by name": nodeclass(placementGroupSelector={"name": "training"}),
     "a custom family with an alias": nodeclass(amiFamily="Custom"),
     "the getting-started provisioner": provisioner(
         requirements=[req("karpenter.sh/capacity-type", "In", "spot")],
@@ -235,6 +237,9 @@ BAD = {
         nodeclass(capacityReservationSelectorTerms=[{"tags": {"a": "b"}, "ownerID": "me"}]), "ownerID"),
     "a reservation that matches oddly": (
         nodeclass(capacityReservationSelectorTerms=[{"instanceMatchCriteria": "some"}]), "instanceMatchCriteria"),
+    "a placement group named twice": (nodeclass(placementGroupSelector={"name": "a", "id": "pg-0"}), "exactly one of name and id"),
+    "a placement group without a name": (nodeclass(placementGroupSelector={}), "exactly one of name and id"),
+    "a placement group by a wrong id": (nodeclass(placementGroupSelector={"id": "sg-0"}), "placementGroupSelector.id"),
     "soft eviction without grace": (nodeclass(kubelet={"evictionSoft": {"memory.available": "1Gi"}}), "evictionSoftGracePeriod"),
     "thresholds the wrong way": (
         nodeclass(kubelet={"imageGCHighThresholdPercent": 50, "imageGCLowThresholdPercent": 60}), "imageGCHighThresholdPercent"),

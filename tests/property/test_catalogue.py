@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodeyard.cloudprovider.learned import NOTHING
 from nodeyard.cloudprovider.market import (
     ESTIMATE,
     LAST_KNOWN,
@@ -40,12 +41,22 @@ subnets = st.frozensets(st.sampled_from(["subnet-eu-west-1a", "subnet-eu-west-1b
 names = st.sampled_from(["", "m5.large", "c7g.xlarge"])
 zones = st.sampled_from(["", "eu-west-1a", "eu-west-1b"])
 kinds = st.sampled_from(["", "spot", "on-demand"])
+in_groups = st.tuples(st.sampled_from(["pg-1", "pg-2"]), st.tuples(kinds, names, zones))
 
 
 def markets(table=TABLE) -> st.SearchStrategy[Market]:  # type: ignore[no-untyped-def]
     count = len(table.rows)
     whole = st.lists(rows, min_size=count, max_size=count)
-    return st.builds(Market, st.just(table), whole, subnets, asked)
+    return st.builds(
+        Market,
+        st.just(table),
+        whole,
+        subnets,
+        asked,
+        st.just(NOTHING),
+        st.just(()),
+        st.frozensets(in_groups, max_size=3),
+    )
 
 
 def same(one: Market, other: Market) -> bool:
@@ -55,6 +66,7 @@ def same(one: Market, other: Market) -> bool:
         and one.table.digest == other.table.digest
         and one.asked_at == other.asked_at
         and one.exhausted_subnets == other.exhausted_subnets
+        and one.refused_in_groups == other.refused_in_groups
         and all(
             msgspec.structs.replace(a, priced_at=0.0, source="")
             == msgspec.structs.replace(b, priced_at=0.0, source="")

@@ -56,3 +56,4 @@ def test_it_is_the_market_that_would_be_made_anew(
     assert changed.rows == expected.rows
     assert changed.revision == expected.revision
     assert changed.exhausted_subnets == expected.exhausted_subnets
+    assert changed.refused_in_groups == expected.refused_in_groups

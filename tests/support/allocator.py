@@ -289,6 +289,8 @@ class Cloud:
         """Each with the names of the batch's claims."""
         self.full: set[tuple[str, str]] = set()
         self.left: dict[str, int] = {}
+        self.partitions: dict[str, int] = {}
+        """Instance id -> partition of its placement group, as far as EC2 shows it."""
         self.failures: list[Exception] = []
         self.answer_errors: list[CloudError] = []
         self.lag_s = 0.0
@@ -352,6 +354,9 @@ class Cloud:
             for made in answer.made
             if made.instance_id in shown
         ]
+
+    async def partition_of(self, instance_id: str) -> int | None:
+        return self.partitions.get(instance_id)
 
     async def unnamed(self) -> dict[str, str]:
         shown = self._shown()
@@ -581,6 +586,7 @@ class Replica:
         )  # fmt: skip
         self.registrar = Registrar(
             cluster=self.stream, claims=world.api, nodes=world.api, pods=world.api, nominated=world.quiet,
+            partitions=world.cloud,
             report=report, measures=measures, clock=world.clock, mode=mode, planner=one_node_planner,
         )  # fmt: skip
         self.follower = Follower(

@@ -12,6 +12,7 @@ from typing import Final
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
+from nodeyard.adapters.ec2.placement import Partitions
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
 from nodeyard.api.node import LAUNCHED, NodeClaim, NodeClassRef
@@ -105,6 +106,7 @@ class LaunchBench:
         )  # fmt: skip
         registrar = Registrar(
             cluster=self.stream, claims=self.api, nodes=self.api, pods=self.api, nominated=quiet, report=report,
+            partitions=Partitions(session),
             measures=measures, clock=clock, mode="nominate", planner=one_node_planner,
         )  # fmt: skip
         self.follower = Follower(

@@ -76,6 +76,7 @@ _NOT_FOUND: Final = frozenset(
         "QueueDoesNotExist",
         "ResourceNotFoundException",
         "NotFoundException",
+        "InvalidPlacementGroup.Unknown",
     }
 )
 _CONFLICT: Final = frozenset(

@@ -28,6 +28,8 @@ from nodeyard.runtime.lifecycle import kill_point
 _ALIVE: Final = ("pending", "running", "stopping", "stopped")
 _NO_SPOT_ROLE: Final = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 _TAGGED: Final = ("instance", "volume", "fleet")
+_SPREAD_LIMIT: Final = "spread placement group"
+"""In the message where a spread group has its seven instances in a zone; the code is that of missing capacity."""
 Members = tuple[tuple[str, str], ...]
 
 
@@ -175,19 +177,32 @@ def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
     kind, subnet, zone = (override.get(k, "") for k in ("InstanceType", "SubnetId", "AvailabilityZone"))
     if code == NO_ADDRESSES and subnet:
         return [Refusal(code=code, subnet=subnet)]
+    if _SPREAD_LIMIT in str(error.get("ErrorMessage", "")).lower():
+        zones = {
+            row[1] for choice in record.choices for row in choice.overrides if _hit(row, kind, subnet, zone)
+        }
+        return [Refusal(zone=z, code=code, placement_group=record.placement_group) for z in sorted(zones)]
     return [
-        Refusal(row[0], row[1], record.capacity_type, code)
+        Refusal(row[0], row[1], record.capacity_type, code, placement_group=record.placement_group)
         for choice in record.choices
         for row in choice.overrides
-        if kind in ("", row[0]) and (subnet in ("", row[2])) and (zone in ("", row[1]))
+        if _hit(row, kind, subnet, zone)
     ]
+
+
+def _hit(row: tuple[str, str, str], kind: str, subnet: str, zone: str) -> bool:
+    """Whether an error about these, as far as it names them, is about the (type, zone, subnet) asked for."""
+    return kind in ("", row[0]) and subnet in ("", row[2]) and zone in ("", row[1])
 
 
 def _all_refused(record: LaunchRecord, code: str) -> tuple[Refusal, ...]:
     rows = [row for choice in record.choices for row in choice.overrides]
     if code == NO_ADDRESSES:
         return tuple(Refusal(code=code, subnet=subnet) for subnet in dict.fromkeys(row[2] for row in rows))
-    return tuple(Refusal(kind, zone, record.capacity_type, code) for kind, zone, _ in rows)
+    group = record.placement_group
+    return tuple(
+        Refusal(kind, zone, record.capacity_type, code, placement_group=group) for kind, zone, _ in rows
+    )
 
 
 def _found(instance: dict[str, Any]) -> tuple[Found, str]:

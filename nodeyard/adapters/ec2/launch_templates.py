@@ -130,9 +130,22 @@ def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, 
         data["NetworkInterfaces"] = interfaces
     else:
         data["SecurityGroupIds"] = [g.id for g in node_class.security_groups]
+    if placement := _placement(node_class):
+        data["Placement"] = placement
     if node_class.detailed_monitoring:
         data["Monitoring"] = {"Enabled": True}
     return data
+
+
+def _placement(node_class: NodeClass) -> dict[str, Any]:
+    """The group, its partition and the tenancy, as far as anything but EC2's default is asked for."""
+    group, asked = node_class.placement_group, node_class.placement
+    wanted = {
+        "GroupId": group.id if group is not None else None,
+        "PartitionNumber": asked.partition or None,
+        "Tenancy": asked.tenancy or None,
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
 
 
 def _interfaces(node_class: NodeClass) -> list[dict[str, Any]]:

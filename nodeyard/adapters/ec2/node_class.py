@@ -1,7 +1,7 @@
-"""What a node class names in the account: subnets, security groups, images, an instance profile.
+"""What a node class names in the account: subnets, security groups, images, an instance profile, a placement group.
 
 Selector terms are ORed, tags within a term ANDed with `*` as wildcard; aliases go through SSM's public parameters.
-What was found is remembered for a while, per selector (subnets 1 min, groups and images 5 min, images of an alias
+What was found is remembered for a while, per selector (subnets 1 min, groups of both kinds and images 5 min, images of an alias
 24 h, profiles 15 min; a minute when nothing was found), and each part's outcome becomes a condition.
 Source: Karpenter documentation, "NodeClasses"; EKS documentation "Retrieve recommended AMI IDs"; Bottlerocket
 documentation (public SSM parameters).
@@ -15,11 +15,13 @@ from typing import Any, Final
 import msgspec
 
 from nodeyard.adapters.ec2.launch_templates import tag_list
+from nodeyard.adapters.ec2.placement import find_group
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.user_data import UserDataError, user_data
 from nodeyard.api import labels as keys
 from nodeyard.api.node import READY, Condition
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
+from nodeyard.api.placement import PlacementGroup
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound
@@ -68,17 +70,19 @@ class Resolver:
         groups, groups_ready = await self._part("SecurityGroupsReady", node_class, self._groups)
         images, images_ready = await self._part("AMIsReady", node_class, self._images)
         profile, profile_ready = await self._part("InstanceProfileReady", node_class, self._profile)
+        placement_group, placement = await self._placement(node_class)
         valid = Condition("ValidationSucceeded", "True", "ValidationSucceeded")
         problems = (*node_class.problems, *_unbootable(node_class, self._cluster))
         if problems:
             valid = Condition("ValidationSucceeded", "False", "InvalidSpec", "; ".join(problems))
-        parts = (subnets_ready, groups_ready, images_ready, profile_ready, valid)
+        parts = (subnets_ready, groups_ready, images_ready, profile_ready, *placement, valid)
         return msgspec.structs.replace(
             node_class,
             subnets=subnets or (),
             security_groups=groups or (),
             images=images or (),
             resolved_profile=profile or "",
+            placement_group=placement_group,
             problems=problems,
             conditions=self._timed(node_class, (*parts, _ready(parts))),
         )
@@ -223,6 +227,22 @@ class Resolver:
             )
             for i in rows
         ]
+
+    async def _placement(self, node_class: NodeClass) -> tuple[PlacementGroup | None, tuple[Condition, ...]]:
+        """The placement group and its condition; neither for a class that names none."""
+        selector = node_class.placement_group_selector
+        if selector is None:
+            return None, ()
+
+        async def find(node_class: NodeClass) -> tuple[PlacementGroup | None, str]:
+            what = ("placement", selector)
+            found = await self._remembered(
+                node_class.key, what, GROUPS_S, lambda: find_group(self._session, selector)
+            )
+            return found, f"placement group {selector.name or selector.id} does not exist"
+
+        found, condition = await self._part("PlacementGroupReady", node_class, find)
+        return found, (condition,)
 
     async def _profile(self, node_class: NodeClass) -> tuple[str, str]:
         if node_class.instance_profile:

@@ -16,6 +16,7 @@ from nodeyard.adapters.kubernetes.errors import Conflict, NotFound
 from nodeyard.api.convert import condition_manifest
 from nodeyard.api.node import Condition
 from nodeyard.api.nodeclass import NodeClass
+from nodeyard.api.placement import PlacementGroup
 from nodeyard.api.quantity import render_all
 from nodeyard.api.selectors import Requirement
 from nodeyard.runtime.lifecycle import kill_point
@@ -81,8 +82,17 @@ def class_status(found: NodeClass) -> dict[str, Any]:
         ],
         "capacityReservations": [msgspec.to_builtins(r) for r in found.capacity_reservations],
         "instanceProfile": found.resolved_profile,
+        "placementGroup": _placement_group(found.placement_group),
         "conditions": [condition_manifest(c) for c in found.conditions],
     }
+
+
+def _placement_group(group: PlacementGroup | None) -> dict[str, Any] | None:
+    """Every field, so that nothing of another group stays; without a group the whole goes."""
+    if group is None:
+        return None
+    count = group.partition_count or None
+    return {"id": group.id, "name": group.name, "strategy": group.strategy, "partitionCount": count}
 
 
 def _requirement(requirement: Requirement) -> dict[str, Any]:

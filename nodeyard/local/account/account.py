@@ -25,6 +25,7 @@ from nodeyard.local.account.book import CallLog, Ledger, Rented
 from nodeyard.local.account.catalogue import description
 from nodeyard.local.account.dials import Dials
 from nodeyard.local.account.mailbox import Mailbox
+from nodeyard.local.account.placement import PlacementGroups
 from nodeyard.local.account.prices import SpotMarket, on_demand_usd_per_hour
 from nodeyard.local.account.reserved import ReservationDesk
 from nodeyard.local.account.seed import Backends, sow
@@ -50,6 +51,7 @@ class Account:
         self.account_id = DEFAULT_ACCOUNT_ID
         self.lock = threading.RLock()
         self.dials = Dials()
+        self.groups = PlacementGroups()
         self.calls = CallLog()
         self.agenda = Agenda()
         self.spot = SpotMarket(self.on_demand_price, seed, clock())

@@ -29,6 +29,8 @@ class Rented:
     launched_at: float
     visible_at: float
     reservation_id: str = ""
+    placement: dict[str, Any] = field(default_factory=lambda: {"GroupName": "", "Tenancy": "default"})
+    """Group, partition and tenancy as DescribeInstances has them."""
     client_token: str | None = None
     capacity_reservation: str = ""
     """Id of the capacity reservation that it sits in."""

@@ -30,6 +30,8 @@ _FIELDS: dict[str, Any] = {
     "image-id": lambda e: [e.ec2.image_id],
     "architecture": lambda e: [e.ec2.architecture],
     "subnet-id": lambda e: [e.ec2.subnet_id],
+    "placement-group-name": lambda e: [e.placement["GroupName"]],
+    "tenancy": lambda e: [e.placement["Tenancy"]],
     "vpc-id": lambda e: [e.ec2.vpc_id],
     "private-dns-name": lambda e: [e.ec2.private_dns_name],
     "private-ip-address": lambda e: [e.ec2.private_ip],
@@ -87,7 +89,7 @@ def instance(entry: Rented) -> dict[str, Any]:
         "StateReason": {"Code": ec2.state_reason.code, "Message": ec2.state_reason.message}
         if ended
         else None,
-        "Placement": {"AvailabilityZone": entry.zone, "Tenancy": "default", "GroupName": ""},
+        "Placement": {"AvailabilityZone": entry.zone, **entry.placement},
         "Architecture": ec2.architecture,
         "AmiLaunchIndex": ec2.ami_launch_index,
         "KeyName": ec2.key_name,

@@ -1,7 +1,8 @@
 """The EC2 API: moto's, with the actions overridden whose behaviour or speed the product depends on.
 
 Overridden: CreateFleet (instant), RunInstances, TerminateInstances, DescribeInstances, DescribeInstanceTypes,
-DescribeInstanceTypeOfferings, DescribeSpotPriceHistory, and capacity reservations, which moto has none of; the rest is moto's own. Works over moto's internals and is
+DescribeInstanceTypeOfferings, DescribeSpotPriceHistory, and capacity reservations and placement groups, which moto has
+none of; the rest is moto's own. Works over moto's internals and is
 pinned to the version in pyproject.toml; the contract tests hold each action against a real boto3 client.
 """
 
@@ -124,6 +125,24 @@ class MendedEC2(EC2Response):
         result = run()
         self.account.answers[key] = (fingerprint, result)
         return result
+
+    # -- placement groups
+
+    def create_placement_group(self) -> Any:
+        """CreatePlacementGroup."""
+        self.error_on_dryrun()
+        return wire.answer("CreatePlacementGroup", self.account.groups.create(self.params))
+
+    def describe_placement_groups(self) -> Any:
+        """DescribePlacementGroups."""
+        self.error_on_dryrun()
+        return wire.answer("DescribePlacementGroups", self.account.groups.describe(self.params))
+
+    def delete_placement_group(self) -> Any:
+        """DeletePlacementGroup."""
+        self.error_on_dryrun()
+        self.account.groups.delete(str(self.params.get("GroupName")))
+        return wire.enveloped("DeletePlacementGroup", "<return>true</return>")
 
     # -- ending
 

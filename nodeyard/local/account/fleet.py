@@ -184,6 +184,10 @@ def _pool(account: Account, base: Order, override: dict[str, Any], spot: bool, s
             "InvalidFleetConfiguration", f"The instance type {instance_type} is not available as Spot."
         )
     _check_interfaces(found, base.data)
+    try:
+        account.groups.check(base.placement, found)
+    except ServiceException as error:
+        raise RefusedError(str(error.code), error.message) from error
     image_id = override.get("ImageId") or base.image_id
     _check_image(account, image_id, instance_type)
     now = account.clock()
@@ -314,6 +318,12 @@ def _given(
     if free < count:
         message = f"There are not enough free addresses in subnet '{pool.subnet.id}' to satisfy the request."
         return ("InsufficientFreeAddressesInSubnet", message), max(0, free)
+    zones: dict[str, int] = {}
+    for other, taken in chosen:
+        zones[other.zone] = zones.get(other.zone, 0) + taken
+    in_group, words = account.groups.room(pool.order.placement, pool.zone, zones)
+    if in_group is not None and in_group < count:
+        return ("UnfulfillableCapacity", words), in_group
     promised = [(other.instance_type, other.zone, other.capacity_type, taken) for other, taken in chosen]
     room = account.dials.room(pool.instance_type, pool.zone, pool.capacity_type, promised)
     if room is None or room >= count:

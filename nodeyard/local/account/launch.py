@@ -35,6 +35,11 @@ class Order:
         """The same order for one pool."""
         return dataclasses.replace(self, instance_type=instance_type, subnet_id=subnet_id, image_id=image_id)
 
+    @property
+    def placement(self) -> dict[str, Any]:
+        """The template's placement: group, partition, tenancy."""
+        return self.data.get("Placement") or {}
+
     def security_groups(self) -> list[str]:
         """The ids of the template's groups, from either place that may name them."""
         groups = list(self.data.get("SecurityGroupIds") or [])
@@ -75,7 +80,10 @@ def launch(account: Account, order: Order, count: int, *, spot: bool) -> list[An
     for instance in reservation.instances:
         instance.iam_instance_profile = arn
         instance.asked_interfaces = order.data.get("NetworkInterfaces") or []
-        account.enter(instance, spot=spot, reservation_id=reservation.id, client_token=order.client_token)
+        entry = account.enter(
+            instance, spot=spot, reservation_id=reservation.id, client_token=order.client_token
+        )
+        account.groups.enter(order.placement, entry)
     return list(reservation.instances)
 
 

@@ -99,6 +99,7 @@ class WatchCatalogResponse(_message.Message):
     LEARNED_FIELD_NUMBER: _builtins.int
     RESERVED_INTERFACES_FIELD_NUMBER: _builtins.int
     RESERVATIONS_JSON_FIELD_NUMBER: _builtins.int
+    REFUSED_IN_GROUPS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     types_json: _builtins.bytes
     """Set in the first message and whenever the types themselves changed: JSON list of instance type descriptions."""
@@ -134,6 +135,10 @@ class WatchCatalogResponse(_message.Message):
     def learned(self) -> Global___LearnedCapacity:
         """Set where the memory that real nodes have shown is another than in the last message, and then whole."""
 
+    @_builtins.property
+    def refused_in_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
+        """Offerings refused in a placement group, which say nothing about others; the whole list in every message."""
+
     def __init__(
         self,
         *,
@@ -148,10 +153,11 @@ class WatchCatalogResponse(_message.Message):
         learned: Global___LearnedCapacity | None = ...,
         reserved_interfaces: _builtins.int = ...,
         reservations_json: _builtins.bytes = ...,
+        refused_in_groups: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["learned", b"learned", "offerings", b"offerings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "region", b"region", "reservations_json", b"reservations_json", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "refused_in_groups", b"refused_in_groups", "region", b"region", "reservations_json", b"reservations_json", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,6 +334,7 @@ class Refusal(_message.Message):
     CAPACITY_TYPE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     SUBNET_FIELD_NUMBER: _builtins.int
+    PLACEMENT_GROUP_FIELD_NUMBER: _builtins.int
     instance_type: _builtins.str
     zone: _builtins.str
     capacity_type: _builtins.str
@@ -335,6 +342,8 @@ class Refusal(_message.Message):
     """EC2's error code. An empty field above stands for all values."""
     subnet: _builtins.str
     """Set: the subnet has no free addresses. The code "SpotInstanceInterruption" stands for the loss of an instance."""
+    placement_group: _builtins.str
+    """Set: only launches into this placement group (its id) are affected."""
     def __init__(
         self,
         *,
@@ -343,10 +352,11 @@ class Refusal(_message.Message):
         capacity_type: _builtins.str = ...,
         code: _builtins.str = ...,
         subnet: _builtins.str = ...,
+        placement_group: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_type", b"capacity_type", "code", b"code", "instance_type", b"instance_type", "subnet", b"subnet", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_type", b"capacity_type", "code", b"code", "instance_type", b"instance_type", "placement_group", b"placement_group", "subnet", b"subnet", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,8 +2,11 @@
 
 import pytest
 
+from nodeyard.api import labels as keys
 from nodeyard.api.networking import EFA_ONLY, NetworkInterface
+from nodeyard.api.placement import PlacementGroup
 from nodeyard.cloudprovider.capacity import EFA, capacity_of, reservations_of
+from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.resolve import resolve
 from tests.support.catalogue import described, node_class, small_market, table_of
 
@@ -48,3 +51,41 @@ def test_efa_only_interfaces_of_the_first_card_leave_fewer_addresses_for_pods(
     settings = reservations_of(node_class(network_interfaces=interfaces))
     capacity = capacity_of(described("p4d.24xlarge"), settings)
     assert (capacity["pods"], capacity.get(EFA, 0)) == (pods, devices)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wanted"),
+    [
+        ("cluster", set(KINDS) - {"t3.nano"}),
+        ("spread", set(KINDS)),
+        ("partition", set(KINDS)),
+    ],
+)
+def test_types_that_the_placement_group_does_not_take_are_left_out(strategy: str, wanted: set[str]) -> None:
+    assert names(placement_group=PlacementGroup("pg-1", "g", strategy, 2)) == wanted
+
+
+def test_nodes_are_labelled_with_their_group_and_may_be_in_any_of_its_partitions() -> None:
+    group = PlacementGroup("pg-1", "g", "partition", 3)
+    (found,) = resolve(small_market(table_of("m5.large")), node_class(placement_group=group), now=0.0).types
+    assert found.requirements[keys.PLACEMENT_GROUP] == ("pg-1",)
+    assert found.requirements[keys.PLACEMENT_PARTITION] == ("1", "2", "3")
+
+
+def test_what_is_refused_in_a_group_is_out_for_that_group_alone() -> None:
+    spread = Refusal(zone="eu-west-1a", code="UnfulfillableCapacity", placement_group="pg-1")
+    scarce = Refusal("m5.large", "eu-west-1b", "spot", "InsufficientInstanceCapacity", placement_group="pg-1")
+    market = small_market(table_of("m5.large", "m5.xlarge"), [spread, scarce])
+
+    def shut(group: PlacementGroup | None) -> set[tuple[str, str, str]]:
+        catalogue = resolve(market, node_class(placement_group=group), now=0.0)
+        return {
+            (t.name, o.zone[-1], o.capacity_type)
+            for t in catalogue.types
+            for o in t.offerings
+            if not o.available
+        }
+
+    assert shut(None) == shut(PlacementGroup("pg-2", "h", "spread")) == set()
+    in_zone = {(name, "a", kind) for name in ("m5.large", "m5.xlarge") for kind in ("spot", "on-demand")}
+    assert shut(PlacementGroup("pg-1", "g", "spread")) == in_zone | {("m5.large", "b", "spot")}

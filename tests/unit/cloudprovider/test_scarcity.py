@@ -66,6 +66,15 @@ def test_a_subnet_and_a_whole_capacity_type_come_back_after_three_minutes() -> N
     assert memory.odds(200.0) == {}
 
 
+def test_a_refusal_in_a_placement_group_shuts_nothing_outside_it() -> None:
+    memory = ScarcityMemory()
+    memory.refuse([Refusal("c7g.xlarge", "eu-west-1c", "spot", placement_group="pg-1")], 0.0)
+    shut = memory.shut(179.0)
+    assert shut.in_groups == {("pg-1", ("spot", "c7g.xlarge", "eu-west-1c"))}
+    assert not shut.offering("spot", "c7g.xlarge", "eu-west-1c")
+    assert memory.odds(200.0) == {}
+
+
 def test_the_loss_of_a_spot_instance_counts_as_a_refusal_of_its_pool() -> None:
     memory = ScarcityMemory()
     memory.refuse([interrupted("m5.large", "eu-west-1a")], 0.0)
