@@ -28,6 +28,9 @@ from services.pricing.ports import Part
 from services.pricing.servicer import PricingServicer
 from services.pricing.settings import ACCOUNT, Settings
 
+_TRUSTED_S = 600.0
+"""AWS's last answer goes before the feed for this long at least."""
+
 
 class PriceFeed:
     """The feed at one address, for one region."""
@@ -102,7 +105,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         "spot": settings.spot_price_interval,
         "reservations": settings.reservation_interval,
     }
-    trusted_s = {part: 2 * interval for part, interval in intervals.items()}
+    trusted_s = {part: max(_TRUSTED_S, 2 * interval) for part, interval in intervals.items()}
     if settings.reserved_interfaces < 0:
         raise StartError(f"NODEYARD_RESERVED_INTERFACES: {settings.reserved_interfaces} is less than none")
     scarcity = ScarcityMemory(settings.refusal_ttl)

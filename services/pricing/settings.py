@@ -12,7 +12,8 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
     region: str = msgspec.field(default="", name="AWS_REGION")
     """Empty: boto3's own."""
-    spot_price_interval: Seconds = 300.0
+    spot_price_interval: Seconds = 45.0
+    """Short, so that a price that moves is known, and acted upon, within a minute."""
     on_demand_price_interval: Seconds = 12 * 3600.0
     instance_type_interval: Seconds = 12 * 3600.0
     reservation_interval: Seconds = 60.0

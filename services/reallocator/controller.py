@@ -1,7 +1,7 @@
 """The pass: look at the whole cluster, decide, wait, look again, act. One command at a time begins here.
 
-Runs in the holder of the lease `disruption`. A pass that found nothing is not repeated until the cluster, a price or
-the end of a window changes something, five minutes at the latest. Beside it run commands' turns, expiry, and the
+Runs in the holder of the lease `disruption`. A pass that found nothing is not repeated until the cluster, a price that
+touches a node or the end of a window changes something, five minutes at the latest. Beside it run commands' turns, expiry, and the
 small marks that timing needs (last pod event, emptiness). Neighbours: `nodeyard.disruption` (decides), `execution`
 (acts), `surveying` (what proposals say).
 """
@@ -22,6 +22,7 @@ from nodeyard.disruption.idleness import stamps
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Block, Command, Options, Outcome, Planner, Proposal, Reason, View
 from nodeyard.disruption.pod_events import PodEvents
+from nodeyard.disruption.repricing import repriced
 from nodeyard.disruption.validation import still_open, validate
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -85,7 +86,9 @@ class Disruption:
         self._poll_s = poll_s
         self._validation_wait_s = validation_wait_s
         self._events = PodEvents()
-        self._quiet: tuple[tuple[str, int, str], float] | None = None
+        self._quiet: tuple[tuple[str, int], float] | None = None
+        self._priced: tuple[str, Mapping[str, Catalogue]] = ("", {})
+        """The prices that the last look was made at."""
         self._marks = ClaimMarks(cluster, claims, chronicle, clock)
         self.proposals = Proposals(chronicle)
 
@@ -99,7 +102,7 @@ class Disruption:
         """Passes whenever something changed, and every `poll_s`, until cancelled."""
         while True:
             await self._lead.wait_held()
-            revision = self._cluster.snapshot().revision
+            revision, prices = self._cluster.snapshot().revision, self._prices.revision
             began = self._clock.monotonic()
             if self.may_decide:
                 try:
@@ -108,13 +111,31 @@ class Disruption:
                     log.warning("nothing is disrupted while Redis is away", error=str(error))
             took_s = self._clock.monotonic() - began
             await self._clock.sleep(max(_SOONEST_S, min(_REST * took_s, self._poll_s)))
-            await self._cluster.wait_changed(revision, self._poll_s)
+            await self._wait_for_news(revision, prices)
+
+    async def _wait_for_news(self, revision: int, prices: str) -> None:
+        """Until the cluster or a price is another, `poll_s` at most."""
+        waiting = [
+            asyncio.ensure_future(self._cluster.wait_changed(revision, self._poll_s)),
+            asyncio.ensure_future(self._prices.wait_changed(prices, self._poll_s)),
+        ]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def once(self) -> Outcome | None:
         """One pass; None where the last one still holds."""
         snapshot = self._cluster.snapshot()
-        stamp = (snapshot.epoch, snapshot.revision, self._prices.revision)
-        if self._quiet is not None and self._quiet[0] == stamp and self._clock.now() < self._quiet[1]:
+        stamp = (snapshot.epoch, snapshot.revision)
+        if (
+            self._quiet is not None
+            and self._quiet[0] == stamp
+            and self._clock.now() < self._quiet[1]
+            and not await self._touched_by_prices(snapshot)
+        ):
             return None
         outcome = await self.look(snapshot)
         await self._publish(outcome)
@@ -125,9 +146,22 @@ class Disruption:
             await self._carry_out(outcome.command)
         return outcome
 
+    async def _touched_by_prices(self, snapshot: Snapshot) -> bool:
+        """Whether prices moved since the last look, and some pool's nodes may be worth something else for it."""
+        revision, seen = self._priced
+        if self._prices.revision == revision:
+            return False
+        pools = await asyncio.to_thread(repriced, snapshot, seen, self._catalogues(snapshot))
+        if pools:
+            log.info("prices have moved and nodes are looked at again", pools=sorted(pools))
+            self._measures.price_looks.inc()
+        return bool(pools)
+
     async def look(self, snapshot: Snapshot) -> Outcome:
         """What a pass would find now; changes nothing. Raises StoreUnavailableError."""
+        revision = self._prices.revision
         view = await self._view(snapshot)
+        self._priced = (revision, view.catalogues)
         began = self._clock.monotonic()
         outcome = await asyncio.to_thread(decide, view, self._planner, self._clock.monotonic)
         self._measures.evaluation.observe(self._clock.monotonic() - began)

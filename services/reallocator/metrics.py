@@ -98,6 +98,10 @@ class ReallocatorMetrics:
             "What commands made dearer: drift and expiry may.",
             "reason",
         )
+        self.price_looks = counter(
+            "nodeyard_disruption_price_looks_total",
+            "Passes made because prices moved, with the cluster at rest.",
+        )
         self.in_flight = gauge("nodeyard_disruption_commands", "Commands under way.", "reason")
         self.terminating = gauge("nodeyard_nodes_terminating", "Nodes on their way out.")
         self.collected = counter("nodeyard_garbage_collected_total", "Garbage collected.", "kind")

@@ -1,5 +1,6 @@
 """The reallocator's parts wired to a `World`, for tests that move time by hand."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,10 +93,23 @@ class Moves:
 
 class Prices:
     ready = True
-    revision = "1"
 
     def __init__(self) -> None:
         self.catalogue = catalogue()
+        self.revision = "1"
+        self._moved = asyncio.Event()
+
+    def move(self, to: Catalogue) -> None:
+        """Other prices from now on."""
+        self.catalogue, self.revision = to, str(int(self.revision) + 1)
+        self._moved.set()
+
+    async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
+        """Time is the cluster's, which is waited for beside it."""
+        while self.revision == after_revision:
+            self._moved.clear()
+            await self._moved.wait()
+        return self.revision
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue:
         return self.catalogue
