@@ -7,7 +7,6 @@ own adapters.
 
 from __future__ import annotations
 
-import json
 import ssl
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from nodeyard.local import kubeconfig
 from nodeyard.local.errors import StandError
@@ -120,7 +120,7 @@ class KubeApi:
         query = {"watch": "true", **params}
         with self._client.stream("GET", path, params=query, timeout=httpx.Timeout(10.0, read=None)) as answer:
             for line in answer.iter_lines():
-                event = json.loads(line)
+                event = msgspec.json.decode(line)
                 yield event["type"], event["object"]
 
     def apply(self, manifests: Iterable[Manifest], *, namespace: str = "default") -> None:

@@ -105,9 +105,9 @@ def documents() -> list[dict[str, Any]]:
             "pod-running",
             "Pod",
             [
+                plain,
                 (".metadata.deletionTimestamp", "DoesNotExist", []),
                 (".status.phase", "In", ["Pending"]),
-                plain,
             ],
             {"statusTemplate": _POD_STATUS},
         ),

@@ -54,6 +54,10 @@ MOST_PLAN_S: Final = 60.0
 QUIET_S: Final = 0.35
 """Without a new pod for this long an open batch is planned ahead."""
 _LOOK_EVERY_S: Final = 0.01
+_LOOK_SHARE: Final = 8.0
+"""Between two looks at what waits passes at least this many times what a look took, so that a cluster in commotion
+leaves the processor to those who work on it."""
+_MOST_LOOK_S: Final = 0.1
 _SAY_UNSYNCED_S: Final = 30.0
 _MOST_EVENTS: Final = 100
 """Pod events of one kind per round; the journal has them all."""
@@ -117,9 +121,11 @@ class Controller:
         revision = -1
         while True:
             revision = await self._cluster.wait_changed(revision, self._next_look_s())
+            began = self._clock.monotonic()
             if self._cluster.synced:
                 self.offer(pending(self._cluster.snapshot(), self._clock.now()))
-            await self._clock.sleep(_LOOK_EVERY_S)
+            took_s = self._clock.monotonic() - began
+            await self._clock.sleep(min(_MOST_LOOK_S, max(_LOOK_EVERY_S, _LOOK_SHARE * took_s)))
 
     def _next_look_s(self) -> float:
         if not self._cluster.synced:

@@ -29,9 +29,13 @@ _AT_ONCE: Final = 64
 _LAUNCHES_AT_ONCE: Final = 1000
 """They wait for one another, to be put together."""
 _PAUSE_S: Final = 0.01
+_PAUSE_SHARE: Final = 4.0
+"""Between two looks passes at least this many times what a look took, at most `_MOST_PAUSE_S`."""
+_MOST_PAUSE_S: Final = 0.1
 _AGAIN_S: Final = 1.0
 _SAY_WAITING_S: Final = 5.0
 SETTLE: Final = "settle"
+REMIND: Final = "remind"
 SAY_WAITING: Final = "say-waiting"
 
 
@@ -71,6 +75,7 @@ class Follower:
             Step.GIVE_UP_REGISTRATION: self._give_up_registration,
             Step.INITIALIZE: self._initialize,
             SETTLE: self._settle,
+            REMIND: self._remind,
             SAY_WAITING: self._say_waiting,
         }
 
@@ -80,9 +85,11 @@ class Follower:
         try:
             while True:
                 revision = await self._cluster.wait_changed(revision, 0.25)
+                began = self._clock.monotonic()
                 if self._cluster.synced and self._stopped() is None:
                     self.look()
-                await self._clock.sleep(_PAUSE_S)
+                took_s = self._clock.monotonic() - began
+                await self._clock.sleep(min(_MOST_PAUSE_S, max(_PAUSE_S, _PAUSE_SHARE * took_s)))
         finally:
             for task in list(self._busy.values()):
                 task.cancel()
@@ -113,7 +120,7 @@ class Follower:
     def _due(self, snapshot: Snapshot, claim: NodeClaim, now: float) -> str:
         node = snapshot.node_of(claim)
         if claim.is_true(INITIALIZED) and not claim.deleting and not _held(node):
-            return Step.WAIT
+            return REMIND if node is not None and self._registrar.forgotten(claim, node) else Step.WAIT
         step: str = next_step(claim, node, now, self._deadlines)
         if node is None or claim.deleting:
             return step
@@ -185,6 +192,10 @@ class Follower:
     async def _settle(self, claim: NodeClaim, node: Node | None) -> None:
         if node is not None:
             await self._registrar.settle(claim, node)
+
+    async def _remind(self, claim: NodeClaim, node: Node | None) -> None:
+        if node is not None:
+            await self._registrar.remind(claim, node)
 
     async def _say_waiting(self, claim: NodeClaim, node: Node | None) -> None:
         if node is not None and (waiting := not_initialized(node, claim)) is not None:

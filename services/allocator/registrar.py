@@ -7,7 +7,7 @@ by the controller.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -20,6 +20,7 @@ from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.reading import render_time
 from nodeyard.provisioning.landing import Planner, accepted, landing, waiting_pods
 from nodeyard.provisioning.lifecycle import HOLD_S, not_initialized, starting_taint, with_condition
+from nodeyard.provisioning.pending import landed_too_late
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.state.cluster import Change, Kind, Snapshot
@@ -29,9 +30,11 @@ from services.allocator.reporting import Reporter, log
 
 T = TypeVar("T")
 _LOOK_S: Final = 0.02
-_MOST_LEAD_S: Final = 0.25
-"""The kube-scheduler watches pods and nodes apart. It gets as long to see nominations and bindings as writing them took,
-at most this, before the node opens, so that it does not fill the node with others first."""
+_SIGHT_S: Final = 0.4
+_MOST_SIGHT_S: Final = 2.0
+"""The kube-scheduler watches pods and nodes apart, and takes a nomination back whenever it tries the pod in vain, as it
+does when any node joins. So a node opens once our own watch, which shows things no sooner than the kube-scheduler's,
+shows all its pods nominated or bound; what is missing after `_SIGHT_S` is nominated again, up to `_MOST_SIGHT_S`."""
 _TOGETHER_S: Final = 3.0
 """Longest that a node whose pods are placed waits for others that are being prepared. An open node draws every pod that
 is pending and not yet nominated or bound elsewhere, and makes the kube-scheduler try them all again."""
@@ -71,6 +74,7 @@ class Registrar:
         self._mode = mode
         self._planner = planner
         self._preparing = 0
+        self._opening = 0
 
     # --- registration -------------------------------------------------------------------------------------------------
     async def register(self, claim: NodeClaim, node: Node) -> None:
@@ -88,8 +92,9 @@ class Registrar:
         pods = landing(snapshot, claim, self._mode)
         hold_until = render_time(self._clock.now() + HOLD_S) or "" if pods.bind else ""
         unregistered = any(t.key == keys.TAINT_UNREGISTERED for t in node.taints)
-        await self._prepared(self._nominate(pods.nominate, node.name))
-        written = await self._nodes.register(node, claim, hold_until=hold_until)
+        await self._prepared(self._send(pods.nominate, node.name))
+        await self._nominate(self._unsent(pods.nominate), node.name)
+        written = await self._opened(self._nodes.register(node, claim, hold_until=hold_until))
         if written is None:
             return
         self._shown(written)
@@ -148,18 +153,48 @@ class Registrar:
             log.debug("node is not nominated while Redis is away", node=node.name)
 
     async def _prepared(self, writing: Awaitable[T]) -> T:
-        """What `writing` returns, once everybody had time to see it and no other node is being prepared any more."""
-        began = self._clock.monotonic()
+        """What `writing` returns, once no other node is being prepared either."""
         self._preparing += 1
         try:
             result = await writing
         finally:
             self._preparing -= 1
-        written = self._clock.monotonic()
-        while self._preparing and self._clock.monotonic() < written + _TOGETHER_S:
-            await self._clock.sleep(_LOOK_S)
-        await self._clock.sleep(min(_MOST_LEAD_S, written - began))
+        await self._until(lambda: self._preparing == 0, _TOGETHER_S)
         return result
+
+    async def _opened(self, writing: Awaitable[T]) -> T:
+        """What `writing` returns, once the other nodes that are just being opened are open too: until then nothing else
+        is written, since a pod tried while its own node is still closed goes to another.
+        """
+        self._opening += 1
+        try:
+            result = await writing
+        finally:
+            self._opening -= 1
+        await self._until(lambda: self._opening == 0, _SIGHT_S)
+        return result
+
+    async def _nominated_surely(self, pods: Sequence[PodRecord], node: str, within_s: float) -> None:
+        """Waits until the watch shows the pods nominated, and nominates again those that are not for long."""
+        deadline = self._clock.monotonic() + within_s
+        while self._unsent(pods) and self._clock.monotonic() < deadline:
+            await self._until(lambda: not self._unsent(pods), _SIGHT_S)
+            await self._nominate(self._unsent(pods), node)
+
+    async def _send(self, pods: Sequence[PodRecord], node: str) -> None:
+        await self._nominate(pods, node)
+        await self._nominated_surely(pods, node, _MOST_SIGHT_S)
+
+    async def _until(self, done: Callable[[], bool], within_s: float) -> None:
+        deadline = self._clock.monotonic() + within_s
+        while not done() and self._clock.monotonic() < deadline:
+            await self._clock.sleep(_LOOK_S)
+
+    def _unsent(self, pods: Sequence[PodRecord]) -> list[PodRecord]:
+        """Those of the pods, as they are now, that the watch shows neither bound nor nominated."""
+        now = self._cluster.snapshot().pods
+        found = (now.get(pod.key) for pod in pods)
+        return [pod for pod in found if pod is not None and pod.provisionable and not pod.nominated_node]
 
     async def _nominate(self, pods: Sequence[PodRecord], node: str) -> None:
         if not pods:
@@ -171,6 +206,16 @@ class Registrar:
             log.warning(
                 "pods could not be nominated", node=node, count=len(failed), pod=first[0], error=first[1]
             )
+
+    def forgotten(self, claim: NodeClaim, node: Node) -> list[PodRecord]:
+        """Pods planned for an open node that still wait and whose nomination the kube-scheduler took back."""
+        if node.deleted_at > 0 or landed_too_late(claim, self._clock.now()):
+            return []
+        return self._unsent(waiting_pods(self._cluster.snapshot(), claim))
+
+    async def remind(self, claim: NodeClaim, node: Node) -> None:
+        """Nominates again what was forgotten, so that the pods' places are not given to others meanwhile."""
+        await self._nominate(self.forgotten(claim, node), node.name)
 
     # --- holding ------------------------------------------------------------------------------------------------------
     async def settle(self, claim: NodeClaim, node: Node) -> None:
@@ -196,6 +241,8 @@ class Registrar:
         )  # fmt: skip
         chosen = [pod for pod in pods if pod.key in fitting]
         failed = await self._pods.bind(chosen, node.name) if chosen else {}
+        sent = [pod for pod in chosen if pod.key not in failed]
+        await self._until(lambda: not self._unsent(sent), _MOST_SIGHT_S)
         bound, refused = len(chosen) - len(failed), len(pods) - len(chosen)
         self._measures.placed.labels("bind").inc(bound)
         log.info("bound pods", node=node.name, bound=bound, refused=refused, failed=len(failed))

@@ -100,6 +100,8 @@ class Api:
     """Claims, nodes and pods as the API server keeps them; implements Claims, Nodes and Pods."""
 
     def __init__(self, clock: FakeClock) -> None:
+        self.takes_back = 0
+        """Nominations that the kube-scheduler takes back at once."""
         self.streams: list[Stream] = []
         self.claims: dict[str, NodeClaim] = {}
         self.nodes: dict[str, Node] = {}
@@ -258,6 +260,9 @@ class Api:
     # Pods
     async def nominate(self, pods: Sequence[PodRecord], node: str) -> dict[PodKey, str]:
         self._may("nominate")
+        if self.takes_back:
+            self.takes_back -= 1
+            return {}
         for pod in pods:
             self.put(Kind.POD, pod.key, msgspec.structs.replace(self.pods[pod.key], nominated_node=node))
         return {}

@@ -1,5 +1,7 @@
 """The allocator's way from pending pods to Initialized nodes, in a small honest world."""
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -325,6 +327,34 @@ async def test_planned_pods_are_nominated_before_the_scheduler_is_let_in(world: 
     assert claim.is_true(REGISTERED)
     assert claim.node_name == node.name
     assert not claim.is_true(INITIALIZED), "its startup taint is still there"
+
+
+async def test_a_nomination_taken_back_is_made_again_before_the_node_opens(world: World) -> None:
+    world.pending_pods(3)
+    replica = world.replica()
+    await replica.round()
+    world.join(next(iter(world.api.claims)))
+    world.api.writes.clear()
+    world.api.takes_back = 1
+    following = asyncio.create_task(replica.follow())
+    await world.clock.advance(1.0)
+    await following
+    assert world.api.writes[:3] == ["nominate", "nominate", "register"]
+
+
+async def test_a_nomination_taken_back_later_is_made_again_unless_another_was_made(world: World) -> None:
+    pods = world.pending_pods(2)
+    replica = world.replica()
+    await replica.round()
+    node = world.join(next(iter(world.api.claims)))
+    await replica.follow()
+    world.change_node(node.name, taints=())
+    await replica.follow()
+    for key, nominated in zip(pods, ("", "where-the-scheduler-preempts"), strict=True):
+        pod = world.api.pods[key]
+        world.api.put(Kind.POD, key, msgspec.structs.replace(pod, nominated_node=nominated))
+    await replica.follow()
+    assert [world.api.pods[key].nominated_node for key in pods] == [node.name, "where-the-scheduler-preempts"]
 
 
 async def test_a_node_is_initialized_once_its_startup_taints_are_gone(world: World) -> None:

@@ -213,7 +213,7 @@ class Yard:
         if ready:
             machine.ready.set()
         log.info("a machine joined", instance=entry.instance_id, node=machine.name, type=entry.instance_type)
-        bound = f"&fieldSelector=spec.nodeName%3D{machine.name}"
+        bound = f"&resourceVersion=0&fieldSelector=spec.nodeName%3D{machine.name}"
         for pod in await self._patient.everything("/api/v1/pods", Pod, bound):
             self._kubelets.see(pod)
 
