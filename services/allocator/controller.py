@@ -54,7 +54,7 @@ MOST_PLAN_S: Final = 60.0
 QUIET_S: Final = 0.35
 """Without a new pod for this long an open batch is planned ahead."""
 _LOOK_EVERY_S: Final = 0.01
-_LOOK_SHARE: Final = 8.0
+_LOOK_SHARE: Final = 5.0
 """Between two looks at what waits passes at least this many times what a look took, so that a cluster in commotion
 leaves the processor to those who work on it."""
 _MOST_LOOK_S: Final = 0.1
