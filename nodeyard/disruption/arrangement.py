@@ -11,6 +11,8 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.node import READY, Condition, Node, NodeClaim
 from nodeyard.api.pod import PodKey
+from nodeyard.api.pool import PoolKey
+from nodeyard.api.quantity import Resources
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.model import Candidate
 from nodeyard.provisioning.model import Plan, PlannedNode, Problem
@@ -102,6 +104,40 @@ def _coming(snapshot: Snapshot) -> dict[str, NodeClaim]:
         for name, claim in snapshot.claims.items()
         if snapshot.node_of(claim) is None and claim.node_name not in snapshot.nodes
     }
+
+
+Used = Mapping[PoolKey, Resources]
+"""What each pool's nodes hold of everything there is a limit for; `nodes` is their number."""
+
+
+def used_of_limited(arrangement: Arrangement) -> Used:
+    """What counts towards the limits of pools that may never be over any."""
+    pools = arrangement.base.pools
+    limited = {key: pool.limits for key, pool in pools.items() if pool.limits and pool.limits_inclusive}
+    used: dict[PoolKey, Resources] = {key: dict.fromkeys(limits, 0) for key, limits in limited.items()}
+    if limited:
+        _count(used, arrangement.places.values())
+    return used
+
+
+def exceeds(base: Snapshot, used: Used, made: Iterable[Place]) -> bool:
+    """Whether a pool of these nodes would be over one of its limits once they are made."""
+    coming = {p.pool: dict(used[p.pool]) for p in made if p.pool in used}
+    _count(coming, made)
+    return any(
+        amount > base.pools[key].limits[resource]
+        for key, amounts in coming.items()
+        for resource, amount in amounts.items()
+    )
+
+
+def _count(used: Mapping[PoolKey, Resources], places: Iterable[Place]) -> None:
+    for place in places:
+        mine = used.get(place.pool)
+        if mine is None:
+            continue
+        for resource in mine:
+            mine[resource] += 1 if resource == "nodes" else place.node.capacity.get(resource, 0)
 
 
 def place_of(candidate: Candidate, node: Node, movable: bool) -> Place:

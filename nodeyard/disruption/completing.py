@@ -1,8 +1,9 @@
 """A cluster given as objects, completed with what its controllers would have written by now.
 
 Files hold Nodes, their pods, pools and budgets; seldom NodeClaims, labels of a finished start or the status of a
-PodDisruptionBudget. For a simulation the nodes of a pool are taken for up and running, each with a claim of its own
-name, and budgets are counted from the pods they select. What the objects do say is left as it is.
+PodDisruptionBudget, and rarely the annotation with which a volume's binding ends. For a simulation the nodes of a pool
+are taken for up and running, each with a claim of its own name, volume claims that name a volume for bound, and budgets
+are counted from the pods they select. What the objects do say is left as it is.
 Source: Kubernetes documentation, "Specifying a Disruption Budget" (rounding of percentages).
 """
 
@@ -57,6 +58,10 @@ def completed(
         claims=claims,
         pdbs={
             key: _counted(snapshot, pdb) if key in uncounted else pdb for key, pdb in snapshot.pdbs.items()
+        },
+        pvcs={
+            key: msgspec.structs.replace(pvc, phase="Bound", bind_completed=True) if pvc.volume_name else pvc
+            for key, pvc in snapshot.pvcs.items()
         },
         claim_of_provider={c.provider_id: name for name, c in claims.items() if c.provider_id},
         node_of_provider={n.provider_id: name for name, n in nodes.items() if n.provider_id},

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from nodeyard.api import labels as keys
+from nodeyard.api.node import Node
 from nodeyard.api.pod import PodKey
 from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, PoolKey
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.arrangement import Arrangement, Names, Place, place_of, problem_of
 from nodeyard.disruption.budgets import limit
-from nodeyard.disruption.candidates import candidates
+from nodeyard.disruption.candidates import candidates, price
 from nodeyard.disruption.evictability import PodGuard, eviction_cost
 from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
 from nodeyard.disruption.neighbours import TopologyGuard
@@ -30,13 +31,15 @@ from nodeyard.provisioning.planner import plan
 _LEAST_GAIN = 5e-4
 _WEEK_H = 168
 _MOST_ROUNDS = 6
+_TRYING = 0.1
+"""Of the time that is left: what one more look for a way to the same nodes may take."""
 _AT_ONCE = 4
 """How many nodes should find room below the ceiling at once."""
 
 
 class Settings(msgspec.Struct, frozen=True):
     """`disruption_usd`: USD per hour that one unit of eviction cost (a pod of no priority) must save to be worth it.
-    `seconds`: for the whole play. `rise`: how far rent may rise on the way.
+    `seconds`: for the whole play. `rise`: how far rent may rise on the way, further only once nothing more is gained so.
     """
 
     disruption_usd: float = 1e-5
@@ -100,12 +103,24 @@ class Play:
             places[candidate.node] = place_of(candidate, node, candidate.node not in self.kept)
         for name, node in snapshot.nodes.items():
             if name not in places:
-                places[name] = Place(node)
+                places[name] = self._foreign(node)
                 self.kept[name] = Block(Rule.NO_POOL, "it belongs to no NodePool")
             held[name] = tuple(
                 sorted(k for k in snapshot.pods_on.get(name, ()) if not snapshot.pods[k].daemon)
             )
         return Arrangement(snapshot, places, held)
+
+    def _foreign(self, node: Node) -> Place:
+        """A node of no pool: it stays, and costs what it costs."""
+        kind, zone, capacity_type = (
+            node.labels.get(key, "") for key in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
+        )
+        known = (price(self.view, key, kind, zone, capacity_type) for key in self.view.catalogues)
+        cost = next((usd for usd in known if usd is not None), 0.0)
+        charge = self.view.options.node_charge_usd_per_hour
+        return Place(
+            node, instance_type=kind, zone=zone, capacity_type=capacity_type, price=cost, charge=charge
+        )
 
     def _block(self, candidate: Candidate) -> Block | None:
         """The first rule that keeps the node for good."""
@@ -176,14 +191,25 @@ class Play:
         )  # fmt: skip
 
     def _widen(self, way: "_Way", target: Target) -> bool:
-        """Room for one new node at a time, where a share of the rent pays for none; whether that is more than there was."""
-        made = [p for name, p in target.arrangement.places.items() if name not in way.after.places]
-        ceiling = way.after.rent + max((place.price for place in made), default=0.0)
+        """More room: for one new node at a time where a share of the rent pays for none, else twice as much as there was,
+        up to all new nodes beside all old ones; whether that is more than there was.
+        """
+        rent = way.after.rent
+        made = [p.price for name, p in target.arrangement.places.items() if name not in way.after.places]
+        ceiling = rent + min(sum(made), max([2 * (self.ceiling - rent), *made]))
         if ceiling <= self.ceiling + 1e-9:
             return False
         self.ceiling = ceiling
         self.pace = Pace(self.allowed, ceiling, self.settings.spot_to_spot)
         return True
+
+    def _wider(self, way: "_Way", there: "_Way", target: Target, until: float) -> "_Way":
+        """The same with as much room as it takes, as long as trying takes little of the time."""
+        while not _reached(there, target) and self.unfolding_s < _TRYING * (until - self.clock()):
+            if not self._widen(way, target):
+                break
+            there = self._towards(way, target)
+        return there
 
     def _share(self, until: float, share: float) -> float:
         now = self.clock()
@@ -196,6 +222,8 @@ class Play:
         can't be reached below the ceiling, groups of nodes at a time; then ones small enough to be made a few at a time.
         """
         there = self._towards(way, target)
+        if first:
+            there = self._wider(way, there, target, until)
         if _reached(there, target):
             return self._further(way, there, search, target, until), True
         others = [there]

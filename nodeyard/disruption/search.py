@@ -155,7 +155,8 @@ class Search:
             waiting -= set(gone)
             left = sum(now.places[n].cost for n in waiting) / max(1e-9, sum(now.places[n].cost for n in gone))
             effort = min(self.ground.options.deadline_s, 2 * (until - self.clock()) / (1 + left))
-            self._tried(now, yard, gone, self._part(now, gone, hosts, cell), max(0.2, effort), permit)
+            problem = self._part(now, gone, hosts, cell, beside=True)
+            self._tried(now, yard, gone, problem, max(0.2, effort), permit)
 
     def objective(self, arrangement: Arrangement) -> float:
         """Rent, node charges, and the price of the evictions on the way there."""
@@ -251,7 +252,8 @@ class Search:
             if not gone:
                 break
             effort = _EFFORT * (1 + failures / 5) * float(0.5 + self.rng.random())
-            better = self._tried(now, yard, gone, self._part(now, gone, hosts, cell), effort, permit)
+            problem = self._part(now, gone, hosts, cell, beside=permit is not None)
+            better = self._tried(now, yard, gone, problem, effort, permit)
             failures = 0 if better else failures + 1
         return now
 
@@ -276,10 +278,11 @@ class Search:
         return True
 
     def _part(
-        self, now: Arrangement, gone: Sequence[str], hosts: Sequence[str], cell: tuple[str, ...] | None
-    ) -> Problem:
+        self, now: Arrangement, gone: Sequence[str], hosts: Sequence[str], cell: tuple[str, ...] | None,
+        *, beside: bool,
+    ) -> Problem:  # fmt: skip
         """A problem of its own: the pods of `gone`, these hosts, and what the pools may still buy (in the cell, if one
-        is given).
+        is given). `beside`: what is bought runs beside `gone` for a while, and limits have to hold then too.
         """
         base = now.base
         pods = tuple(key for name in gone for key in now.held[name])
@@ -294,7 +297,7 @@ class Search:
         shapes = base.shapes
         if cell is not None:
             shapes = {r.shape: self._without_terms(r.shape) for r in records.values()}
-        kept = [p for n, p in now.places.items() if n not in gone and n not in hosts]
+        kept = [p for n, p in now.places.items() if n not in hosts and (beside or n not in gone)]
         snapshot = Snapshot(
             shapes=shapes, pods=records, nodes={n: now.places[n].node for n in hosts}, pods_on=pods_on,
             pools={k: self._narrowed(pool, kept, cell) for k, pool in base.pools.items()},

@@ -2,8 +2,8 @@
 
 A step makes nodes, then takes others away; their pods go to nodes that stand at that moment. Pods of a shape are
 interchangeable, so the target only says how many of each shape a node still takes (`wants`), and every step fills the
-nodes that are up before it makes more. A step keeps within the pools' budgets and the PodDisruptionBudgets, makes no
-term between pods worse, and never lets the rent of everything that runs rise more than a tenth above the start. Where
+nodes that are up before it makes more. A step keeps within the pools' budgets and limits (new nodes beside old ones) and
+the PodDisruptionBudgets, makes no term between pods worse, and never lets the rent of everything that runs rise more than a tenth above the start. Where
 nothing can be made without that, pods are parked on nodes that go later. What can't be reached so is left as it is.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodKey, ShapeId
 from nodeyard.api.pool import PoolKey
-from nodeyard.disruption.arrangement import Arrangement, Place
+from nodeyard.disruption.arrangement import Arrangement, Place, exceeds, used_of_limited
 from nodeyard.disruption.evictability import PodGuard
 from nodeyard.disruption.model import Reason
 from nodeyard.disruption.neighbours import Excess, TopologyGuard
@@ -107,6 +107,7 @@ class Unfolding:
         for name, wants in self.wants.items():
             if name in self.now.places:
                 self.up.update(wants)
+        self.used = used_of_limited(self.now)
 
     def run(self, homeless: Iterable[PodKey]) -> tuple[list[Step], Arrangement]:
         """All steps that can be taken, and what they lead to."""
@@ -243,7 +244,9 @@ class Unfolding:
                     continue
                 if cell is None or shape not in self.guard.involved or self._cell(node) == cell:
                     taken[node] += min(many, batch.wants[node][shape])
-        best = max(taken, key=lambda n: (taken[n] / self.to_make[n].cost, n), default="")
+        beside = [self.to_make[n] for n in (*batch.add, *made)]
+        allowed = [n for n in taken if not exceeds(self.now.base, self.used, [*beside, self.to_make[n]])]
+        best = max(allowed, key=lambda n: (taken[n] / self.to_make[n].cost, n), default="")
         return best if best and taken[best] else ""
 
     def _may_go(self, batch: _Batch, name: str, made: list[str], rent: float) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from nodeyard.api import labels as keys
+from nodeyard.api.cluster import PersistentVolumeClaim
 from nodeyard.api.pool import Budget
 from nodeyard.api.selectors import LabelSelector, PodAffinity, PodAffinityTerm
 from nodeyard.disruption.completing import completed
@@ -166,6 +167,7 @@ def test_nodes_of_no_pool_are_left_alone_and_count() -> None:
     played = play(made.view())
     assert "n2" in played.after.places
     assert played.kept["n2"].rule is Rule.NO_POOL
+    assert played.after.places["n2"].price == played.before.places["n2"].price == 0.20
 
 
 def test_files_without_claims_are_completed() -> None:
@@ -176,6 +178,28 @@ def test_files_without_claims_are_completed() -> None:
     assert play(bare).kept["n0"].rule is Rule.NO_CLAIM
     whole = msgspec.structs.replace(bare, snapshot=completed(bare.snapshot, {"": catalogue()}))
     assert len(play(whole).after.places) == 1
+
+
+def test_volume_claims_of_files_that_name_a_volume_are_bound() -> None:
+    made = half_empty(1)
+    made.put(
+        Kind.PVC, "default/data", PersistentVolumeClaim("default", "data", volume_name="pv", phase="Bound")
+    )
+    made.put(Kind.PVC, "default/new", PersistentVolumeClaim("default", "new"))
+    pvcs = completed(made.snapshot, {"": catalogue()}).pvcs
+    assert pvcs["default/data"].bind_completed
+    assert not pvcs["default/new"].bind_completed
+
+
+def test_limits_hold_while_new_nodes_run_beside_old_ones() -> None:
+    made = half_empty(3, limits={"cpu": 12_000})
+    for n in range(3):
+        made.pod(f"more-{n}", f"n{n}", shape=made.shape(f"s{n}", 2900).id)
+    tight, wide = play(made.view()), half_empty(3, limits={"cpu": 20_000})
+    for n in range(3):
+        wide.pod(f"more-{n}", f"n{n}", shape=wide.shape(f"s{n}", 2900).id)
+    assert not any(step.add for step in tight.steps)
+    assert any(step.add for step in play(wide.view()).steps)
 
 
 def test_a_budget_without_status_is_counted_from_its_pods() -> None:
