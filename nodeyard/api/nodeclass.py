@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from nodeyard.api.cpu_options import CpuOptions
 from nodeyard.api.networking import ConnectionTracking, NetworkInterface
 from nodeyard.api.node import Condition
 from nodeyard.api.placement import Placement, PlacementGroup, PlacementGroupSelector
@@ -141,6 +142,7 @@ class NodeClass(Value, frozen=True):
     network_interfaces: tuple[NetworkInterface, ...] = ()
     connection_tracking: ConnectionTracking | None = None
     detailed_monitoring: bool = False
+    cpu_options: CpuOptions | None = None
     placement_group_selector: PlacementGroupSelector | None = None
     context: str = ""
     """EC2's own word for a reserved context id, passed on with each launch."""

@@ -13,6 +13,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api import objects, validation
+from nodeyard.api.cpu_options import cpu_problems
 from nodeyard.api.networking import network_problems
 from nodeyard.api.node import NodeClassRef
 from nodeyard.api.nodeclass import (
@@ -192,6 +193,7 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         network_interfaces=spec.network_interfaces,
         connection_tracking=spec.connection_tracking,
         detailed_monitoring=spec.detailed_monitoring,
+        cpu_options=spec.cpu_options,
         placement_group_selector=spec.placement_group_selector,
         context=spec.context,
         subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
@@ -231,6 +233,7 @@ _HASHED_WHEN_SET: Final = (
     "network_interfaces",
     "connection_tracking",
     "placement_group_selector",
+    "cpu_options",
 )
 """Fields that leave the digest of a class without them as it was, so that more can come without another version."""
 
@@ -283,6 +286,7 @@ def _class_problems(spec: objects.EC2NodeClassSpec, kubelet: Kubelet) -> Iterabl
     yield from network_problems(
         spec.network_interfaces, spec.connection_tracking, spec.ip_prefix_count, spec.associate_public_ip
     )
+    yield from cpu_problems(spec.cpu_options)
     yield from placement_problems(spec.placement_group_selector)
     if bool(spec.role) == bool(spec.instance_profile):
         yield "spec: exactly one of role and instanceProfile is wanted"

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from nodeyard.api.cpu_options import CpuOptions
 from nodeyard.api.networking import ConnectionTracking, NetworkInterface
 from nodeyard.api.nodeclass import (
     BlockDeviceMapping,
@@ -294,6 +295,7 @@ class EC2NodeClassSpec(Raw):
     network_interfaces: tuple[NetworkInterface, ...] = ()
     connection_tracking: ConnectionTracking | None = None
     detailed_monitoring: bool = False
+    cpu_options: CpuOptions | None = None
     placement_group_selector: PlacementGroupSelector | None = None
     context: str = ""
 

@@ -32,7 +32,6 @@ from nodeyard.local.stand import Options, Stand
 
 app = typer.Typer(add_completion=False)
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
-PAGE = 1000
 IMPOSSIBLE = "giant"
 """The deployment that cannot be scheduled at all and has to be told why."""
 
@@ -102,7 +101,7 @@ class Story:
         for message in scene.refusals(IMPOSSIBLE)[:1]:
             say(f"   the pod that cannot be scheduled: [yellow]{message}[/yellow]")
         account = self._get(f"{self._stand.account_url}/dials/cost")
-        facts = summary(scene, account, self._on_demand_offerings())
+        facts = summary(scene, account)
         say("\n[bold]2. Scale to zero: the nodes go, and so does the cost[/bold]")
         for deployment in self._api.get(DEPLOYMENTS)["items"]:
             self._api.patch(f"{DEPLOYMENTS}/{deployment['metadata']['name']}", {"spec": {"replicas": 0}})
@@ -166,16 +165,6 @@ class Story:
             decisions=self._get(f"{admin}/v1/decisions?limit=12", default=[]),
             rate=self._get(f"{self._stand.account_url}/dials/cost")["rate_usd_per_hour"],
         )
-
-    def _on_demand_offerings(self) -> list[dict[str, Any]]:
-        """All of them, page by page."""
-        url = f"{self._stand.endpoint('pricing').url}/v1/offerings?capacity_type=on-demand&limit={PAGE}"
-        found: list[dict[str, Any]] = []
-        while True:
-            page = self._get(f"{url}&offset={len(found)}")
-            found += page["offerings"]
-            if len(found) >= page["total"] or not page["offerings"]:
-                return found
 
     def _get(self, url: str, default: Any = None) -> Any:
         """JSON of a GET; `default`, where given, while the service behind it is not ready."""

@@ -57,6 +57,7 @@ class TypeDescription(Value, frozen=True):
     nvme: bool = False
     nvme_gb: int = 0
     """Instance store in all, disks that are not NVMe included (`nvme` says which)."""
+    nested_virtualization: bool = False
     placement_strategies: tuple[str, ...] = ()
     """Kinds of placement group that take it: cluster, partition, spread."""
     gpus: tuple[Device, ...] = ()

@@ -1,11 +1,12 @@
 """Which instance types can be what a node class asks for, so that no launch is tried with the others.
 
-A type must have the network cards and EFA devices that the class's interfaces need, and be of a kind that the class's
-placement group takes. Types of which the facts are not
+A type must have the network cards and EFA devices that the class's interfaces need, be of a kind that the class's
+placement group takes, and virtualize where the class says that its pods do. Types of which the facts are not
 known count as not having them. Neighbour: `resolve`, which leaves the others out of the class's catalogue.
 Source: EC2 API reference, InstanceTypeInfo.
 """
 
+from nodeyard.api.cpu_options import ENABLED
 from nodeyard.api.networking import EFA_ONLY
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.cloudprovider.description import TypeDescription
@@ -13,7 +14,16 @@ from nodeyard.cloudprovider.description import TypeDescription
 
 def eligible(described: TypeDescription, node_class: NodeClass) -> bool:
     """Whether instances of this type can be launched as the class wants them."""
-    return _has_interfaces(described, node_class) and _fits_group(described, node_class)
+    return (
+        _has_interfaces(described, node_class)
+        and _fits_group(described, node_class)
+        and (described.nested_virtualization or not _wants_nested(node_class))
+    )
+
+
+def _wants_nested(node_class: NodeClass) -> bool:
+    options = node_class.cpu_options
+    return options is not None and options.nested_virtualization == ENABLED
 
 
 def _fits_group(described: TypeDescription, node_class: NodeClass) -> bool:

@@ -150,6 +150,7 @@ def _settings_key(table: TypeTable, node_class: NodeClass, seen: Mapping[str, in
         node_class.instance_store_policy,
         node_class.network_interfaces,
         node_class.placement_group,
+        node_class.cpu_options,
         sorted(_architectures(node_class.images)),
         sorted(seen.items()),
     )

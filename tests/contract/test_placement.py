@@ -1,4 +1,4 @@
-"""Placement groups and tenancy through real boto3: found, launched into, and what is refused in them stays in them."""
+"""Placement groups, tenancy and CPU options through real boto3: found, launched into, and what is refused in them stays in them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nodeyard.adapters.ec2.node_class import Resolver
 from nodeyard.adapters.ec2.placement import Partitions
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
+from nodeyard.api.cpu_options import CpuOptions
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.api.placement import Placement, PlacementGroupSelector
 from nodeyard.cloudprovider.boot import Boot
@@ -201,3 +202,18 @@ async def test_a_group_deleted_under_us_is_not_found(session: Ec2Session, ec2: A
     members = (("c", "gone-uid"),)
     answer = await fleet.launch(record, Batch(fleet.stamp(record, members), members))
     assert isinstance(answer.error, NotFound)
+
+
+async def test_nested_virtualization_is_asked_of_the_instances(session: Ec2Session, ec2: Any) -> None:
+    """m5 has none, so that the account refuses just what a class's catalogue leaves out."""
+    answer, record = await launched(
+        session, msgspec.structs.replace(CLASS, cpu_options=CpuOptions("enabled")), 1, zones="a"
+    )
+    template = ec2.describe_launch_template_versions(
+        LaunchTemplateName=record.choices[0].template, Versions=["$Latest"]
+    )
+    data = template["LaunchTemplateVersions"][0]["LaunchTemplateData"]
+    assert data["CpuOptions"] == {"NestedVirtualization": "enabled"}
+    assert not answer.made
+    assert answer.error is not None
+    assert answer.error.code == "UnsupportedOperation"

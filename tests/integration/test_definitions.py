@@ -117,6 +117,7 @@ GOOD = {
             {"id": "cr-1"}, {"tags": {"team": "*"}, "ownerID": "123456789012", "instanceMatchCriteria": "targeted"}],
         someLaterField={"kept": True},
     ),
+    "nested virtualization": nodeclass(cpuOptions={"nestedVirtualization": "enabled"}),
     "a placement group by id": nodeclass(placementGroupSelector={"id": "pg-0a1"}),
     "a placement group by name": nodeclass(placementGroupSelector={"name": "training"}),
     "a custom family with an alias": nodeclass(amiFamily="Custom"),
@@ -237,6 +238,7 @@ BAD = {
         nodeclass(capacityReservationSelectorTerms=[{"tags": {"a": "b"}, "ownerID": "me"}]), "ownerID"),
     "a reservation that matches oddly": (
         nodeclass(capacityReservationSelectorTerms=[{"instanceMatchCriteria": "some"}]), "instanceMatchCriteria"),
+    "nested virtualization by halves": (nodeclass(cpuOptions={"nestedVirtualization": "some"}), "nestedVirtualization"),
     "a placement group named twice": (nodeclass(placementGroupSelector={"name": "a", "id": "pg-0"}), "exactly one of name and id"),
     "a placement group without a name": (nodeclass(placementGroupSelector={}), "exactly one of name and id"),
     "a placement group by a wrong id": (nodeclass(placementGroupSelector={"id": "sg-0"}), "placementGroupSelector.id"),

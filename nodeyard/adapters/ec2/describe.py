@@ -126,6 +126,7 @@ def description_of(info: Mapping[str, Any], zones: Iterable[str] = ()) -> TypeDe
         nitro_enclaves=info.get("NitroEnclavesSupport") == "supported",
         nvme=storage.get("NvmeSupport", "unsupported") != "unsupported",
         nvme_gb=int(storage.get("TotalSizeInGB", 0)),
+        nested_virtualization="nested-virtualization" in processor.get("SupportedFeatures", ()),
         placement_strategies=tuple(info.get("PlacementGroupInfo", {}).get("SupportedStrategies", ())),
         gpus=tuple(_device(gpu) for gpu in info.get("GpuInfo", {}).get("Gpus", ())),
         inference=tuple(_device(d) for d in info.get("InferenceAcceleratorInfo", {}).get("Accelerators", ())),

@@ -113,16 +113,16 @@ def _tag(described: dict[str, Any], key: str) -> str:
 def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, Any]:
     """LaunchTemplateData for EC2, in a fixed order. Raises UserDataError."""
     text = user_data(node_class.ami_family, boot, node_class.user_data)
-    options = node_class.metadata_options
+    metadata = node_class.metadata_options
     data: dict[str, Any] = {
         "ImageId": image.id,
         "IamInstanceProfile": {"Name": node_class.resolved_profile},
         "UserData": base64.b64encode(text.encode()).decode(),
         "MetadataOptions": {
-            "HttpEndpoint": options.http_endpoint,
-            "HttpProtocolIpv6": options.http_protocol_ipv6,
-            "HttpPutResponseHopLimit": options.http_put_response_hop_limit,
-            "HttpTokens": options.http_tokens,
+            "HttpEndpoint": metadata.http_endpoint,
+            "HttpProtocolIpv6": metadata.http_protocol_ipv6,
+            "HttpPutResponseHopLimit": metadata.http_put_response_hop_limit,
+            "HttpTokens": metadata.http_tokens,
         },
         "BlockDeviceMappings": _block_devices(node_class),
     }
@@ -130,6 +130,9 @@ def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, 
         data["NetworkInterfaces"] = interfaces
     else:
         data["SecurityGroupIds"] = [g.id for g in node_class.security_groups]
+    options = node_class.cpu_options
+    if options is not None and options.nested_virtualization:
+        data["CpuOptions"] = {"NestedVirtualization": options.nested_virtualization}
     if placement := _placement(node_class):
         data["Placement"] = placement
     if node_class.detailed_monitoring:

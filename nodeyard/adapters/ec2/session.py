@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import boto3
+import botocore.session
 from botocore import exceptions as aws
 from botocore import xform_name
 from botocore.config import Config
@@ -22,6 +23,7 @@ from botocore.config import Config
 from nodeyard import __version__
 from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.errors import DRY_RUN_OK, translated
+from nodeyard.adapters.ec2.timestamps import read_timestamp
 from nodeyard.cloudprovider.errors import CloudError, InvalidRequest, Throttled
 from nodeyard.runtime.backoff import Backoff
 
@@ -54,7 +56,11 @@ class Ec2Session:
         """`region` overrides the environment's. `attempts` counts the first try. With a `budget`, EC2 is called within
         it and tries are repeated from it; without, botocore's adaptive mode does both. Nothing is contacted here.
         """
-        self._session = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None)
+        core = botocore.session.get_session()
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_timestamp)
+        self._session = boto3.Session(
+            region_name=region or os.environ.get("AWS_REGION") or None, botocore_session=core
+        )
         own_attempts = attempts if budget is None else 1
         self._attempts = attempts
         self._budget = budget

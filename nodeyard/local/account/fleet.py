@@ -184,6 +184,7 @@ def _pool(account: Account, base: Order, override: dict[str, Any], spot: bool, s
             "InvalidFleetConfiguration", f"The instance type {instance_type} is not available as Spot."
         )
     _check_interfaces(found, base.data)
+    _check_processor(found, base.data)
     try:
         account.groups.check(base.placement, found)
     except ServiceException as error:
@@ -241,6 +242,17 @@ def _check_interfaces(found: dict[str, Any], data: dict[str, Any]) -> None:
             )
         if kind not in card.get("InterfaceTypes", ["interface"]):
             raise RefusedError("UnsupportedOperation", f"{kind} interfaces are not supported on {name}.")
+
+
+def _check_processor(found: dict[str, Any], data: dict[str, Any]) -> None:
+    """Raises RefusedError where nested virtualization is asked of a type that has none."""
+    asked = (data.get("CpuOptions") or {}).get("NestedVirtualization")
+    features = found.get("ProcessorInfo", {}).get("SupportedFeatures", [])
+    if asked == "enabled" and "nested-virtualization" not in features:
+        raise RefusedError(
+            "UnsupportedOperation",
+            f"The instance type {found['InstanceType']} does not support nested virtualization.",
+        )
 
 
 def _check_image(account: Account, image_id: str, instance_type: str) -> None:

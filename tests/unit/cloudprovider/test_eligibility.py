@@ -3,6 +3,7 @@
 import pytest
 
 from nodeyard.api import labels as keys
+from nodeyard.api.cpu_options import CpuOptions
 from nodeyard.api.networking import EFA_ONLY, NetworkInterface
 from nodeyard.api.placement import PlacementGroup
 from nodeyard.cloudprovider.capacity import EFA, capacity_of, reservations_of
@@ -89,3 +90,14 @@ def test_what_is_refused_in_a_group_is_out_for_that_group_alone() -> None:
     assert shut(None) == shut(PlacementGroup("pg-2", "h", "spread")) == set()
     in_zone = {(name, "a", kind) for name in ("m5.large", "m5.xlarge") for kind in ("spot", "on-demand")}
     assert shut(PlacementGroup("pg-1", "g", "spread")) == in_zone | {("m5.large", "b", "spot")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"), [("enabled", {"m8i.large"}), ("disabled", {"m8i.large", "m5.large"})]
+)
+def test_only_types_with_nested_virtualization_serve_where_it_is_enabled(
+    asked: str, wanted: set[str]
+) -> None:
+    market = small_market(table_of("m8i.large", "m5.large"))
+    found = resolve(market, node_class(cpu_options=CpuOptions(asked)), now=0.0)
+    assert set(found.by_name) == wanted
