@@ -64,7 +64,9 @@ class Reading(msgspec.Struct, frozen=True):
 
     def planner(self) -> Planner:
         """The allocator's planner."""
-        options = PlanOptions(node_charge_usd_per_hour=self.node_charge, bound=False)
+        options = PlanOptions(
+            node_charge_usd_per_hour=self.node_charge, bound=False, strict_reservations=False
+        )
 
         def planned(problem: Problem) -> Plan:
             return plan(problem, options, time.monotonic)

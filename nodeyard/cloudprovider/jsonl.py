@@ -1,7 +1,8 @@
 """The catalogue as JSON Lines, one instance type a line: what `nodeyard catalog export` writes and `plan` reads.
 
 `{"name", "requirements": {label: [values]}, "capacity": {resource: quantity}, "allocatable": {...},
-"offerings": [{"zone", "zoneId", "capacityType", "price", "available"}]}`; prices in USD per hour. Zone, zone id and
+"offerings": [{"zone", "zoneId", "capacityType", "price", "available", "reserved"}]}`; prices in USD per
+hour, `reserved` ({"id", "kind", "interruptible", "left"}) only where the capacity type is. Zone, zone id and
 capacity type stand in the requirements too, for readers without an eye for offerings; read back, they come from the
 offerings alone. A line that can't be understood stops the reading with its number and field.
 """
@@ -14,7 +15,7 @@ import msgspec
 from nodeyard.api.labels import CAPACITY_TYPE, INSTANCE_TYPE, ZONE, ZONE_ID
 from nodeyard.api.quantity import QuantityError, Resources, parse, render_all
 from nodeyard.api.selectors import Value
-from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
+from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
 
 
 class CatalogueError(ValueError):
@@ -35,6 +36,7 @@ class _Offer(Value, frozen=True):
     available: bool = True
     source: str = ""
     price_age_s: float | None = None
+    reserved: Reserved | None = None
 
 
 class _Entry(Value, frozen=True):
@@ -89,6 +91,7 @@ def _entry_of(found: InstanceType) -> dict[str, object]:
                 "available": o.available,
                 **({"source": o.source} if o.source else {}),
                 **({"priceAgeS": round(o.price_age_s, 1)} if o.price_age_s is not None else {}),
+                **({"reserved": msgspec.to_builtins(o.reserved)} if o.reserved is not None else {}),
             }
             for o in found.offerings
         ],
@@ -120,7 +123,16 @@ def _type_of(line: str | bytes, number: int) -> InstanceType:
         _quantities(entry.capacity, "capacity", number),
         _quantities(entry.allocatable, "allocatable", number),
         tuple(
-            Offering(o.zone, o.capacity_type, o.price, o.available, o.zone_id, o.source, o.price_age_s)
+            Offering(
+                o.zone,
+                o.capacity_type,
+                o.price,
+                o.available,
+                o.zone_id,
+                o.source,
+                o.price_age_s,
+                reserved=o.reserved,
+            )
             for o in entry.offerings
         ),
     )

@@ -1,6 +1,6 @@
 """Instance types, their offerings, and the catalogue of them that one node class can launch.
 
-An offering is (capacity type × zone): price and whether it can be had now. Prices are USD per hour. Capacity is the
+An offering is (capacity type × zone × reservation, where there is one): price and whether it can be had now. Prices are USD per hour. Capacity is the
 instance's; allocatable is what the kubelet leaves for pods under the node class's image family and kubelet settings.
 Source: Karpenter documentation, "Instance types"; EC2 DescribeInstanceTypes.
 """
@@ -10,6 +10,19 @@ from functools import cached_property
 
 from nodeyard.api.quantity import Resources
 from nodeyard.api.selectors import Value
+
+
+class Reserved(Value, frozen=True):
+    """The capacity reservation that an offering of capacity type `reserved` is in."""
+
+    id: str
+    kind: str = "default"
+    """default or capacity-block."""
+    interruptible: bool = False
+    left: int = 0
+    """Instances that it still took when it was counted."""
+    counted_at: float = 0.0
+    """Unix seconds."""
 
 
 class Offering(Value, frozen=True):
@@ -28,6 +41,8 @@ class Offering(Value, frozen=True):
     """USD per hour without commitments and discounts, where that is another."""
     release: float | None = None
     """USD per hour that giving one up saves, where that is another than the price."""
+    reserved: Reserved | None = None
+    """Set where the capacity type is `reserved`."""
 
 
 class InstanceType(Value, frozen=True):
@@ -46,9 +61,13 @@ class Catalogue:
     The planner builds its columns from it once per revision and keeps them with it (`memo`).
     """
 
-    def __init__(self, types: Iterable[InstanceType], revision: str = "") -> None:
+    def __init__(
+        self, types: Iterable[InstanceType], revision: str = "", unselected: Iterable[str] = ()
+    ) -> None:
         self.types: tuple[InstanceType, ...] = tuple(types)
         self.revision = revision
+        self.unselected = frozenset(unselected)
+        """Ids of capacity reservations that there are, but not for the node class of this catalogue."""
         self.memo: dict[str, object] = {}
         """Derived tables that readers keep beside the catalogue; keyed by the reader's module."""
 
@@ -56,12 +75,23 @@ class Catalogue:
     def by_name(self) -> Mapping[str, InstanceType]:
         return {t.name: t for t in self.types}
 
-    def offering(self, instance_type: str, zone: str, capacity_type: str) -> Offering | None:
-        """The offering, or None where there is none."""
+    def offering(
+        self, instance_type: str, zone: str, capacity_type: str, reservation: str = ""
+    ) -> Offering | None:
+        """The offering, or None where there is none. `reservation`: its id; empty: any."""
         found = self.by_name.get(instance_type)
         if found is None:
             return None
-        return next((o for o in found.offerings if o.zone == zone and o.capacity_type == capacity_type), None)
+        return next(
+            (
+                o
+                for o in found.offerings
+                if o.zone == zone
+                and o.capacity_type == capacity_type
+                and (not reservation or (o.reserved is not None and o.reserved.id == reservation))
+            ),
+            None,
+        )
 
     def __len__(self) -> int:
         return len(self.types)

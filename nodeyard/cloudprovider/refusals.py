@@ -15,6 +15,9 @@ from nodeyard.api.selectors import Value
 REFUSAL_TTL_S: Final = 180.0
 """How long an offering stays out after a refusal; Karpenter documentation, "Insufficient capacity errors"."""
 
+RESERVATION_TTL_S: Final = 60.0
+"""How long a reservation counts as full after a refusal: about as long as until it is counted again."""
+
 NO_ADDRESSES: Final = "InsufficientFreeAddressesInSubnet"
 """EC2's code for a subnet that is full."""
 
@@ -35,11 +38,25 @@ class Refusal(Value, frozen=True):
     """Set: the subnet has no free addresses; its zone is out only when all the class's subnets there are."""
     placement_group: str = ""
     """Set: only launches into the group with this id are affected."""
+    reservation: str = ""
+    """Set: the capacity reservation is full; nothing else is meant."""
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
+    def key(self) -> tuple[str, str, str, str, str, str]:
         """What the refusal is about, whatever the code."""
-        return (self.capacity_type, self.instance_type, self.zone, self.subnet, self.placement_group)
+        return (
+            self.capacity_type,
+            self.instance_type,
+            self.zone,
+            self.subnet,
+            self.placement_group,
+            self.reservation,
+        )
+
+    @property
+    def ttl_s(self) -> float:
+        """How long a single one counts where nobody keeps count."""
+        return RESERVATION_TTL_S if self.reservation else REFUSAL_TTL_S
 
 
 def covers(wide: tuple[str, str, str], pool: tuple[str, str, str]) -> bool:
@@ -53,10 +70,13 @@ class Shut:
     def __init__(self, refusals: Iterable[Refusal] = ()) -> None:
         self.keys = frozenset(r.key for r in refusals)
         self.exhausted_subnets = frozenset(key[3] for key in self.keys if key[3])
-        pools = [key for key in self.keys if not key[3] and not key[4]]
+        self.reservations = frozenset(key[5] for key in self.keys if key[5])
+        pools = [key for key in self.keys if not any(key[3:])]
         self.exact = frozenset(key[:3] for key in pools if all(key[:3]))
         self.wide = tuple(key[:3] for key in pools if not all(key[:3]))
-        self.in_groups: frozenset[InGroup] = frozenset((key[4], key[:3]) for key in self.keys if key[4])
+        self.in_groups: frozenset[InGroup] = frozenset(
+            (key[4], key[:3]) for key in self.keys if key[4] and not key[5]
+        )
 
     def __bool__(self) -> bool:
         return bool(self.keys)

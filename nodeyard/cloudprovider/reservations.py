@@ -7,7 +7,7 @@ day while EC2 can't be asked; after that nothing is assumed to be left. Pure; ti
 Source: EC2 API reference, DescribeCapacityReservations; Karpenter documentation, "NodeClasses".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -55,8 +55,12 @@ class ReservationSheet(Value, frozen=True):
     reservations: tuple[CapacityReservation, ...] = ()
 
 
-def standing(sheet: ReservationSheet | None, now: float) -> tuple[CapacityReservation, ...]:
-    """The reservations that can be counted on at `now` (Unix seconds), by id, `available` being what may be used."""
+def standing(
+    sheet: ReservationSheet | None, now: float, refused: Set[str] = frozenset()
+) -> tuple[CapacityReservation, ...]:
+    """The reservations that can be counted on at `now` (Unix seconds), by id, `available` being what may be used.
+    `refused`: ids of those that were found full since.
+    """
     if sheet is None:
         return ()
     believed = now - sheet.asked_at <= COUNTS_LAST_S
@@ -66,7 +70,7 @@ def standing(sheet: ReservationSheet | None, now: float) -> tuple[CapacityReserv
             continue
         if one.kind == CAPACITY_BLOCK and one.ends_at is not None and one.ends_at - now <= EXPIRING_S:
             one = msgspec.structs.replace(one, state=EXPIRING, available=0)
-        elif not believed:
+        elif not believed or one.id in refused:
             one = msgspec.structs.replace(one, available=0)
         out.append(one)
     return tuple(out)

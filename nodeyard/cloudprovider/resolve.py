@@ -13,13 +13,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from nodeyard.api.labels import ARCH
+from nodeyard.api.labels import ARCH, ON_DEMAND, RESERVED
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problems_of, reservations_of
 from nodeyard.cloudprovider.eligibility import eligible
-from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
-from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
+from nodeyard.cloudprovider.market import RESERVATIONS, Market, Row, TypeTable, Zone
+from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
 from nodeyard.cloudprovider.refusals import Shut, covers
+from nodeyard.cloudprovider.reservations import CapacityReservation, reserved_price, selected
 from nodeyard.cloudprovider.type_labels import group_requirements, requirements_of
 
 T = TypeVar("T")
@@ -42,16 +43,26 @@ class Resolver:
         group = node_class.placement_group.id if node_class.placement_group is not None else ""
         in_group = [pool for of, pool in market.refused_in_groups | refused.in_groups if of == group]
         zones = _zones_of(node_class, market.exhausted_subnets | refused.exhausted_subnets)
+        reserved = selected(node_class, market.reservations)
         seen = market.learned.memory_of(node_class)
         settings = _settings_key(market.table, node_class, seen)
         key = msgspec.json.encode(
-            (market.revision, settings.hex(), sorted(zones), sorted(map(list, refused.keys)), group)
+            (
+                market.revision,
+                settings.hex(),
+                sorted(zones),
+                sorted(map(list, refused.keys)),
+                group,
+                [(r.id, market.asked_at.get(RESERVATIONS)) for r in reserved],
+            )
         )
         if key not in self._catalogues:
             bare = self._bare_types(settings, market.table, node_class, seen)
-            types = _with_offerings(market, bare, zones, refused, in_group, now)
+            offers = _reserved(market, reserved, bare, zones, refused)
+            types = _with_offerings(market, bare, zones, refused, in_group, now, offers)
             revision = blake2b(key, digest_size=8).hexdigest()
-            _keep(self._catalogues, key, Catalogue(types, revision))
+            unselected = {r.id for r in market.reservations} - {r.id for r in reserved}
+            _keep(self._catalogues, key, Catalogue(types, revision, unselected))
         return self._catalogues[key]
 
     def _bare_types(
@@ -94,8 +105,9 @@ def _with_offerings(
     shut: Shut,
     in_group: Sequence[tuple[str, str, str]],
     now: float,
+    offerings: dict[int, list[Offering]],
 ) -> Iterable[InstanceType]:
-    offerings: dict[int, list[Offering]] = {}
+    """`offerings`: those there are already, by type index."""
     names = [zone.name in zones for zone in market.table.zones]
     for (type_index, zone_index, capacity_type), row in zip(market.table.rows, market.rows, strict=True):
         found = bare.get(type_index)
@@ -112,6 +124,35 @@ def _with_offerings(
         yield InstanceType(
             found.name, found.requirements, found.capacity, found.allocatable, tuple(offerings.get(index, ()))
         )
+
+
+def _reserved(
+    market: Market,
+    reserved: Iterable[CapacityReservation],
+    bare: dict[int, InstanceType],
+    zones: set[str],
+    shut: Shut,
+) -> dict[int, list[Offering]]:
+    """The offerings of the class's reservations, by type index. One that takes nothing now is there all the same, so
+    that its nodes are told from those whose reservation is gone.
+    """
+    table, out = market.table, dict[int, list[Offering]]()
+    zone_index = {zone.name: index for index, zone in enumerate(table.zones)}
+    counted_at = market.asked_at.get(RESERVATIONS, 0.0)
+    for one in reserved:
+        type_index = table.type_index.get(one.instance_type, -1)
+        if type_index not in bare or one.zone not in zones or one.zone not in zone_index:
+            continue
+        row = table.index.get((type_index, zone_index[one.zone], ON_DEMAND))
+        listed = 0.0 if row is None else market.rows[row].list_price or market.rows[row].price
+        out.setdefault(type_index, []).append(
+            Offering(
+                one.zone, RESERVED, reserved_price(listed), one.available > 0 and one.id not in shut.reservations,
+                table.zones[zone_index[one.zone]].id, RESERVATIONS,
+                reserved=Reserved(one.id, one.kind, one.interruptible, one.available, counted_at),
+            )
+        )  # fmt: skip
+    return out
 
 
 def _offering(

@@ -29,7 +29,7 @@ _SAME_S: Final = 0.5
 INTERRUPTED: Final = "SpotInstanceInterruption"
 """The code under which the loss of a spot instance counts as a refusal."""
 
-Key = tuple[str, str, str, str, str]
+Key = tuple[str, str, str, str, str, str]
 Pool = tuple[str, str, str]
 """Capacity type, instance type, zone."""
 
@@ -86,6 +86,8 @@ class ScarcityMemory:
                 until = known.until
                 strikes = known.strikes if now < known.until else known.strikes_left(now) + 1
             lasts_s = max(self._first_s, min(LONGEST_S, self._first_s * 2.0 ** min(strikes - 1, 30)))
+            if refusal.reservation:  # it is counted again before long
+                lasts_s = refusal.ttl_s
             standing = Standing(refusal, strikes, now, max(until, now + lasts_s))
             self._standings[refusal.key] = standing
             out.append(standing)
@@ -128,8 +130,8 @@ class ScarcityMemory:
     def odds(self, now: float) -> dict[Pool, float]:
         """The odds of a refusal for each pool that is let back but not yet trusted."""
         out: dict[Pool, float] = {}
-        for (capacity_type, instance_type, zone, subnet, group), standing in self._standings.items():
-            if now < standing.until or subnet or group or not (capacity_type and instance_type and zone):
+        for (capacity_type, instance_type, zone, *place), standing in self._standings.items():
+            if now < standing.until or any(place) or not (capacity_type and instance_type and zone):
                 continue
             odds = standing.odds(now)
             if odds > 0:

@@ -80,7 +80,9 @@ def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard)
         instance_type=instance_type,
         zone=zone,
         capacity_type=capacity_type,
-        price_per_hour=price(view, node_class, instance_type, zone, capacity_type),
+        price_per_hour=price(
+            view, node_class, instance_type, zone, capacity_type, node.labels.get(keys.RESERVATION_ID, "")
+        ),
         node_charge_per_hour=_charge(view, pool),
         pods=tuple(pod.key for pod in moving),
         eviction_cost=sum(max(0.0, eviction_cost(pod, snapshot.shape(pod))) for pod in moving),
@@ -89,11 +91,15 @@ def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard)
     )
 
 
-def price(view: View, node_class: str, instance_type: str, zone: str, capacity_type: str) -> float | None:
-    """Today's USD per hour of an offering, None where unknown."""
+def price(
+    view: View, node_class: str, instance_type: str, zone: str, capacity_type: str, reservation: str = ""
+) -> float | None:
+    """Today's USD per hour of an offering, None where unknown. A place in a reservation may cost nothing."""
     catalogue = view.catalogues.get(node_class) or view.catalogues.get("")
-    offering = catalogue.offering(instance_type, zone, capacity_type) if catalogue else None
-    return offering.price if offering is not None and offering.price > 0 else None
+    offering = catalogue.offering(instance_type, zone, capacity_type, reservation) if catalogue else None
+    if offering is None or (offering.price <= 0 and offering.reserved is None):
+        return None
+    return offering.price
 
 
 def _charge(view: View, pool: Pool | None) -> float:

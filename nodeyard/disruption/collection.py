@@ -36,6 +36,8 @@ class Instance(Value, frozen=True):
     pool: str = ""
     instance_type: str = ""
     capacity_type: str = ""
+    reservation: str = ""
+    """Id of the capacity reservation that it is in."""
 
     @property
     def alive(self) -> bool:

@@ -39,6 +39,7 @@ class DriftReason(enum.StrEnum):
     IMAGE = "AMIDrift"
     SECURITY_GROUPS = "SecurityGroupDrift"
     SUBNET = "SubnetDrift"
+    RESERVATION = "CapacityReservationDrift"
 
 
 class Drift(Value, frozen=True):
@@ -168,12 +169,22 @@ def _type_gone(made: Made) -> Drift | None:
     name, zone, capacity_type = (
         claim.labels.get(key, "") for key in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
     )
-    if not name or (made.instance_type is not None and catalogue.offering(name, zone, capacity_type)):
-        return None
+    sold = capacity_type == keys.RESERVED or catalogue.offering(name, zone, capacity_type) is not None
+    if not name or (made.instance_type is not None and sold):
+        return None  # a reservation that ends is told from the instance, which is on demand from then on
     what = name if made.instance_type is None else f"{name} in {zone} as {capacity_type}"
     return Drift(
         DriftReason.INSTANCE_TYPE, f"instance type {what} is not offered to the node's class any more"
     )
+
+
+def _reservation_drifted(made: Made) -> Drift | None:
+    """Only a reservation that still is there can be lost to the class; one that ended makes its nodes on-demand."""
+    reservation = made.claim.labels.get(keys.RESERVATION_ID, "")
+    if made.catalogue is None or reservation not in made.catalogue.unselected:
+        return None
+    message = f"the node's class does not select capacity reservation {reservation} any more"
+    return Drift(DriftReason.RESERVATION, message)
 
 
 def _class_drifted(made: Made) -> Drift | None:
@@ -232,6 +243,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     _image_drifted,
     _security_groups_drifted,
     _subnet_drifted,
+    _reservation_drifted,
 )
 
 

@@ -53,7 +53,9 @@ def _not_a_mere_removal(left: list[OfferingRef], gone: Sequence[Candidate]) -> l
 
 def choices(node: PlannedNode) -> list[OfferingRef]:
     """All ways to make the node, its first choice first."""
-    first = OfferingRef(node.instance_type, node.zone, node.capacity_type, node.price_per_hour)
+    first = OfferingRef(
+        node.instance_type, node.zone, node.capacity_type, node.price_per_hour, node.reservation
+    )
     return [first, *node.alternatives]
 
 
@@ -100,6 +102,7 @@ def narrowed(node: PlannedNode, refs: Sequence[OfferingRef]) -> PlannedNode | No
         zone=first.zone,
         capacity_type=first.capacity_type,
         price_per_hour=first.price_per_hour,
+        reservation=first.reservation,
         alternatives=tuple(ordered[1:]),
         requirements=tuple(requirements),
         labels=_labels(node, first),

@@ -1,7 +1,8 @@
 """From decided nodes to what is launched: for each, the first choice and every alternative that is as valid.
 
 A node may become any column of its pool that holds the same pods, lies in the same domains wherever one of them cares,
-and costs little more. Limits are shared out beforehand, so that any combination of choices stays within them.
+and costs little more. Limits are shared out beforehand, so that any combination of choices stays within them; a node in
+a capacity reservation stays with it, and one that is in none goes into one only as its first choice.
 Neighbours: `attempt` decided the nodes, `launching` writes them down.
 """
 
@@ -52,6 +53,7 @@ class Chooser:
         used = self.state.column[self.setting.hosts.count : self.state.count]
         nodes = (limits.use[used] > 0).sum(axis=0) if len(used) else np.zeros(len(limits.left))
         out: Floats = np.where(limits.inclusive, np.maximum(limits.left, 0.0), 0.0) / np.maximum(nodes, 1)
+        out[[not pool for pool, _ in limits.names]] = 1.0  # reservations are looked at node by node
         return out
 
     def of(self, node: int) -> Choice:
@@ -59,13 +61,15 @@ class Chooser:
         column = int(self.state.column[node])
         load = load_of(self.state, node)
         able = self._able(node, column, load)
+        able = self._of_one_reservation(able)
         price = self.columns.expected[able]
         within = able[price <= price[0] * (1 + self.setting.options.price_tolerance) + 1e-12]
+        within = within[self.columns.reservation[within] == self.columns.reservation[able[0]]]
         chosen, relaxed = self._with_min_values(able, within)
         first = int(chosen[0])
         if first != column:
             self._move(node, column, first)
-        beyond = able[len(chosen) : len(chosen) + _RUNNERS_UP * 8]
+        beyond = able[~np.isin(able, chosen)][: _RUNNERS_UP * 8]
         return Choice(node, chosen, beyond, load, relaxed)
 
     def _able(self, node: int, column: int, load: Floats) -> Ints:
@@ -76,8 +80,26 @@ class Chooser:
             part = self._keeping(*key)
             kept = self._kept[key] = (part, self.columns.room[part])
         part, room = kept
-        able: Ints = part[(room >= load - 1e-6).all(axis=1)]
+        able: Ints = part[(room >= load - 1e-6).all(axis=1) & self._has_place(part, column)]
         return able if len(able) else np.array([column], np.int64)
+
+    def _has_place(self, part: Ints, column: int) -> Bools:
+        """Columns outside reservations, in the node's own, or in one that takes another node."""
+        columns, limits = self.columns, self.draft.limits
+        free = np.array(
+            [id_ is None or limits.free_in(id_) >= 1.0 for id_ in self.columns.reservation_ids], np.bool_
+        )
+        out: Bools = free[columns.reservation[part]] | (
+            columns.reservation[part] == columns.reservation[column]
+        )
+        return out
+
+    def _of_one_reservation(self, able: Ints) -> Ints:
+        """Those in the reservation of the cheapest, and those in none."""
+        codes = self.columns.reservation[able]
+        outside = np.array([id_ is None for id_ in self.columns.reservation_ids], np.bool_)
+        out: Ints = able[(codes == codes[0]) | outside[codes]]
+        return out
 
     def _keeping(self, column: int, signs: frozenset[int]) -> Ints:
         """Columns of the pool variant that keep the rules of pods with these signs, whatever they ask for."""
@@ -109,7 +131,7 @@ class Chooser:
         found = self._signs.get(number)
         if found is None:
             one = self.state.classes.classes[number]
-            locked = self._locked(one)
+            locked = self.locked(one)
             key = (one.rule, self.draft.view_of(one).rule, one.ports, locked)
             member = self._alike.setdefault(key, (number, locked))
             if member[0] == number:
@@ -118,7 +140,7 @@ class Chooser:
             found = self._signs.setdefault(number, self._signs[member[0]])
         return found
 
-    def _locked(self, one: PodClass) -> tuple[str, ...]:
+    def locked(self, one: PodClass) -> tuple[str, ...]:
         """Keys whose domain the class's pods depend on, or others' pods depend on for theirs."""
         terms = {*self.draft.carried_of(one), *one.matched}
         return tuple(sorted({self.state.by_domain[n].term.key for n in terms if n in self.state.by_domain}))

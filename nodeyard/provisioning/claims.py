@@ -53,6 +53,24 @@ class TemplateChoice(Value, frozen=True):
     overrides: tuple[tuple[str, str, str], ...]
 
 
+class _OfferingRow(msgspec.Struct, array_like=True, frozen=True):
+    """A row of LAUNCH_OFFERINGS."""
+
+    instance_type: str
+    zone: str
+    capacity_type: str
+    price_per_hour: float
+    reservation: str = ""
+
+
+class ReservationRef(Value, frozen=True):
+    """The capacity reservation that a launch is made into."""
+
+    id: str
+    kind: str = "default"
+    interruptible: bool = False
+
+
 class LaunchRecord(Value, frozen=True):
     """A launch decided: with its batch (`batches`) it gives the CreateFleet request byte for byte, in any replica.
 
@@ -70,6 +88,13 @@ class LaunchRecord(Value, frozen=True):
     context: str = ""
     placement_group: str = ""
     """Id of the group that the instances go into; what is refused there says nothing about launches elsewhere."""
+    reservations: dict[str, ReservationRef] = {}
+    """`<type>/<zone>` -> where it is launched into, for the capacity type `reserved`."""
+
+    @property
+    def in_block(self) -> bool:
+        """Whether it is a launch into a capacity block."""
+        return any(one.kind == keys.CAPACITY_BLOCK for one in self.reservations.values())
 
 
 def claim_of(
@@ -136,11 +161,13 @@ def _annotations(
 
 def offerings_of_planned(node: PlannedNode) -> tuple[OfferingRef, ...]:
     """The first choice and its alternatives, each once."""
-    first = OfferingRef(node.instance_type, node.zone, node.capacity_type, node.price_per_hour)
-    seen = {(first.instance_type, first.zone, first.capacity_type)}
+    first = OfferingRef(
+        node.instance_type, node.zone, node.capacity_type, node.price_per_hour, node.reservation
+    )
+    seen = {(first.instance_type, first.zone, first.capacity_type, first.reservation)}
     out = [first]
     for other in node.alternatives:
-        identity = (other.instance_type, other.zone, other.capacity_type)
+        identity = (other.instance_type, other.zone, other.capacity_type, other.reservation)
         if identity not in seen:
             seen.add(identity)
             out.append(other)
@@ -168,14 +195,37 @@ def _name(pool: str, plan_id: str, salt: str) -> str:
 
 
 def encode_offerings(offerings: Iterable[OfferingRef]) -> str:
-    """As LAUNCH_OFFERINGS holds it: [type, zone, capacityType, usd] each."""
-    return _text([[o.instance_type, o.zone, o.capacity_type, round(o.price_per_hour, 6)] for o in offerings])
+    """As LAUNCH_OFFERINGS holds it: [type, zone, capacityType, usd] each, and the reservation's id where it is in one."""
+    return _text(
+        [
+            [o.instance_type, o.zone, o.capacity_type, round(o.price_per_hour, 6)]
+            + ([o.reservation] if o.reservation else [])
+            for o in offerings
+        ]
+    )
 
 
 def offerings_of(claim: NodeClaim) -> tuple[OfferingRef, ...]:
     """The offerings that the planner allowed, cheapest first; () where a user wrote the claim."""
-    rows = read_annotation(claim, keys.LAUNCH_OFFERINGS, list[tuple[str, str, str, float]])
-    return tuple(OfferingRef(*row) for row in rows or ())
+    return _offering_list(claim.annotations.get(keys.LAUNCH_OFFERINGS, ""))
+
+
+@lru_cache(maxsize=4096)
+def _offering_list(text: str) -> tuple[OfferingRef, ...]:
+    rows = _decoded(text, list[_OfferingRow])
+    return tuple(OfferingRef(*msgspec.structs.astuple(row)) for row in rows or ())
+
+
+def reservations_of(claim: NodeClaim) -> tuple[str, ...]:
+    """Ids of the capacity reservations that the claim may be launched into."""
+    named = {o.reservation for o in offerings_of(claim) if o.reservation}
+    for requirement in claim.requirements:
+        if requirement.key == keys.RESERVATION_ID and requirement.operator == "In":
+            named.update(requirement.values)
+    record = launch_record_of(claim) if not named else None
+    if record is not None:
+        named.update(one.id for one in record.reservations.values())
+    return tuple(sorted(named))
 
 
 def planned_pods_of(claim: NodeClaim) -> tuple[PodKey, ...]:

@@ -33,7 +33,10 @@ from nodeyard.scheduling.requirements import ANYTHING, LabelStates, canonical_ke
 from nodeyard.scheduling.taints import tolerates
 
 _MEMO = "nodeyard.provisioning.columns"
-_BY_OFFERING = (keys.ZONE, keys.CAPACITY_TYPE, keys.ZONE_ID, keys.INSTANCE_TYPE)
+_BY_OFFERING = (
+    keys.ZONE, keys.CAPACITY_TYPE, keys.ZONE_ID, keys.INSTANCE_TYPE, keys.RESERVATION_ID, keys.RESERVATION_TYPE,
+    keys.RESERVATION_INTERRUPTIBLE,
+)  # fmt: skip
 _MOST_VARIANTS = 64
 _CHOSEN_AT_LAUNCH = (keys.TENANCY, keys.PLACEMENT_PARTITION)
 """Labels that a type may have any value of, and a launch settles."""
@@ -57,6 +60,16 @@ class TypeTable:
             keys.CAPACITY_TYPE: coded([o.capacity_type for _, o in offers]),
             keys.ZONE_ID: coded([o.zone_id or None for _, o in offers]),
         }
+        reserved = [o.reserved for _, o in offers]
+        if any(reserved):
+            self.offer_label |= {
+                keys.RESERVATION_ID: coded([r.id if r else None for r in reserved]),
+                keys.RESERVATION_TYPE: coded([r.kind if r else None for r in reserved]),
+                keys.RESERVATION_INTERRUPTIBLE: coded(
+                    [None if r is None else "true" if r.interruptible else "false" for r in reserved]
+                ),
+            }
+        self.reservations = {r.id: r for r in reserved if r is not None}
         self.keys = {k for t in types for k in t.requirements}
         self._type_label: dict[str, tuple[Ints, list[tuple[str, ...]]]] = {}
 
@@ -143,6 +156,13 @@ class Columns:
         self.expected = self.price + self.risk
         self.cost = self.expected + self.charge
         self.labelled = Labelled(total, self._label)
+        codes, ids = self.labelled.column(keys.RESERVATION_ID)
+        self.reservation: Ints = codes
+        """Code of the reservation that a node of the column is launched into."""
+        self.reservation_ids: list[str | None] = list(ids)
+        """By code; None: in none."""
+        self.free_in: dict[str, int] = {}
+        """Reservation -> instances that a plan may still put into it; the others take none."""
         self.room_before_daemons = self.room.copy()
         self.daemon_of: list[tuple[PodShape, Bools]] = []
         weights = {v.pool.weight for v in self.variants}
@@ -401,15 +421,17 @@ def requirement_of(key: str, values: Sequence[str], min_values: int | None = Non
 
 
 def cheapest(columns: Columns, allowed: Bools, used: Ints) -> Ints:
-    """Of columns of one type and pool with the same daemons and users (`allowed`: [user, used]), the cheapest; positions
-    in `used`.
+    """Of columns of one type, pool and reservation with the same daemons and users (`allowed`: [user, used]), the
+    cheapest; positions in `used`.
     """
     marks = [np.packbits(allowed, axis=0).T]
     if columns.daemon_of:
         marks.append(np.packbits(np.array([m[used] for _, m in columns.daemon_of]), axis=0).T)
     _, sign = np.unique(np.concatenate(marks, axis=1), axis=0, return_inverse=True)
-    key = np.column_stack([sign.reshape(-1), columns.variant[used], columns.type[used]])
-    order = np.lexsort((columns.cost[used], key[:, 2], key[:, 1], key[:, 0]))
+    key = np.column_stack(
+        [sign.reshape(-1), columns.variant[used], columns.type[used], columns.reservation[used]]
+    )
+    order = np.lexsort((columns.cost[used], key[:, 3], key[:, 2], key[:, 1], key[:, 0]))
     ordered = key[order]
     first: Bools = np.ones(len(order), np.bool_)
     first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)

@@ -184,6 +184,9 @@ class Explainer:
                 for i, (p, r) in enumerate(self.draft.limits.names)
                 if p == pool_key and (self.draft.limits.use[left, i] > self.draft.limits.left[i]).any()
             ]
+            if not names:
+                message = "the capacity reservations that it may use are full or promised"
+                return Refusal(pool_key, str(Reason.OFFERINGS), message, excluded)
             message = f"limits of pool {pool_key} leave no room: {', '.join(names)}"
             return Refusal(pool_key, str(Reason.LIMITS), message, excluded)
         found = self._topology(one) or self._otherwise(pool_key)

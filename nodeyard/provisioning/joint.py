@@ -234,13 +234,14 @@ class Joint:
         return out
 
     def _twin(self, column: int) -> int:
-        """The column in the program that stands for this one: same type, pool and cell, no dearer."""
+        """The column in the program that stands for this one: same type, pool, reservation and cell, no dearer."""
         columns = self.setting.columns
         same = [
             (float(columns.cost[c]), i)
             for c, i in self.place.items()
             if columns.type[c] == columns.type[column]
             and columns.variant[c] == columns.variant[column]
+            and columns.reservation[c] == columns.reservation[column]
             and self.cells.of_column[c] == self.cells.of_column[column]
         ]
         return min(same)[1] if same else 0

@@ -6,7 +6,7 @@ here, with Karpenter's launch filters. Refuses where the node class lacks someth
 Source: Karpenter documentation, "NodePools" (capacity type) and "NodeClasses"; EC2 CreateFleet.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -20,10 +20,10 @@ from nodeyard.api.placement import Placement
 from nodeyard.api.quantity import PODS, Resources, fits
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.capacity import EFA
-from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
+from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
 from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
 from nodeyard.cloudprovider.type_labels import group_requirements
-from nodeyard.provisioning.claims import offerings_of, requirements_allow
+from nodeyard.provisioning.claims import LaunchRecord, ReservationRef, offerings_of, requirements_allow
 from nodeyard.provisioning.model import OfferingRef
 
 MOST_TYPES: Final = 60
@@ -44,6 +44,8 @@ class Choice(Value, frozen=True):
     """`<type>/<zone>` -> USD per hour."""
     addresses: dict[str, int] = {}
     """Subnet id -> addresses that the launch will probably take there: the fewest pods of the types it may become."""
+    reservations: dict[str, ReservationRef] = {}
+    """`<type>/<zone>` -> where it is launched into, for the capacity type `reserved`."""
 
 
 class NotReady(Value, frozen=True):
@@ -71,6 +73,8 @@ class Launched(Value, frozen=True):
     subnet_id: str = ""
     cloud: str = "aws"
     """What its provider id begins with."""
+    reservation: ReservationRef | None = None
+    """The capacity reservation that it is in."""
 
     @property
     def provider_id(self) -> str:
@@ -109,13 +113,59 @@ def choose(
     if not offers:
         return NothingToLaunch("no available offering satisfies the claim's requirements and requests")
     capacity_type = offers[0].capacity_type
-    return _spread(
-        [o for o in offers if o.capacity_type == capacity_type],
-        capacity_type,
-        node_class,
-        catalogue,
-        best_subnet,
-    )
+    mine = [o for o in offers if o.capacity_type == capacity_type]
+    if capacity_type != keys.RESERVED:
+        return _spread(mine, capacity_type, node_class, catalogue, best_subnet)
+    chosen = one_reservation_each(mine, catalogue)
+    if not chosen:
+        named = ", ".join(sorted({o.reservation for o in mine}))
+        return NothingToLaunch(f"capacity reservations {named} take no instance any more")
+    spread = _spread([o for o, _ in chosen], capacity_type, node_class, catalogue, best_subnet)
+    if not isinstance(spread, Choice):
+        return spread
+    into = {f"{o.instance_type}/{o.zone}": _reference(reserved) for o, reserved in chosen}
+    return structs.replace(spread, reservations={place: into[place] for place in spread.prices})
+
+
+def one_reservation_each(
+    offers: Iterable[OfferingRef], catalogue: Catalogue
+) -> list[tuple[OfferingRef, Reserved]]:
+    """What one CreateFleet may be asked for: reservations that take an instance, of one kind (that of the cheapest;
+    on ties default before blocks before interruptible ones), a single block, and per type and zone the one with most
+    places.
+    """
+    found = [
+        (o, offering.reserved)
+        for o in offers
+        if (offering := catalogue.offering(o.instance_type, o.zone, keys.RESERVED, o.reservation)) is not None
+        and offering.available
+        and offering.reserved is not None
+    ]
+    if not found:
+        return []
+    found.sort(key=lambda row: (row[0].price_per_hour, _KINDS.index(_kind(row[1])), -row[1].left, row[1].id))
+    kind, block = _kind(found[0][1]), found[0][1].id
+    out: dict[tuple[str, str], tuple[OfferingRef, Reserved]] = {}
+    for offer, reserved in found:
+        if _kind(reserved) != kind or (kind == keys.CAPACITY_BLOCK and reserved.id != block):
+            continue
+        place = (offer.instance_type, offer.zone)
+        if place not in out or reserved.left > out[place][1].left:
+            out[place] = (offer, reserved)
+    return list(out.values())
+
+
+_KINDS: Final = ("default", keys.CAPACITY_BLOCK, "interruptible")
+
+
+def _kind(reserved: Reserved) -> str:
+    if reserved.kind == keys.CAPACITY_BLOCK:
+        return keys.CAPACITY_BLOCK
+    return "interruptible" if reserved.interruptible else "default"
+
+
+def _reference(reserved: Reserved) -> ReservationRef:
+    return ReservationRef(reserved.id, reserved.kind, reserved.interruptible)
 
 
 def missing_in(node_class: NodeClass) -> NotReady | None:
@@ -203,6 +253,16 @@ def _spread(
     return NothingToLaunch(f"node class {node_class.key} has no image that boots {unbootable}")
 
 
+def by_reservation(
+    rows: Iterable[tuple[str, str, str]], reservations: Mapping[str, ReservationRef]
+) -> list[tuple[ReservationRef | None, tuple[tuple[str, str, str], ...]]]:
+    """The overrides by the reservation that they are launched into: each has launch templates of its own."""
+    groups: dict[ReservationRef | None, list[tuple[str, str, str]]] = {}
+    for row in rows:
+        groups.setdefault(reservations.get(f"{row[0]}/{row[1]}"), []).append(row)
+    return [(into, tuple(found)) for into, found in groups.items()]
+
+
 def with_efa(
     claim: NodeClaim,
     node_class: NodeClass,
@@ -261,21 +321,54 @@ def offerings_for(
         rows = _not_dearer(rows, [o.price for t, o in options if o.capacity_type == keys.ON_DEMAND])
     names = list(dict.fromkeys(t.name for t, _ in rows))[:MOST_TYPES]
     kept = frozenset(names)
-    return tuple(OfferingRef(t.name, o.zone, o.capacity_type, o.price) for t, o in rows if t.name in kept)
+    return tuple(
+        OfferingRef(t.name, o.zone, o.capacity_type, o.price, o.reserved.id if o.reserved else "")
+        for t, o in rows
+        if t.name in kept
+    )
 
 
 def _offerings(instance_type: InstanceType, claim: NodeClaim) -> list[Offering]:
     labels = {key: (value,) for key, value in claim.labels.items()} | instance_type.requirements
-    fixed = [r for r in claim.requirements if r.key not in (keys.ZONE, keys.CAPACITY_TYPE)]
+    fixed = [r for r in claim.requirements if r.key not in _OF_AN_OFFERING]
     if not requirements_allow(fixed, labels):
         return []
-    loose = [r for r in claim.requirements if r.key in (keys.ZONE, keys.CAPACITY_TYPE)]
+    loose = [r for r in claim.requirements if r.key in _OF_AN_OFFERING]
     return [
         o
         for o in instance_type.offerings
         if o.available
-        and requirements_allow(loose, {keys.ZONE: (o.zone,), keys.CAPACITY_TYPE: (o.capacity_type,)})
+        and requirements_allow(
+            loose,
+            {
+                keys.ZONE: (o.zone,),
+                keys.CAPACITY_TYPE: (o.capacity_type,),
+                **{k: (v,) for k, v in reservation_labels(o.reserved).items()},
+            },
+        )
     ]
+
+
+_OF_AN_OFFERING: Final = frozenset(
+    {
+        keys.ZONE,
+        keys.CAPACITY_TYPE,
+        keys.RESERVATION_ID,
+        keys.RESERVATION_TYPE,
+        keys.RESERVATION_INTERRUPTIBLE,
+    }
+)
+
+
+def reservation_labels(into: Reserved | ReservationRef | None) -> dict[str, str]:
+    """The labels of a node in a capacity reservation."""
+    if into is None:
+        return {}
+    return {
+        keys.RESERVATION_ID: into.id,
+        keys.RESERVATION_TYPE: into.kind,
+        keys.RESERVATION_INTERRUPTIBLE: "true" if into.interruptible else "false",
+    }
 
 
 def _not_dearer(
@@ -302,6 +395,7 @@ def resolved_labels(launched: Launched, instance_type: InstanceType | None, regi
         keys.ZONE: launched.zone,
         keys.CAPACITY_TYPE: launched.capacity_type,
         keys.REGION: region,
+        **reservation_labels(launched.reservation),
     }
     if instance_type is None:
         return out
@@ -325,8 +419,19 @@ _LABELS_OF_A_LAUNCH: Final = frozenset(
         keys.ARCH,
         keys.OS,
         keys.HOSTNAME,
+        keys.RESERVATION_ID,
+        keys.RESERVATION_TYPE,
+        keys.RESERVATION_INTERRUPTIBLE,
     }
 )
+
+
+def as_recorded(made: Launched, record: LaunchRecord | None) -> Launched:
+    """An instance as its launch was meant: what EC2 shows of it does not say that it was made into a reservation."""
+    into = record.reservations.get(f"{made.instance_type}/{made.zone}") if record is not None else None
+    if into is None or made.capacity_type == keys.SPOT:
+        return made
+    return structs.replace(made, capacity_type=keys.RESERVED, reservation=into)
 
 
 def boot_labels(claim: NodeClaim, capacity_type: str) -> dict[str, str]:

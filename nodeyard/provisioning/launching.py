@@ -12,7 +12,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodKey
 from nodeyard.api.selectors import Requirement
 from nodeyard.provisioning.choices import CHOICE_KEYS, Choice, type_values
-from nodeyard.provisioning.labelled import Floats
+from nodeyard.provisioning.labelled import Floats, Ints
 from nodeyard.provisioning.model import OfferingRef, Placement, PlannedNode
 from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.scheduling.requirements import canonical_key
@@ -85,6 +85,7 @@ class Writer:
             runners_up=runners,
             min_values_relaxed=choice.relaxed,
             price_source=self.columns.offering_of(first).source,
+            reservation=offering.reservation,
         )
 
     def _labels_of(self, column: int) -> dict[str, str]:
@@ -101,6 +102,7 @@ class Writer:
                 self._zones[1][int(self._zones[0][column])] or "",
                 self._capacity_types[1][int(self._capacity_types[0][column])] or "",
                 float(self.columns.price[column]),
+                self.columns.reservation_ids[int(self.columns.reservation[column])] or "",
             )
         return found
 
@@ -131,10 +133,13 @@ class Writer:
             return known
         first = int(choice.columns[0])
         variant = self.columns.variants[int(self.columns.variant[first])]
+        pinned = self._pinned(choice.columns)
         least: dict[str, int | None] = {}
         out: list[Requirement] = []
         for requirement in variant.pool.requirements:
             key = canonical_key(requirement.key)
+            if key == keys.RESERVATION_ID and pinned:
+                continue
             if key in CHOICE_KEYS:
                 least[key] = requirement.min_values or least.get(key)
             elif key not in variant.labels:
@@ -142,10 +147,19 @@ class Writer:
         for key in CHOICE_KEYS:
             values = type_values(self.setting, choice.columns, key)
             out.append(Requirement(key, "In", tuple(values), least.get(key)))
+        if pinned:
+            out.append(Requirement(keys.RESERVATION_ID, "In", (pinned,)))
         skip = {keys.NODEPOOL, keys.PROVISIONER}
         out += [Requirement(k, "In", (v,)) for k, v in sorted(variant.labels.items()) if k not in skip]
         self._written[choice.columns.tobytes()] = tuple(out)
         return tuple(out)
+
+    def _pinned(self, choices: Ints) -> str:
+        """The reservation that all choices are in; empty where some are in none."""
+        refs = {
+            self.columns.reservation_ids[c] for c in np.unique(self.columns.reservation[choices]).tolist()
+        }
+        return (refs.pop() or "") if len(refs) == 1 else ""
 
 
 def _why(first: OfferingRef, alternatives: int, runners: tuple[OfferingRef, ...]) -> str:

@@ -1,7 +1,7 @@
-"""Pool limits while a plan is made: what is left of each, and which columns it still pays for.
+"""Limits while a plan is made, of pools and of capacity reservations: what is left, and which columns it pays for.
 
 What existing nodes and claims have counts; every node the plan makes is taken off at once, `nodes` like any other
-resource. A pool whose limit is not inclusive may start one more node as long as usage is below it.
+resource. A reservation takes as many nodes as have a place in it, whichever pools they are of. A pool whose limit is not inclusive may start one more node as long as usage is below it.
 """
 
 import numpy as np
@@ -12,7 +12,9 @@ from nodeyard.provisioning.labelled import Bools, Floats, Ints
 
 
 class Limits:
-    """One row per (pool, resource) that is limited. `left` in the resource's unit; `use`: [column, limit]."""
+    """One row per (pool, resource) that is limited, and per ("", reservation). `left` in the resource's unit, or in
+    instances; `use`: [column, limit].
+    """
 
     def __init__(self, columns: Columns, hosts: Hosts) -> None:
         self.columns = columns
@@ -39,9 +41,19 @@ class Limits:
                 left.append(float(limit - used))
                 use.append(np.where(mine, amount, 0.0))
                 inclusive.append(pool.limits_inclusive)
+        for code, reservation in enumerate(columns.reservation_ids):
+            if reservation is not None:
+                self.names.append(("", reservation))
+                left.append(float(columns.free_in.get(reservation, 0)))
+                use.append((columns.reservation == code).astype(np.float64))
+                inclusive.append(True)
         self.left: Floats = np.array(left)
         self.use: Floats = np.array(use).T if use else np.zeros((columns.count, 0))
         self.inclusive: Bools = np.array(inclusive, np.bool_)
+
+    def free_in(self, reservation: str) -> float:
+        """Nodes that the reservation still takes."""
+        return float(self.left[self.names.index(("", reservation))])
 
     @property
     def any(self) -> bool:

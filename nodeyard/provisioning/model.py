@@ -44,6 +44,10 @@ class Options(msgspec.Struct, frozen=True):
     """Cluster default topology spread constraints (api.selectors.TopologySpreadConstraint), from the scheduler's config."""
     min_values_policy: str = "Strict"
     feature_gates: frozenset[str] = frozenset()
+    strict_reservations: bool = True
+    """Pods that could use a capacity reservation whose last places are only promised wait until these are taken or free
+    again, unless they share a node with one that can't; False: they get another node at once.
+    """
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -75,6 +79,8 @@ class OfferingRef(Value, frozen=True):
     zone: str
     capacity_type: str
     price_per_hour: float
+    reservation: str = ""
+    """Id of the capacity reservation that it is in."""
 
 
 class PlannedNode(Value, frozen=True):
@@ -105,6 +111,8 @@ class PlannedNode(Value, frozen=True):
     min_values_relaxed: bool = False
     price_source: str = ""
     """Where the price came from, if the catalogue tells."""
+    reservation: str = ""
+    """Id of the capacity reservation that the first choice is in; all choices are then in this one."""
 
 
 class Reason(enum.StrEnum):
@@ -127,6 +135,8 @@ class Reason(enum.StrEnum):
     UNSUPPORTED = "Unsupported"
     INVALID = "InvalidPod"
     DEADLINE = "DeadlineExceeded"
+    RESERVATION = "ReservationPromised"
+    """No refusal: what the pod could use of a capacity reservation is promised, and it is planned again soon."""
 
 
 class Refusal(Value, frozen=True):

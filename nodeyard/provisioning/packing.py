@@ -395,11 +395,14 @@ class Packer:
         left = self.lots.demand[active].copy()
         spread = [(column, counts) for column, counts, times in nodes for _ in range(times)]
         self.limit_left = self.shop.left.copy()
+        for column, _ in spread:  # one that is resized takes nothing that another of them has
+            self.limit_left -= self.shop.use[column]
         bins = []
         for column, counts in sorted(spread, key=lambda n: -self.shop.cost[n[0]]):
             taken = np.minimum(counts, left)
             left -= taken
             held = taken > 0
+            self.limit_left += self.shop.use[column]
             if held.any():
                 best = self._right_size(column, active[held], taken[held])
                 self.limit_left -= self.shop.use[best]

@@ -7,8 +7,10 @@ argument, and the same problem gives the same plan as long as time suffices. doc
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 
+from nodeyard.api.pod import PodKey
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import TopologySpreadConstraint
 from nodeyard.cloudprovider.model import Catalogue
@@ -34,6 +36,7 @@ from nodeyard.provisioning.model import (
     Unschedulable,
 )
 from nodeyard.provisioning.preferring import programmes, unkept
+from nodeyard.provisioning.reserving import kept_waiting, stock_of
 from nodeyard.provisioning.setting import Draft, Honour, Setting
 
 _IMPROVE_SHARE = 0.06
@@ -50,9 +53,17 @@ _BOUND_MOST_S = 1.5
 def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan:
     """The cheapest plan found for the problem's pods. `clock`: seconds, monotonic."""
     started = clock()
-    setting, skipped = compile_problem(problem, options)
-    draft, complete, proved = _best_draft(setting, clock, started)
-    choices = _choices(setting, draft, lambda: started + options.deadline_s * 0.95 - clock())
+    waiting: dict[PodKey, str] = {}
+    while True:
+        setting, skipped = compile_problem(problem, options)
+        draft, complete, proved = _best_draft(setting, clock, started)
+        choices = _choices(setting, draft, lambda: started + options.deadline_s * 0.95 - clock())
+        found = kept_waiting(setting, draft, choices) if options.strict_reservations else {}
+        if not found:
+            break
+        waiting |= found
+        left = tuple(key for key in problem.pods if key not in found)
+        problem = msgspec.structs.replace(problem, pods=left)
     planned_s = clock() - started
     bound: Bound | None = None
     if options.bound:
@@ -62,7 +73,11 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
         objective = sum(float(setting.columns.cost[c.columns[0]]) for c in choices)
         bound = bound_of(setting, placed, objective, lambda: seconds - (clock() - begin), proved)
     bound_s = clock() - started - planned_s
-    return _written(setting, draft, choices, skipped, bound, complete, (planned_s, bound_s))
+    made = _written(setting, draft, choices, skipped, bound, complete, (planned_s, bound_s))
+    if not waiting:
+        return made
+    left_out = [Unschedulable(key, Reason.RESERVATION, message) for key, message in waiting.items()]
+    return msgspec.structs.replace(made, unschedulable=(*made.unschedulable, *left_out))
 
 
 # --- compiling ----------------------------------------------------------------------------------------------------------
@@ -77,6 +92,7 @@ def compile_problem(problem: Problem, options: Options) -> tuple[Setting, list[S
         problem, standing, spread, soft=soft, by_workload=options.max_share_per_node is not None
     )
     columns = Columns(pools, classes.resources, classes.mentioned, options.node_charge_usd_per_hour)
+    columns.free_in = stock_of(problem).free()
     settle_claims(problem, raw, columns)
     columns.take_off([(d, rule_of(d.shape)) for d in problem.snapshot.daemon_sets.values()])
     hosts = Hosts(raw, classes.resources)

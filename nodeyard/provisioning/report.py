@@ -47,6 +47,7 @@ def _offering(offering: OfferingRef | PlannedNode) -> Json:
         "zone": offering.zone,
         "capacityType": offering.capacity_type,
         "pricePerHour": offering.price_per_hour,
+        **({"reservation": offering.reservation} if offering.reservation else {}),
     }
 
 

@@ -25,7 +25,7 @@ from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.learned import NOTHING, Learned, LearnedMemory
 from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
+from nodeyard.cloudprovider.refusals import Refusal, RefusalMemory
 from nodeyard.cloudprovider.reservations import CapacityReservation, selected
 from nodeyard.cloudprovider.resolve import Resolver
 from nodeyard.rpc.calls import CHANNEL_OPTIONS, Replicas, ServiceError
@@ -204,6 +204,7 @@ def refusals_to(refusals: Iterable[Refusal]) -> pb.ReportRefusalRequest:
                 code=r.code,
                 subnet=r.subnet,
                 placement_group=r.placement_group,
+                reservation=r.reservation,
             )
             for r in refusals
         ]
@@ -213,12 +214,14 @@ def refusals_to(refusals: Iterable[Refusal]) -> pb.ReportRefusalRequest:
 def refusals_from(request: pb.ReportRefusalRequest) -> list[Refusal]:
     """A message's refusals. Raises ValueError for one that names nothing, since it would shut everything."""
     out = [
-        Refusal(r.instance_type, r.zone, r.capacity_type, r.code, r.subnet, r.placement_group)
+        Refusal(r.instance_type, r.zone, r.capacity_type, r.code, r.subnet, r.placement_group, r.reservation)
         for r in request.refusals
     ]
     for refusal in out:
         if not any(refusal.key):
-            raise ValueError("a refusal names neither type, zone, capacity type, subnet nor placement group")
+            raise ValueError(
+                "a refusal names neither type, zone, capacity type, subnet, placement group nor reservation"
+            )
     return out
 
 
@@ -270,9 +273,11 @@ class CatalogFeed:
             self._own.forget(now)
             return self._resolver.resolve(market, node_class, now=now, shut=self._own.shut())
 
-    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
-        """The capacity reservations that the class selects, as last counted."""
-        return selected(node_class, self._market.reservations) if self._market is not None else ()
+    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...] | None:
+        """The capacity reservations that the class selects, as last counted; None where they never were."""
+        if self._market is None or sources.RESERVATIONS not in self._market.asked_at:
+            return None
+        return selected(node_class, self._market.reservations)
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
         """The revision, as soon as it is not `after_revision`, or after `timeout_s` whatever it is."""
@@ -286,7 +291,8 @@ class CatalogFeed:
         if not refusals:
             return True
         with self._resolving:
-            self._own.remember(refusals, time.time() + REFUSAL_TTL_S)
+            for refusal in refusals:
+                self._own.remember([refusal], time.time() + refusal.ttl_s)
         try:
             await self._replicas.call("ReportRefusal", refusals_to(refusals), _REPORT_TIMEOUT_S)
         except ServiceError as error:

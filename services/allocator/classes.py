@@ -177,8 +177,9 @@ class Classes:
             self._resolver.forget(key)
         self._wanted[key] = wanted
         found = await self._resolver.resolve(wanted)
-        reserved = found_of(self._offers.reservations_for(found))
-        found = msgspec.structs.replace(found, capacity_reservations=reserved)
+        reserved = self._offers.reservations_for(found)
+        if reserved is not None:
+            found = msgspec.structs.replace(found, capacity_reservations=found_of(reserved))
         self._found[key] = found
         if wanted.key == key and "/" not in key and CLASS_FINALIZER not in wanted.finalizers:
             await self._statuses.hold_class(wanted)

@@ -289,6 +289,10 @@ class Controller:
         for node in failed:
             for key in node.pods:
                 self._considered[key] = (self._clock.monotonic() + RETRY_S, self._world())
+        for waits in plan.unschedulable:
+            if waits.reason is Reason.RESERVATION:
+                for key in (waits.pod, f"moving/{waits.pod}"):
+                    self._considered[key] = (self._clock.monotonic() + RETRY_S, self._world())
         await self._onto_existing(plan.existing, snapshot)
         await self._tell(
             plan, snapshot, plan_id, [(n, c) for (_, n), c in zip(pairs, created, strict=True) if c]
@@ -358,7 +362,8 @@ class Controller:
     ) -> None:
         decisions = [self._planned(node, claim, plan_id) for node, claim in created]
         decisions.append(self._batch(plan, plan_id, len(created)))
-        decisions += self._refused(plan.unschedulable, snapshot)
+        refused = [u for u in plan.unschedulable if u.reason is not Reason.RESERVATION]
+        decisions += self._refused(refused, snapshot)
         await self._report.decided_all(decisions)
         told = 0
         destinations = [(p.pods, f"node/{p.node.removeprefix('nodeclaim/')}") for p in plan.existing]

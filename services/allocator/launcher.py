@@ -36,6 +36,8 @@ from nodeyard.provisioning.launches import (
     NothingToLaunch,
     NotReady,
     Refused,
+    as_recorded,
+    by_reservation,
     choose,
     placed,
     placement_labels,
@@ -119,13 +121,14 @@ class Launcher:
         boot = self._classes.boot(claim, found, chosen.capacity_type)
         for image, overrides in chosen.groups:
             for made_by, rows in with_efa(claim, found, catalogue, overrides):
-                template = await self._templates.ensure(made_by, image, boot)
-                choices.append(TemplateChoice(template, image.id, rows))
+                for into, places in by_reservation(rows, chosen.reservations):
+                    template = await self._templates.ensure(made_by, image, boot, into)
+                    choices.append(TemplateChoice(template, image.id, places))
         tags = {**found.tags, **self._tags, keys.NODEPOOL_TAG: claim.pool}
         return LaunchRecord(
             chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,
             class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
-            context=found.context,
+            context=found.context, reservations=chosen.reservations,
             placement_group=found.placement_group.id if found.placement_group is not None else "",
         )  # fmt: skip
 
@@ -221,6 +224,7 @@ class Launcher:
 
     async def _launched(self, claim: NodeClaim, made: Launched, record: LaunchRecord | None) -> None:
         """Writes what was launched: labels first, so that whoever sees the provider id sees them too."""
+        made = as_recorded(made, record)
         self._addresses.settle(claim.name, made.subnet_id, self._clock.monotonic())
         found = self._classes.find(claim.node_class.key)
         catalogue = Catalogue(()) if isinstance(found, NotReady) else self._offers.catalogue_for(found)

@@ -17,7 +17,7 @@ from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.provisioning.batches import Answer, Batch, Found
-from nodeyard.provisioning.claims import LaunchRecord
+from nodeyard.provisioning.claims import LaunchRecord, ReservationRef
 from nodeyard.state.cluster import Change, Snapshot
 
 
@@ -48,7 +48,7 @@ class Offers(Protocol):
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue: ...
 
-    def reservations_for(self, node_class: NodeClass) -> Sequence[CapacityReservation]: ...
+    def reservations_for(self, node_class: NodeClass) -> Sequence[CapacityReservation] | None: ...
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str: ...
 
@@ -133,7 +133,9 @@ class Fleet(Protocol):
 class Templates(Protocol):
     """Launch templates. Raises CloudError, UserDataError."""
 
-    async def ensure(self, node_class: NodeClass, image: Image, boot: Boot) -> str: ...
+    async def ensure(
+        self, node_class: NodeClass, image: Image, boot: Boot, into: ReservationRef | None = None
+    ) -> str: ...
 
     def forget(self, names: list[str]) -> None: ...
 

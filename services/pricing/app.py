@@ -113,6 +113,7 @@ class RefusalView(BaseModel):
     capacityType: str  # noqa: N815
     subnet: str
     placementGroup: str = Field(description="Set: only launches into this group are affected.")  # noqa: N815
+    reservation: str
     code: str
     strikes: int = Field(description="Refusals in a row; each doubles the time it is out, up to an hour.")
     outForSeconds: float = Field(description="0: let back.")  # noqa: N815
@@ -208,7 +209,8 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
         return [
             RefusalView(
                 instanceType=s.refusal.instance_type, zone=s.refusal.zone, capacityType=s.refusal.capacity_type,
-                subnet=s.refusal.subnet, placementGroup=s.refusal.placement_group, code=s.refusal.code, strikes=s.strikes_left(at), odds=round(s.odds(at), 4),
+                subnet=s.refusal.subnet, placementGroup=s.refusal.placement_group, reservation=s.refusal.reservation,
+                code=s.refusal.code, strikes=s.strikes_left(at), odds=round(s.odds(at), 4),
                 outForSeconds=round(max(0.0, s.until - at), 1),
                 forgottenInSeconds=round(max(0.0, s.forgotten_at - at), 1),
             )

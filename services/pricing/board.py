@@ -208,7 +208,7 @@ class PriceBoard:
         on_demand = self._sheets("on-demand", feed.on_demand if feed else None, now)
         spot = self._sheets("spot", feed.spot if feed else None, now)
         margins = self._margins(on_demand, now)
-        reserved = standing(self.reserved, now)
+        reserved = standing(self.reserved, now, refused[0].reservations)
         made_of = (self.table, on_demand, spot, margins, self.learned, reserved)
         if self._made is not None and self._made[0] == made_of:
             market = reoffered(self._made[2], self._made[1], refused)

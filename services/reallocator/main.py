@@ -44,6 +44,7 @@ from services.reallocator.leases import HeldLeases
 from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
+from services.reallocator.reserved import ReservedNodes
 from services.reallocator.rivals import Rivals
 from services.reallocator.servicer import Servicer
 from services.reallocator.settings import Settings
@@ -108,7 +109,10 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         return plan(
             problem,
             provisioning.Options(
-                node_charge_usd_per_hour=settings.node_charge, deadline_s=_PLAN_DEADLINE_S, bound=False
+                node_charge_usd_per_hour=settings.node_charge,
+                deadline_s=_PLAN_DEADLINE_S,
+                bound=False,
+                strict_reservations=False,
             ),
             time.monotonic,
         )
@@ -140,11 +144,15 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         permitted=permitted, interval_s=settings.gc_interval, fast=settings.fast_gc,
     )  # fmt: skip
 
+    reserved = ReservedNodes(
+        cluster=cluster, machines=machines, claims=claims, nodes=nodes, lead=lead, chronicle=chronicle, clock=clock,
+        permitted=permitted,
+    )  # fmt: skip
     loops = {
         "cluster": cluster.run, "prices": prices.run, "disruption-lease": lead.run, "rivals": rivals.run,
         "events": events.run, "journal": journal.run, "passes": disruption.run_passes,
         "commands": disruption.run_turns, "marks": disruption.run_marks, "terminations": termination.run,
-        "garbage": collector.run,
+        "garbage": collector.run, "reserved": reserved.run,
     }  # fmt: skip
     if settings.interruption_queue:
         loops["interruptions"] = Interruptions(

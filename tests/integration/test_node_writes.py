@@ -131,6 +131,15 @@ async def test_emptiness_timestamps_come_and_go(kube: KubeApi, writes: NodeTermi
     assert keys.EMPTINESS_TIMESTAMP not in cleared.annotations
 
 
+async def test_labels_are_changed_and_taken_off_in_one_write(kube: KubeApi, writes: NodeTermination) -> None:
+    node = make_node(kube, labels={keys.CAPACITY_TYPE: "reserved", keys.RESERVATION_ID: "cr-1", "a": "b"})
+    outside = {keys.CAPACITY_TYPE: "on-demand", keys.RESERVATION_ID: None, keys.RESERVATION_TYPE: None}
+    written = await won(kube, node, lambda now: writes.relabel(now, outside))
+    assert (written.labels[keys.CAPACITY_TYPE], written.labels["a"]) == ("on-demand", "b")
+    assert keys.RESERVATION_ID not in written.labels
+    assert (await won(kube, node, lambda now: writes.relabel(now, outside))).labels == written.labels
+
+
 async def test_attachments_are_listed_by_node(kube: KubeApi, writes: NodeTermination) -> None:
     node = make_node(kube)
     source = {"persistentVolumeName": f"pv-{node.name}"}

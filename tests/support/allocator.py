@@ -26,13 +26,14 @@ from nodeyard.api.quantity import fits, total
 from nodeyard.api.selectors import Requirement, Taint
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
+from nodeyard.cloudprovider.market import RESERVATIONS
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, RefusalMemory
+from nodeyard.cloudprovider.refusals import Refusal, RefusalMemory
 from nodeyard.cloudprovider.reservations import CapacityReservation, selected
 from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.provisioning.batches import Answer, Batch, Found, merge_key
-from nodeyard.provisioning.claims import LaunchRecord
+from nodeyard.provisioning.claims import LaunchRecord, ReservationRef
 from nodeyard.provisioning.launches import Launched
 from nodeyard.provisioning.lifecycle import Deadlines, registration, with_condition, without_taint
 from nodeyard.provisioning.model import (
@@ -301,6 +302,9 @@ class Cloud:
         self.lag_s = 0.0
         self.refused: list[Refusal] = []
         self.reserved: tuple[CapacityReservation, ...] = ()
+        """As last counted at `counted_at`; `places` are what there really is."""
+        self.places: dict[str, int] = {}
+        self.counted_at = 0.0
         self._memory = RefusalMemory()
         self._clock = clock
         self._answers: dict[str, tuple[LaunchRecord, Batch, Answer]] = {}
@@ -331,7 +335,17 @@ class Cloud:
         made: list[Launched] = []
         for row in rows:
             room = 0 if (row[0], row[1]) in self.full else self.left.get(row[0], 10_000)
+            into = record.reservations.get(f"{row[0]}/{row[1]}")
+            if into is not None:
+                room = self.places.get(into.id, 0)
             count = min(room, len(batch.members) - len(made))
+            if into is not None:
+                self.places[into.id] = room - count
+                if count < len(batch.members):
+                    full = (
+                        Refusal(*row[:2], keys.RESERVED, "ReservationCapacityExceeded", reservation=into.id),
+                    )
+                    return Answer(tuple(made), full, "the reservation is full")
             if row[0] in self.left:
                 self.left[row[0]] -= count
             for _ in range(count):
@@ -380,7 +394,11 @@ class Cloud:
         return str(len(self.refused))
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue:
-        return resolve(small_market(), node_class, now=0.0, shut=self._memory.shut())
+        market = small_market()
+        if self.reserved:
+            counted = {RESERVATIONS: self.counted_at}
+            market = market.with_rows({}, (), {**market.asked_at, **counted}, reservations=self.reserved)
+        return resolve(market, node_class, now=0.0, shut=self._memory.shut())
 
     def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
         return selected(node_class, self.reserved)
@@ -390,7 +408,8 @@ class Cloud:
 
     async def report_refusals(self, refusals: Sequence[Refusal]) -> bool:
         self.refused += refusals
-        self._memory.remember(refusals, self._clock.now() + REFUSAL_TTL_S)
+        for refusal in refusals:
+            self._memory.remember([refusal], self._clock.now() + refusal.ttl_s)
         return True
 
 
@@ -401,8 +420,10 @@ class Account:
         self.templates: dict[str, Boot] = {}
         self.forgotten: list[str] = []
 
-    async def ensure(self, node_class: NodeClass, image: Image, boot: Boot) -> str:
-        name = f"t-{image.id}-{hash((tuple(sorted(boot.labels.items())), boot.taints)) & 0xFFFF:x}"
+    async def ensure(
+        self, node_class: NodeClass, image: Image, boot: Boot, into: ReservationRef | None = None
+    ) -> str:
+        name = f"t-{image.id}-{hash((tuple(sorted(boot.labels.items())), boot.taints, into)) & 0xFFFF:x}"
         self.templates[name] = boot
         return name
 

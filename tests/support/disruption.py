@@ -343,14 +343,18 @@ class World:
         )
 
     async def annotate(
-        self, claim: NodeClaim, annotations: Mapping[str, str | None] = {}
+        self,
+        claim: NodeClaim,
+        annotations: Mapping[str, str | None] = {},
+        labels: Mapping[str, str | None] = {},
     ) -> NodeClaim | None:
         self._check("annotate")
         now = self.claim(claim.name)
         if now is None:
             return None
         merged = {k: v for k, v in {**now.annotations, **annotations}.items() if v is not None}
-        return self._put_claim(msgspec.structs.replace(now, annotations=merged))
+        labelled = {k: v for k, v in {**now.labels, **labels}.items() if v is not None}
+        return self._put_claim(msgspec.structs.replace(now, annotations=merged, labels=labelled))
 
     async def remove_finalizer(self, claim: NodeClaim) -> NodeClaim | None:
         self._check(f"remove-claim {claim.name}")
@@ -384,6 +388,10 @@ class World:
         taints = node.taints if DISRUPTED_TAINT in node.taints else (*node.taints, DISRUPTED_TAINT)
         labels = {**node.labels, keys.EXCLUDE_BALANCERS: "karpenter"}
         return self._write_node(node, "mark", taints=taints, labels=labels)
+
+    async def relabel(self, node: Node, labels: Mapping[str, str | None]) -> Node | None:
+        merged = {k: v for k, v in {**node.labels, **labels}.items() if v is not None}
+        return self._write_node(node, "relabel", labels=merged)
 
     async def stamp(self, node: Node, empty_since: str | None) -> Node | None:
         annotations = {k: v for k, v in node.annotations.items() if k != keys.EMPTINESS_TIMESTAMP}

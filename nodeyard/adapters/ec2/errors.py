@@ -55,6 +55,8 @@ CAPACITY_CODES: Final = frozenset(
         "InsufficientFreeAddressesInSubnet",
         "InsufficientCapacityOnOutpost",
         "ReservationCapacityExceeded",
+        "InvalidCapacityReservationState",
+        "InvalidCapacityReservationId.NotFound",
         "UnfulfillableCapacity",
         "MaxSpotInstanceCountExceeded",
         "MaxSpotFleetRequestCountExceeded",

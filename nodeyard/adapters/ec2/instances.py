@@ -82,4 +82,5 @@ def _instance(raw: dict[str, Any]) -> Instance:
         pool=tags.get(keys.NODEPOOL_TAG, ""),
         instance_type=raw.get("InstanceType", ""),
         capacity_type=keys.SPOT if raw.get("InstanceLifecycle") == "spot" else keys.ON_DEMAND,
+        reservation=raw.get("CapacityReservationId") or "",
     )

@@ -98,7 +98,6 @@ class Fleet:
 
 def _request(record: LaunchRecord, batch: Batch) -> dict[str, Any]:
     """CreateFleet's parameters: one instance for each claim. A single claim's instance is tagged as its own at once."""
-    spot = record.capacity_type == keys.SPOT
     tags = {**record.tags, LAUNCH_BATCH: batch.id}
     if len(batch.members) == 1:
         tags |= _claim_tags(*batch.members[0], tags)
@@ -109,23 +108,37 @@ def _request(record: LaunchRecord, batch: Batch) -> dict[str, Any]:
         }
         for choice in record.choices
     ]
-    strategy = (
-        {"SpotOptions": {"AllocationStrategy": "price-capacity-optimized"}}
-        if spot
-        else {"OnDemandOptions": {"AllocationStrategy": "lowest-price"}}
-    )
     return {
         "Type": "instant",
         "ClientToken": batch.id,
         "LaunchTemplateConfigs": configs,
         "TargetCapacitySpecification": {
-            "DefaultTargetCapacityType": "spot" if spot else "on-demand",
+            "DefaultTargetCapacityType": _target(record),
             "TotalTargetCapacity": len(batch.members),
         },
         "TagSpecifications": [{"ResourceType": kind, "Tags": tag_list(tags)} for kind in _TAGGED],
         **({"Context": record.context} if record.context else {}),
-        **strategy,
+        **_strategy(record),
     }
+
+
+def _target(record: LaunchRecord) -> str:
+    """EC2's word for what the record buys."""
+    if record.capacity_type != keys.RESERVED:
+        return record.capacity_type
+    return keys.CAPACITY_BLOCK if record.in_block else keys.ON_DEMAND
+
+
+def _strategy(record: LaunchRecord) -> dict[str, Any]:
+    if record.capacity_type == keys.SPOT:
+        return {"SpotOptions": {"AllocationStrategy": "price-capacity-optimized"}}
+    options: dict[str, Any] = {"AllocationStrategy": "lowest-price"}
+    if record.capacity_type != keys.RESERVED:
+        return {"OnDemandOptions": options}
+    if record.in_block:
+        return {}
+    options["CapacityReservationOptions"] = {"UsageStrategy": "use-capacity-reservations-first"}
+    return {"OnDemandOptions": options}
 
 
 def _claim_tags(claim: str, uid: str, others: Mapping[str, str]) -> dict[str, str]:
@@ -164,7 +177,8 @@ def _launched(made: dict[str, Any], instance_id: str, record: LaunchRecord) -> L
     zone = override.get("AvailabilityZone") or row[1]
     image = override.get("ImageId") or (choice.image_id if choice is not None else "")
     subnet = override.get("SubnetId") or row[2]
-    return Launched(instance_id, kind, zone, record.capacity_type, image, subnet)
+    into = record.reservations.get(f"{kind}/{zone}")
+    return Launched(instance_id, kind, zone, record.capacity_type, image, subnet, reservation=into)
 
 
 def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
@@ -183,7 +197,7 @@ def _refusals(error: dict[str, Any], record: LaunchRecord) -> list[Refusal]:
         }
         return [Refusal(zone=z, code=code, placement_group=record.placement_group) for z in sorted(zones)]
     return [
-        Refusal(row[0], row[1], record.capacity_type, code, placement_group=record.placement_group)
+        _refusal(record, row, code)
         for choice in record.choices
         for row in choice.overrides
         if _hit(row, kind, subnet, zone)
@@ -199,9 +213,19 @@ def _all_refused(record: LaunchRecord, code: str) -> tuple[Refusal, ...]:
     rows = [row for choice in record.choices for row in choice.overrides]
     if code == NO_ADDRESSES:
         return tuple(Refusal(code=code, subnet=subnet) for subnet in dict.fromkeys(row[2] for row in rows))
-    group = record.placement_group
-    return tuple(
-        Refusal(kind, zone, record.capacity_type, code, placement_group=group) for kind, zone, _ in rows
+    return tuple(_refusal(record, row, code) for row in rows)
+
+
+def _refusal(record: LaunchRecord, row: tuple[str, str, str], code: str) -> Refusal:
+    """Of one override; of the reservation or the placement group alone where it was to be launched into one."""
+    into = record.reservations.get(f"{row[0]}/{row[1]}")
+    return Refusal(
+        row[0],
+        row[1],
+        record.capacity_type,
+        code,
+        placement_group=record.placement_group,
+        reservation=into.id if into is not None else "",
     )
 
 

@@ -15,12 +15,14 @@ import msgspec
 
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.user_data import user_data
+from nodeyard.api.labels import CAPACITY_BLOCK
 from nodeyard.api.networking import EFA_ONLY, INTERFACE, NetworkInterface
 from nodeyard.api.nodeclass import BlockDeviceMapping, Image, NodeClass
 from nodeyard.api.quantity import parse
 from nodeyard.cloudprovider.ami_families import family_of
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import Conflict, NotFound
+from nodeyard.provisioning.claims import ReservationRef
 from nodeyard.runtime.lifecycle import kill_point
 
 _GIB: Final = 2**30
@@ -40,9 +42,13 @@ class LaunchTemplates:
         self._known: set[str] = set()
         self._making: dict[str, asyncio.Task[None]] = {}
 
-    async def ensure(self, node_class: NodeClass, image: Image, boot: Boot) -> str:
-        """The name of the template, which exists when this returns. Raises CloudError, UserDataError."""
-        data = template_data(node_class, image, boot)
+    async def ensure(
+        self, node_class: NodeClass, image: Image, boot: Boot, into: ReservationRef | None = None
+    ) -> str:
+        """The name of the template, which exists when this returns. `into`: the capacity reservation that it launches
+        into. Raises CloudError, UserDataError.
+        """
+        data = template_data(node_class, image, boot, into)
         name = f"{PREFIX}-{self._cluster[:60]}-{_digest(data)}"
         if name not in self._known:
             making = self._making.get(name)
@@ -110,7 +116,9 @@ def _tag(described: dict[str, Any], key: str) -> str:
     return next((str(tag["Value"]) for tag in described.get("Tags", []) if tag["Key"] == key), "")
 
 
-def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, Any]:
+def template_data(
+    node_class: NodeClass, image: Image, boot: Boot, into: ReservationRef | None = None
+) -> dict[str, Any]:
     """LaunchTemplateData for EC2, in a fixed order. Raises UserDataError."""
     text = user_data(node_class.ami_family, boot, node_class.user_data)
     metadata = node_class.metadata_options
@@ -137,7 +145,25 @@ def template_data(node_class: NodeClass, image: Image, boot: Boot) -> dict[str, 
         data["Placement"] = placement
     if node_class.detailed_monitoring:
         data["Monitoring"] = {"Enabled": True}
-    return data
+    return data | _reservation(node_class, into)
+
+
+def _reservation(node_class: NodeClass, into: ReservationRef | None) -> dict[str, Any]:
+    """In the reservation or not at all. A class that selects reservations stays out of open ones otherwise, so that
+    what is counted of them is true; for other classes EC2 matches open ones as it always does.
+    """
+    if into is None:
+        none = {"CapacityReservationSpecification": {"CapacityReservationPreference": "none"}}
+        return none if node_class.capacity_reservation_terms else {}
+    out: dict[str, Any] = {
+        "CapacityReservationSpecification": {
+            "CapacityReservationPreference": "capacity-reservations-only",
+            "CapacityReservationTarget": {"CapacityReservationId": into.id},
+        }
+    }
+    if into.kind == CAPACITY_BLOCK:
+        out["InstanceMarketOptions"] = {"MarketType": CAPACITY_BLOCK}
+    return out
 
 
 def _placement(node_class: NodeClass) -> dict[str, Any]:

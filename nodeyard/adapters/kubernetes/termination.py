@@ -71,6 +71,16 @@ class NodeTermination:
         path = f"/metadata/annotations/{_escaped(keys.EMPTINESS_TIMESTAMP)}"
         return await self._patch(node, [{"op": "remove", "path": path}])
 
+    async def relabel(self, node: Node, labels: Mapping[str, str | None]) -> Node | None:
+        """Sets labels, and takes off those that are None."""
+        operations: list[Operation] = []
+        for key, value in labels.items():
+            if value is not None:
+                operations += _set(node.labels, "labels", key, value)
+            elif key in node.labels:
+                operations.append({"op": "remove", "path": f"/metadata/labels/{_escaped(key)}"})
+        return await self._patch(node, operations)
+
     async def delete(self, node: Node) -> None:
         """Asks for the Node's deletion; one that is gone or another of the same name is left alone."""
         try:

@@ -26,7 +26,7 @@ from nodeyard.cloudprovider.errors import IdempotencyMismatch
 from nodeyard.cloudprovider.market import TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.provisioning.batches import Answer, Batch, Found
-from nodeyard.provisioning.claims import LaunchRecord
+from nodeyard.provisioning.claims import LaunchRecord, ReservationRef
 from nodeyard.provisioning.launches import Launched
 
 CLOUD: Final = "kwok"
@@ -196,7 +196,9 @@ class KwokTemplates:
         self._labels = {CLUSTER: cluster_uid, _KIND: "template"}
         self._known: set[str] = set()
 
-    async def ensure(self, node_class: NodeClass, image: Image, boot: Boot) -> str:
+    async def ensure(
+        self, node_class: NodeClass, image: Image, boot: Boot, into: ReservationRef | None = None
+    ) -> str:
         """The name of the template, which exists when this returns. Raises CloudError."""
         text = msgspec.json.encode(boot, order="deterministic")
         digest = hashlib.blake2b(text + image.id.encode() + node_class.key.encode(), digest_size=10)

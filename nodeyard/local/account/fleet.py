@@ -19,6 +19,7 @@ from nodeyard.local.account import catalogue
 from nodeyard.local.account.account import Account
 from nodeyard.local.account.launch import Order, launch, profile_arn
 from nodeyard.local.account.prices import depth
+from nodeyard.local.account.reserved import BLOCK, Reserved
 
 _SHALLOW = 0.25
 
@@ -37,6 +38,8 @@ class Pool:
     max_price: float | None
     order: Order
     shown: dict[str, Any]
+    into: Reserved | None = None
+    """The reservation that its template names."""
 
     @property
     def capacity_type(self) -> str:
@@ -64,22 +67,35 @@ def create_instant_fleet(account: Account, params: dict[str, Any]) -> dict[str, 
     spot = float(target.get("SpotTargetCapacity") or 0)
     on_demand = float(target.get("OnDemandTargetCapacity") or 0)
     rest = max(0.0, total - spot - on_demand)
-    if target.get("DefaultTargetCapacityType", "on-demand") == "spot":
+    kind = target.get("DefaultTargetCapacityType", "on-demand")
+    if kind == "spot":
         spot += rest
     else:
         on_demand += rest
     result: dict[str, Any] = {"FleetId": random_fleet_id(), "Instances": [], "Errors": []}
     for is_spot, wanted in ((False, on_demand), (True, spot)):
         if wanted > 0:
-            _fill(account, params, is_spot, wanted, result)
+            _fill(account, params, is_spot, wanted, result, block=kind == BLOCK)
     return result
 
 
 def _fill(
-    account: Account, params: dict[str, Any], spot: bool, wanted: float, result: dict[str, Any]
+    account: Account,
+    params: dict[str, Any],
+    spot: bool,
+    wanted: float,
+    result: dict[str, Any],
+    *,
+    block: bool,
 ) -> None:
     options = params.get("SpotOptions" if spot else "OnDemandOptions") or {}
     pools, errors = _pools(account, params, spot, result["FleetId"])
+    errors += [
+        _error(pool.shown, spot, "InvalidFleetConfiguration", "Capacity blocks and other capacity don't mix.")
+        for pool in pools
+        if block != (pool.into is not None and pool.into.wish.kind == BLOCK)
+    ]
+    pools = [pool for pool in pools if block == (pool.into is not None and pool.into.wish.kind == BLOCK)]
     chosen, refused = _allot(
         account, _in_order(account, pools, options.get("AllocationStrategy"), spot), wanted, options
     )
@@ -88,7 +104,10 @@ def _fill(
         return
     for pool, count in chosen:
         instances = launch(account, pool.order, count, spot=spot)
-        account.dials.take(pool.instance_type, pool.zone, pool.capacity_type, count)
+        if pool.into is None:
+            account.dials.take(pool.instance_type, pool.zone, pool.capacity_type, count)
+        for instance in instances:
+            _seat(account, pool, instance.id)
         result["Instances"].append(
             {
                 "LaunchTemplateAndOverrides": pool.shown,
@@ -204,7 +223,45 @@ def _pool(account: Account, base: Order, override: dict[str, Any], spot: bool, s
         max_price=float(override["MaxPrice"]) if override.get("MaxPrice") else None,
         order=base.at(instance_type, subnet.id, image_id),
         shown=shown,
+        into=_named_reservation(account, base.data, instance_type, zone),
     )
+
+
+def _named_reservation(
+    account: Account, data: dict[str, Any], instance_type: str, zone: str
+) -> Reserved | None:
+    """The reservation that the template names. Raises RefusedError where it can't take such an instance."""
+    asked = data.get("CapacityReservationSpecification") or {}
+    wanted = (asked.get("CapacityReservationTarget") or {}).get("CapacityReservationId")
+    market = (data.get("InstanceMarketOptions") or {}).get("MarketType")
+    if not wanted:
+        return None
+    try:
+        one = account.reserved.get(wanted)
+    except ServiceException as error:
+        raise RefusedError(str(error.code), error.message) from error
+    if one.state(account.clock()) != "active":
+        message = f"The capacity reservation '{wanted}' is not active"
+        raise RefusedError("InvalidCapacityReservationState", message)
+    if (one.wish.instance_type, one.wish.zone) != (instance_type, zone):
+        raise RefusedError(
+            "InvalidParameterValue",
+            f"The capacity reservation '{wanted}' is not for {instance_type} in {zone}",
+        )
+    if (market == BLOCK) != (one.wish.kind == BLOCK):
+        raise RefusedError("InvalidParameterValue", f"'{market}' is not the market of '{wanted}'")
+    return one
+
+
+def _seat(account: Account, pool: Pool, instance_id: str) -> None:
+    """Put a fresh instance into the reservation that was named, or an open one that it matches by itself."""
+    asked = pool.order.data.get("CapacityReservationSpecification") or {}
+    into = pool.into
+    if into is None and not pool.spot and asked.get("CapacityReservationPreference", "open") == "open":
+        into = account.reserved.open_for(pool.instance_type, pool.zone)
+    entry = account.ledger.get(instance_id)
+    if into is not None and entry is not None:
+        entry.capacity_reservation = into.id
 
 
 def _subnet(account: Account, override: dict[str, Any], base: Order) -> Any:
@@ -336,6 +393,11 @@ def _given(
     in_group, words = account.groups.room(pool.order.placement, pool.zone, zones)
     if in_group is not None and in_group < count:
         return ("UnfulfillableCapacity", words), in_group
+    if pool.into is not None:
+        left = account.reserved.available(pool.into)
+        left -= sum(taken for other, taken in chosen if other.into is pool.into)
+        message = f"The capacity reservation '{pool.into.id}' has not enough capacity for the request."
+        return (None, count) if left >= count else (("ReservationCapacityExceeded", message), max(0, left))
     promised = [(other.instance_type, other.zone, other.capacity_type, taken) for other, taken in chosen]
     room = account.dials.room(pool.instance_type, pool.zone, pool.capacity_type, promised)
     if room is None or room >= count:

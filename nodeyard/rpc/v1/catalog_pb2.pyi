@@ -335,6 +335,7 @@ class Refusal(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     SUBNET_FIELD_NUMBER: _builtins.int
     PLACEMENT_GROUP_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
     instance_type: _builtins.str
     zone: _builtins.str
     capacity_type: _builtins.str
@@ -344,6 +345,8 @@ class Refusal(_message.Message):
     """Set: the subnet has no free addresses. The code "SpotInstanceInterruption" stands for the loss of an instance."""
     placement_group: _builtins.str
     """Set: only launches into this placement group (its id) are affected."""
+    reservation: _builtins.str
+    """Set: the capacity reservation of this id is full."""
     def __init__(
         self,
         *,
@@ -353,10 +356,11 @@ class Refusal(_message.Message):
         code: _builtins.str = ...,
         subnet: _builtins.str = ...,
         placement_group: _builtins.str = ...,
+        reservation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_type", b"capacity_type", "code", b"code", "instance_type", b"instance_type", "placement_group", b"placement_group", "subnet", b"subnet", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_type", b"capacity_type", "code", b"code", "instance_type", b"instance_type", "placement_group", b"placement_group", "reservation", b"reservation", "subnet", b"subnet", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

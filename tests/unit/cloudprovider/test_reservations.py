@@ -9,6 +9,9 @@ import pytest
 
 from nodeyard.api.convert import node_class_of
 from nodeyard.api.nodeclass import ReservationTerm
+from nodeyard.cloudprovider.market import RESERVATIONS
+from nodeyard.cloudprovider.model import Catalogue, Reserved
+from nodeyard.cloudprovider.refusals import Refusal, Shut
 from nodeyard.cloudprovider.reservations import (
     COUNTS_LAST_S,
     CapacityReservation,
@@ -17,7 +20,9 @@ from nodeyard.cloudprovider.reservations import (
     selected,
     standing,
 )
-from tests.support.catalogue import node_class
+from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.cloudprovider.scarcity import ScarcityMemory
+from tests.support.catalogue import node_class, small_market
 
 OURS, SHARED = "111122223333", "444455556666"
 EVERY = tuple(
@@ -108,3 +113,62 @@ def test_a_term_that_makes_no_sense_is_a_problem_of_the_class(term: dict[str, st
     spec = {"capacityReservationSelectorTerms": [term]}
     read = node_class_of({"metadata": {"name": "x"}, "spec": spec})
     assert any("capacityReservationSelectorTerms[0]" in p and problem in p for p in read.problems)
+
+
+# -- what a class can buy
+
+
+def resolved(*reservations: CapacityReservation, refused: tuple[Refusal, ...] = ()) -> Catalogue:
+    market = small_market().with_rows({}, (), {RESERVATIONS: 50.0}, reservations=reservations)
+    return resolve(market, node_class(capacity_reservation_terms=TERMS), now=60.0, shut=Shut(refused))
+
+
+TERMS = (ReservationTerm(tags={"team": "a"}),)
+MINE = CapacityReservation("cr-1", "m5.large", "eu-west-1a", 2, 1, tags={"team": "a"})
+
+
+def test_what_is_reserved_is_an_offering_for_a_ten_millionth_of_the_price() -> None:
+    offering = resolved(MINE).offering("m5.large", "eu-west-1a", "reserved", "cr-1")
+    assert offering is not None
+    assert (offering.price, offering.available, offering.zone_id) == (0.1 / 10_000_000, True, "euw1-az1")
+    assert offering.reserved == Reserved("cr-1", left=1, counted_at=50.0)
+
+
+def test_without_an_on_demand_price_a_place_costs_nothing() -> None:
+    market = small_market(prices={"m5.large": 0.0}).with_rows({}, (), {}, reservations=(MINE,))
+    catalogue = resolve(market, node_class(capacity_reservation_terms=TERMS), now=60.0)
+    offering = catalogue.offering("m5.large", "eu-west-1a", "reserved")
+    assert offering is not None
+    assert (offering.price, offering.available) == (0.0, True)
+
+
+def test_one_that_is_full_or_refused_is_there_but_takes_nothing() -> None:
+    refusal = Refusal("m5.large", "eu-west-1a", "reserved", "ReservationCapacityExceeded", reservation="cr-1")
+    full = msgspec.structs.replace(MINE, available=0)
+    for catalogue in (resolved(full), resolved(MINE, refused=(refusal,))):
+        offering = catalogue.offering("m5.large", "eu-west-1a", "reserved")
+        assert offering is not None
+        assert not offering.available
+        assert catalogue.offering("m5.large", "eu-west-1a", "on-demand", "").available  # type: ignore[union-attr]
+
+
+def test_a_class_sees_its_own_reservations_only_in_zones_that_it_has() -> None:
+    other = msgspec.structs.replace(MINE, id="cr-2", tags={})
+    catalogue = resolved(MINE, other)
+    assert catalogue.offering("m5.large", "eu-west-1a", "reserved", "cr-2") is None
+    assert catalogue.unselected == {"cr-2"}
+    market = small_market().with_rows({}, (), {}, reservations=(MINE,))
+    elsewhere = node_class("eu-west-1b", capacity_reservation_terms=TERMS)
+    assert resolve(market, elsewhere, now=0.0).offering("m5.large", "eu-west-1a", "reserved") is None
+
+
+def test_a_refusal_of_a_reservation_is_out_for_a_minute_and_is_no_strike() -> None:
+    memory = ScarcityMemory(180.0)
+    refusal = Refusal("m5.large", "eu-west-1a", "reserved", "ReservationCapacityExceeded", reservation="cr-1")
+    for at in (0.0, 100.0, 200.0):
+        memory.refuse([refusal], at)
+        assert memory.shut(at + 59.0).reservations == {"cr-1"}
+        assert memory.shut(at + 61.0).reservations == frozenset()
+    assert not memory.shut(201.0).offering("reserved", "m5.large", "eu-west-1a")
+    assert memory.odds(300.0) == {}
+    assert [r.available for r in standing(ReservationSheet(0.0, (MINE,)), 0.0, frozenset({"cr-1"}))] == [0]

@@ -1,0 +1,197 @@
+"""Launches into capacity reservations, from EC2's list of them to the instance that sits in one, through real boto3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from nodeyard.adapters.ec2.describe import read_reservations
+from nodeyard.adapters.ec2.launch import Fleet
+from nodeyard.adapters.ec2.launch_templates import LaunchTemplates, template_data
+from nodeyard.adapters.ec2.node_class import Resolver
+from nodeyard.adapters.ec2.session import Ec2Session
+from nodeyard.api import labels as keys
+from nodeyard.api.node import NodeClaim
+from nodeyard.api.nodeclass import NodeClass, ReservationTerm
+from nodeyard.api.selectors import Requirement
+from nodeyard.cloudprovider.boot import Boot
+from nodeyard.cloudprovider.market import RESERVATIONS
+from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.reservations import standing
+from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.local.account.server import AccountServer
+from nodeyard.provisioning.claims import LaunchRecord, ReservationRef, TemplateChoice
+from nodeyard.provisioning.launches import Choice, as_recorded, by_reservation, choose, resolved_labels
+from tests.support.account import REGION, AwsClients, DialBoard, account_server
+from tests.support.catalogue import small_market
+from tests.support.clock import FakeClock
+from tests.support.launching import CLASS, OURS
+from tests.support.providers import batch, launched
+
+__all__ = ["account_server"]
+A = f"{REGION}a"
+BOOT = Boot(cluster="nodeyard", endpoint="https://api")
+TERMS = (ReservationTerm(tags={"team": "a"}),)
+
+
+@pytest.fixture
+def session(account_server: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
+    for name, value in {
+        "AWS_ENDPOINT_URL": account_server.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    session = Ec2Session(threads=4, attempts=1)
+    yield session
+    session.close()
+
+
+class Bench:
+    """A class that selects reservations, and what it takes to launch by it."""
+
+    def __init__(self, session: Ec2Session) -> None:
+        self._session = session
+        self.fleet = Fleet(session, cluster_uid="uid")
+        self._templates = LaunchTemplates(session, cluster="nodeyard", tags=OURS)
+        self.found: NodeClass = CLASS
+
+    async def catalogue(self) -> Catalogue:
+        """What the class can buy after another look at the account."""
+        wanted = msgspec.structs.replace(CLASS, capacity_reservation_terms=TERMS)
+        resolver = Resolver(
+            self._session, FakeClock(), cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36"
+        )
+        self.found = await resolver.resolve(wanted)
+        sheet = await read_reservations(self._session, time.time())
+        market = small_market().with_rows(
+            {}, (), {RESERVATIONS: sheet.asked_at}, reservations=standing(sheet, time.time())
+        )
+        return resolve(market, self.found, now=0.0)
+
+    async def record(self, *requirements: Requirement) -> LaunchRecord:
+        """The launch of a claim of nobody's plan that must be reserved."""
+        reserved = Requirement(keys.CAPACITY_TYPE, "In", (keys.RESERVED,))
+        claim = NodeClaim("c", requirements=(reserved, *requirements), requests={"cpu": 1000})
+        chosen = choose(claim, self.found, await self.catalogue())
+        assert isinstance(chosen, Choice), chosen
+        choices = []
+        for image, overrides in chosen.groups:
+            for into, rows in by_reservation(overrides, chosen.reservations):
+                name = await self._templates.ensure(self.found, image, BOOT, into)
+                choices.append(TemplateChoice(name, image.id, rows))
+        return LaunchRecord(
+            chosen.capacity_type, tuple(choices), OURS, prices=chosen.prices, reservations=chosen.reservations
+        )
+
+
+@pytest.fixture
+async def bench(session: Ec2Session) -> Bench:
+    made = Bench(session)
+    await made.catalogue()
+    return made
+
+
+@pytest.fixture
+def aws(account_server: AccountServer) -> AwsClients:
+    return AwsClients(account_server.url)
+
+
+@pytest.fixture
+def dials(account_server: AccountServer) -> DialBoard:
+    return DialBoard(account_server.url)
+
+
+def reserve(dials: DialBoard, **more: object) -> str:
+    wish = {"instance_type": "m5.large", "zone": A, "tags": {"team": "a"}, **more}
+    return str(dials.post("reservations", **wish)["CapacityReservationId"])
+
+
+async def test_an_instance_comes_to_sit_in_the_reservation_and_its_labels_say_so(
+    bench: Bench, dials: DialBoard, aws: AwsClients
+) -> None:
+    reservation = reserve(dials, count=2)
+    reserve(dials, tags={"team": "b"})
+    record = await bench.record()
+    assert record.reservations == {f"m5.large/{A}": ReservationRef(reservation)}
+    answer = await launched(bench.fleet, record, "one")
+    (made,) = answer.made
+    (shown,) = aws.instances()
+    assert shown["CapacityReservationId"] == reservation
+    kind = (await bench.catalogue()).by_name["m5.large"]
+    labels = resolved_labels(made, kind, REGION)
+    assert {k: v for k, v in labels.items() if "reservation" in k or k == keys.CAPACITY_TYPE} == {
+        keys.CAPACITY_TYPE: keys.RESERVED, keys.RESERVATION_ID: reservation, keys.RESERVATION_TYPE: "default",
+        keys.RESERVATION_INTERRUPTIBLE: "false",
+    }  # fmt: skip
+    (found,) = await bench.fleet.find(batch(bench.fleet, record, "one"))
+    assert as_recorded(found.made, record) == made
+    offering = (await bench.catalogue()).offering("m5.large", A, keys.RESERVED, reservation)
+    assert offering is not None
+    assert offering.reserved is not None
+    assert (offering.available, offering.reserved.left, offering.price) == (True, 1, 0.1 / 10_000_000)
+
+
+async def test_a_full_reservation_refuses_for_itself_alone(bench: Bench, dials: DialBoard) -> None:
+    reservation = reserve(dials)
+    record = await bench.record()
+    assert len((await launched(bench.fleet, record, "one")).made) == 1
+    answer = await launched(bench.fleet, record, "two")
+    assert answer.made == ()
+    (refusal,) = answer.refusals
+    assert (refusal.code, refusal.reservation) == ("ReservationCapacityExceeded", reservation)
+    full = (await bench.catalogue()).offering("m5.large", A, keys.RESERVED, reservation)
+    assert full is not None
+    assert not full.available
+
+
+async def test_one_that_ended_since_it_was_counted_refuses_as_well(bench: Bench, dials: DialBoard) -> None:
+    reservation = reserve(dials)
+    record = await bench.record()
+    dials.delete(f"reservations/{reservation}")
+    answer = await launched(bench.fleet, record, "one")
+    assert (answer.made, answer.error) == ((), None)
+    assert [(r.code, r.reservation) for r in answer.refusals] == [
+        ("InvalidCapacityReservationState", reservation)
+    ]
+
+
+async def test_a_block_is_bought_as_a_block_and_alone(
+    bench: Bench, dials: DialBoard, aws: AwsClients
+) -> None:
+    blocks = {reserve(dials, kind="capacity-block", ends_in_seconds=7200, count=n) for n in (1, 2)}
+    record = await bench.record(Requirement(keys.RESERVATION_TYPE, "In", (keys.CAPACITY_BLOCK,)))
+    (into,) = record.reservations.values()
+    assert into.id in blocks
+    assert record.in_block
+    assert len((await launched(bench.fleet, record, "one")).made) == 1
+    (shown,) = aws.instances()
+    assert shown["CapacityReservationId"] == into.id
+
+
+async def test_only_on_demand_launches_of_classes_without_terms_may_match_open_reservations(
+    bench: Bench, dials: DialBoard
+) -> None:
+    without = msgspec.structs.replace(bench.found, capacity_reservation_terms=())
+    (image, *_) = bench.found.images
+    said = "CapacityReservationSpecification"
+    assert template_data(bench.found, image, BOOT)[said] == {"CapacityReservationPreference": "none"}
+    assert said not in template_data(without, image, BOOT)
+    inside = template_data(bench.found, image, BOOT, ReservationRef("cr-1"))[said]
+    assert inside == {
+        "CapacityReservationPreference": "capacity-reservations-only",
+        "CapacityReservationTarget": {"CapacityReservationId": "cr-1"},
+    }
+
+
+async def test_a_cancelled_reservation_lets_its_instances_run_on_outside_it(
+    bench: Bench, dials: DialBoard, aws: AwsClients
+) -> None:
+    reservation = reserve(dials)
+    await launched(bench.fleet, await bench.record(), "one")
+    dials.delete(f"reservations/{reservation}")
+    (shown,) = aws.instances()
+    assert (shown["State"]["Name"], shown.get("CapacityReservationId")) == ("running", None)
+    assert (await bench.catalogue()).offering("m5.large", A, keys.RESERVED) is None
