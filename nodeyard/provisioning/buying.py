@@ -77,8 +77,8 @@ class Buyer:
             if mask is None:
                 impossible.append(portion)
                 continue
-            most, carries, matches = self._per_node(one, private)
-            key = (*where, most, carries, matches)
+            most, carries, matches, alone = self._per_node(one, private)
+            key = (*where, most, carries, matches, alone)
             lot = lots.get(key)
             if lot is None:
                 lots[key] = _Lot([portion], mask, most, carries, matches)
@@ -127,7 +127,10 @@ class Buyer:
 
     def _per_node(
         self, one: PodClass, private: set[object]
-    ) -> tuple[float, frozenset[object], frozenset[object]]:
+    ) -> tuple[float, frozenset[object], frozenset[object], frozenset[object]]:
+        """(most pods on one node, terms carried, terms matched, terms of the class alone that the cap stands for: two
+        classes with terms of their own may share a node, and must not become one lot under one cap).
+        """
         most = _UNLIMITED
         carried = {n for n in self.carried_of(one) if n in self.state.at}
         matched = {n for n in one.matched if n in self.state.at}
@@ -145,6 +148,7 @@ class Buyer:
             most,
             frozenset((carried - private) | shared_ports),
             frozenset((matched - private) | shared_ports),
+            frozenset(((carried & matched) | ports) & private),
         )
 
     def _shop(self, lots: list[_Lot]) -> tuple[Shop, Ints, Lots]:

@@ -153,13 +153,12 @@ class Joint:
         if not len(model.cost):
             return 0.0
         solver = PatternSolver(model, spare)
-        if not solver.lists_all:
-            low = solver.solve(objective, integer_s=0.0).bound
-            if objective <= low * _CLOSE:
-                return low
-            found = self._aggregated(solver, objective, spare() * 0.9)
-            return max(low, found.bound) if found is not None else low
-        return solver.solve(objective, integer_s=spare() * 0.8).bound
+        share = 0.8 if solver.lists_all else 0.0 if solver.broad else 0.3
+        low = solver.solve(objective, integer_s=spare() * share).bound
+        if solver.lists_all or objective <= low * _CLOSE:
+            return low
+        found = self._aggregated(solver, objective, spare() * 0.9)
+        return max(low, found.bound) if found is not None else low
 
     def _aggregated(self, solver: PatternSolver, upper: float, seconds: float) -> Aggregate | None:
         return aggregate(solver.model, solver.columns, solver.fits, upper, seconds, _CLOSE - 1)

@@ -7,11 +7,13 @@ be part of a better plan gives the plan, and raises the bound with it. Neighbour
 the bound.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from nodeyard.provisioning.frontier import Frontier
 from nodeyard.provisioning.labelled import Floats, Ints
 from nodeyard.provisioning.pattern_program import Model, PatternProgram, Solution
 
@@ -23,6 +25,7 @@ _MOST_INTEGER = 1_200
 _TRIES = 6
 _GENERATED = 400
 _NEARLY = 0.6
+_PROVED = 1e-5
 _KEPT = 500
 
 
@@ -250,31 +253,56 @@ class PatternSolver:
         stop = self.spare() - seconds
         worth = self._reduced(duals)
         able = np.nonzero(worth <= upper - bound + 1e-9)[0]
+        found = Answer(bound)
+        if not self.broad and self._plain():
+            found = self._searched(able, duals[0], upper, lambda: self.spare() - stop - seconds * 0.5)
+            bound, upper = max(bound, found.bound), min(upper, found.cost)
+            if upper <= bound * (1 + _PROVED):
+                return found
         complete = len(able) <= _MOST_COMPLETE and not self.broad
         kept, self.broad = self.broad, []  # a plan is made of patterns only
         if not complete:
-            able = self._promising(stop + seconds * 0.75)
-            able = np.union1d(able, self._dive(able, stop + seconds * 0.35, upper))
+            able, value = self._promising(stop + seconds * 0.75)
+            if self._plain():  # these patterns are not all there are, so that nothing is proved
+                better = self._searched(able, value, upper, lambda: self.spare() - stop - seconds * 0.5)
+                found = found if better.cost >= found.cost else replace(better, bound=bound)
+                upper = min(upper, found.cost)
+            able = np.union1d(able, self._dive(able, stop + seconds * 0.3, upper))
         able = np.union1d(able, np.array(list(self.start), np.int64))
         solved = self._program(able, max(self.spare() - stop, 0.05))
         self.broad = kept
         if solved is None:
-            return Answer(bound)
+            return replace(found, bound=bound)
         if complete:
             bound = max(bound, min(solved.low * (1 - 1e-9), upper))
-        return Answer(bound, solved.value if solved.nodes else np.inf, solved.nodes, solved.delivered)
+        if not solved.nodes or solved.value >= found.cost:
+            return replace(found, bound=bound)
+        return Answer(bound, solved.value, solved.nodes, solved.delivered)
+
+    def _plain(self) -> bool:
+        """Whether lots are all there is to place, each by itself, and columns may be used at will."""
+        model = self.model
+        scarce = bool(np.isfinite(model.times).any()) or len(model.left) > 0
+        return not (model.spreads or scarce or len(model.demand) != model.lots)
+
+    def _searched(self, able: Ints, value: Floats, upper: float, spare: Callable[[], float]) -> Answer:
+        """The search in full, as far as it comes; a better plan is where the integer program starts."""
+        cost = self.model.cost[self.column[able]]
+        found = Frontier(self.counts[able], cost, self.model.demand, value).search(upper, spare)
+        low = min(found.low, upper) * (1 - 1e-7)
+        if not found.patterns:
+            return Answer(low)
+        times = Counter(int(able[p]) for p in found.patterns)
+        nodes = [(int(self.column[p]), self.counts[p], many) for p, many in times.items()]
+        self._start_with({p: float(many) for p, many in times.items()})
+        return Answer(low, found.cost, nodes, self.model.demand.astype(np.int64))
 
     def _dive(self, active: Ints, stop: float, upper: float) -> Ints:
         """Round the program in fractions step by step, each time solving anew for what is left; a plan so found that
         is cheaper than any known is where the integer program starts. Returns its patterns.
         """
         whole, start, cost = self.model, dict[int, float](), 0.0
-        if (
-            whole.spreads
-            or len(whole.demand) != whole.lots
-            or np.isfinite(whole.times).any()
-            or len(whole.left)
-        ):
+        if not self._plain():
             return np.zeros(0, np.int64)
         left, most = whole.demand.copy(), self.most
         try:
@@ -318,9 +346,9 @@ class PatternSolver:
         self._append(exact)
         self.start = {first + i: 1.0 for i in range(len(exact))}
 
-    def _promising(self, stop: float) -> Ints:
-        """The patterns nearest to being used where nodes can be bought in fractions but not pods; more are made on
-        the way, until `stop` seconds are left.
+    def _promising(self, stop: float) -> tuple[Ints, Floats]:
+        """The patterns nearest to being used where nodes can be bought in fractions but not pods, and what pods are worth
+        then; more patterns are made on the way, until `stop` seconds are left.
         """
         active = np.union1d(self._first_patterns(), np.array(list(self.start), np.int64))
         duals = (np.zeros(self.model.lots), np.zeros(len(self.model.cost)), np.zeros(len(self.model.left)))
@@ -336,7 +364,7 @@ class PatternSolver:
                 break
             active = np.union1d(active, fresh[np.argsort(worth[fresh], kind="stable")[:80]])
         out: Ints = np.argsort(self._reduced(duals), kind="stable")[:_MOST_INTEGER]
-        return out
+        return out, duals[0]
 
     def _program(self, active: Ints, seconds: float | None) -> "Solution | None":
         """Solve over the active patterns; `seconds` set: in integers."""

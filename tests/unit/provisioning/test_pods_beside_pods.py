@@ -180,6 +180,17 @@ def test_anti_affinity_over_hosts_holds_in_both_directions_and_across_namespaces
     assert holding == [["other/web-0"]]
 
 
+@pytest.mark.parametrize("apart", ["anti-affinity", "spread"])
+def test_deployments_of_equal_size_that_each_keep_their_own_pods_apart_share_nodes(apart: str) -> None:
+    def kept(app: str) -> Json:
+        if apart == "spread":
+            return {"topologySpreadConstraints": [spread(HOST, app)]}
+        return {"affinity": required("podAntiAffinity", HOST, {"app": app})}
+
+    solved = planned(*pods("a", 6, 100, 100, **kept("a")), *pods("b", 6, 100, 100, **kept("b")))
+    assert len(solved.report["nodes"]) == 6
+
+
 def test_a_selector_of_namespaces_looks_at_their_labels() -> None:
     spaces = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n, "labels": {"team": t}}}
