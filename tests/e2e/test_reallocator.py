@@ -256,3 +256,59 @@ def test_proposals_say_what_would_be_replaced_and_what_stops_it(yard: Yard) -> N
     assert proposal["savesPerHour"] > 0
     assert proposal["replacement"]["pricePerHour"] < proposal["pricePerHour"]
     assert not tainted(yard, old)
+
+
+OTHER_CATEGORY = [
+    {**r, "values": ["c"]} if r["key"].endswith("instance-category") else r for r in ON_DEMAND
+]  # fmt: skip
+
+
+def guarded(yard: Yard, **spec: Any) -> tuple[str, dict[str, Any]]:
+    """A node that has drifted, with a pod that a budget never lets go; the node's name and its claim."""
+    pool(yard, **spec)
+    yard.apply(deployment("web", 1, terminationGracePeriodSeconds=2))
+    yard.apply(
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "guard", "namespace": "default"},
+            "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "web"}}},
+        }
+    )
+    yard.wait_running("web", 1)
+    yard.wait_settled()
+    (claim,) = yard.claims()
+    old = node_of(yard, "web")
+    pool(yard, requirements=OTHER_CATEGORY, **spec)
+    path = f"{CLAIMS}/{claim['metadata']['name']}"
+    eventually(lambda: condition(yard.kube.get(path), "Drifted").get("status") == "True", within_s=60)
+    return old, claim
+
+
+def test_drift_waits_for_a_blocking_budget_where_nothing_bounds_the_drain(yard: Yard) -> None:
+    old, claim = guarded(yard)
+
+    def held_by_the_budget() -> bool:
+        answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
+        found = {p["node"]: p for p in answer.raise_for_status().json()}
+        proposal = found.get(old, {})
+        stops = [b["rule"] for b in proposal.get("blocks", [])]
+        return proposal.get("reason") == "Drifted" and "PodDisruptionBudget" in stops
+
+    eventually(held_by_the_budget, within_s=60)
+    assert not tainted(yard, old)
+    assert [c["metadata"]["uid"] for c in yard.claims()] == [claim["metadata"]["uid"]]
+
+
+def test_drift_passes_a_blocking_budget_where_a_grace_period_ends_the_drain(yard: Yard) -> None:
+    old, _ = guarded(yard, terminationGracePeriod="20s")
+    uid = yard.pods("web")[0]["metadata"]["uid"]
+
+    def deleting() -> bool:
+        return any("deletionTimestamp" in c["metadata"] for c in yard.claims())
+
+    eventually(deleting, within_s=60)
+    assert uid in {p["metadata"]["uid"] for p in yard.pods("web")}, "the budget holds until the deadline"
+    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
+    yard.wait_running("web", 1)
+    assert node_of(yard, "web") != old
