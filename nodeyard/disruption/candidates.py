@@ -13,7 +13,8 @@ from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED, Node, NodeClaim
 from nodeyard.api.pod import PodRecord
 from nodeyard.api.pool import Pool
-from nodeyard.disruption.evictability import PodGuard, eviction_cost, must_move
+from nodeyard.disruption.burdens import Burden, Burdens
+from nodeyard.disruption.evictability import PodGuard
 from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
 
 BY_PODS = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS})
@@ -29,23 +30,29 @@ class Subject(msgspec.Struct, frozen=True):
     node: Node
     claim: NodeClaim | None
     pool: Pool | None
-    pods: tuple[PodRecord, ...]
+    burden: Burden
     guard: PodGuard
+
+    @property
+    def pods(self) -> list[PodRecord]:
+        return self.view.snapshot.pods_of_node(self.node.name)
 
 
 Gate = Callable[[Subject], Block | None]
 
 
-def candidates(view: View) -> tuple[Candidate, ...]:
-    """All nodes that belong to a pool, by name."""
+def candidates(view: View, burdens: Burdens | None = None) -> tuple[Candidate, ...]:
+    """All nodes that belong to a pool, by name. `burdens`: what was remembered of them, if anything."""
     guard = PodGuard(view.snapshot, view.now)
+    known = burdens or Burdens()
+    known.forget_gone(view.snapshot)
     found = []
     for name in sorted(view.snapshot.nodes):
         node = view.snapshot.nodes[name]
         claim = view.snapshot.claim_of(node)
         if claim is None and not node.pool:
             continue
-        found.append(_candidate(view, node, claim, guard))
+        found.append(_candidate(view, node, claim, guard, known.of(view.snapshot, name)))
     return tuple(found)
 
 
@@ -59,13 +66,11 @@ def stops(view: View, candidate: Candidate, reason: Reason) -> tuple[Block, ...]
     return tuple(block for block in candidate.blocks if block.rule not in BY_PODS)
 
 
-def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard) -> Candidate:
+def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard, burden: Burden) -> Candidate:
     snapshot = view.snapshot
     key = (claim.pool if claim else "") or node.pool
     pool = snapshot.pools.get(key)
-    pods = tuple(snapshot.pods_of_node(node.name))
-    moving = [pod for pod in pods if must_move(pod)]
-    subject = Subject(view, node, claim, pool, pods, guard)
+    subject = Subject(view, node, claim, pool, burden, guard)
     instance_type, zone, capacity_type = (
         node.labels.get(k, "") for k in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
     )
@@ -84,8 +89,8 @@ def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard)
             view, node_class, instance_type, zone, capacity_type, node.labels.get(keys.RESERVATION_ID, "")
         ),
         node_charge_per_hour=_charge(view, pool),
-        pods=tuple(pod.key for pod in moving),
-        eviction_cost=sum(max(0.0, eviction_cost(pod, snapshot.shape(pod))) for pod in moving),
+        pods=burden.pods,
+        eviction_cost=burden.eviction_cost,
         quiet_since=_quiet_since(view, node, claim),
         blocks=tuple(block for gate in GATES if (block := gate(subject)) is not None),
     )
@@ -162,6 +167,8 @@ def _allows_disruption(s: Subject) -> Block | None:
 
 
 def _pods_can_leave(s: Subject) -> Block | None:
+    if s.burden.plain and not any(map(s.guard.pdbs_of, s.burden.samples)):
+        return None
     return next((block for pod in s.pods if (block := s.guard.block(pod)) is not None), None)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, Pool
 from nodeyard.disruption.budgets import Room
+from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.candidates import candidates
 from nodeyard.disruption.hysteresis import steadied
 from nodeyard.disruption.model import (
@@ -43,15 +44,16 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Pass:
-    """One look at one view."""
+    """One look at one view. `burdens`: what passes before it remembered of nodes."""
 
-    def __init__(self, view: View, planner: Planner, clock: Clock) -> None:
+    def __init__(self, view: View, planner: Planner, clock: Clock, burdens: Burdens | None = None) -> None:
+        burdens = burdens or Burdens()
         self.view = view
         self.clock = clock
         self.started = clock()
-        self.found = candidates(view)
+        self.found = candidates(view, burdens)
         self.room = Room(view.snapshot, view.in_command, view.now)
-        self.outlook = Outlook(view.snapshot, view.now)
+        self.outlook = Outlook(view.snapshot, view.now, burdens)
         self.simulation = Simulation(view, planner, self.found)
         self.complete = True
 
@@ -198,7 +200,7 @@ def proposal_of(
         evictions=len(candidate.pods),
         eviction_cost=candidate.eviction_cost,
         drain=run.outlook.drain([candidate.node]),
-        singletons=run.outlook.singletons(candidate.pods),
+        singletons=run.outlook.alone_on(candidate.node),
         at=run.view.now,
     )
     return msgspec.structs.replace(proposal, **more) if more else proposal

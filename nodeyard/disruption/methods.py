@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from nodeyard.api.pool import PoolKey
+from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.candidates import EVENTUAL
 from nodeyard.disruption.commands import command_of
 from nodeyard.disruption.judgement import (
@@ -65,9 +66,11 @@ _COMING_S = 30.0
 Method = Callable[[Pass], Found]
 
 
-def decide(view: View, planner: Planner, clock: Clock) -> Outcome:
-    """What to do now, and what would be done with every node and why not."""
-    run = Pass(view, planner, clock)
+def decide(view: View, planner: Planner, clock: Clock, *, burdens: Burdens | None = None) -> Outcome:
+    """What to do now, and what would be done with every node and why not. `burdens`: kept from pass to pass, it saves
+    looking at pods of nodes that have not changed.
+    """
+    run = Pass(view, planner, clock, burdens)
     allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
     proposals: dict[str, Proposal] = {}
     judged: dict[str, tuple[Proposal, ...]] = {}

@@ -15,6 +15,7 @@ from typing import Final
 from nodeyard.api.duration import parse_duration
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.pod import PodKey, PodRecord
+from nodeyard.disruption.burdens import Burdens, Owner, owner_of
 from nodeyard.disruption.draining import drainable, tier
 from nodeyard.disruption.evictability import PodGuard, protected
 from nodeyard.disruption.model import DrainEstimate, Rule
@@ -23,19 +24,23 @@ from nodeyard.state.cluster import Snapshot
 
 READY_S: Final = 30.0
 """What a pod is taken to need to become ready elsewhere, before its budget lets the next one go."""
-Owner = tuple[str, str, str]
 
 
 class Outlook:
-    """Answers about one snapshot; what it needs of the whole is counted once, when first asked for."""
+    """Answers about one snapshot; what it needs of the whole is counted once, when first asked for. `burdens`: what was
+    remembered of its nodes, if anything.
+    """
 
-    def __init__(self, snapshot: Snapshot, now: float) -> None:
+    def __init__(self, snapshot: Snapshot, now: float, burdens: Burdens | None = None) -> None:
         self._snapshot, self._now = snapshot, now
         self._guard = PodGuard(snapshot, now)
+        self._burdens = burdens or Burdens()
         self._replicas: Counter[Owner] | None = None
 
     def drain(self, nodes: Sequence[str]) -> DrainEstimate:
         """How long until the last pod of all these nodes is gone, drained at the same time."""
+        if len(nodes) == 1 and (estimate := self._of_plain_node(nodes[0])) is not None:
+            return estimate
         pods = {name: self._leaving(name) for name in nodes}
         rounds = self._rounds([pod for held in pods.values() for pod in held])
         each = [self._of_node(name, held, rounds) for name, held in pods.items()]
@@ -46,13 +51,33 @@ class Outlook:
             held_by=tuple(sorted({reason for e in each for reason in e.held_by})),
         )
 
+    def _of_plain_node(self, name: str) -> DrainEstimate | None:
+        """The estimate for a node none of whose pods is protected, covered by a budget or on its way out; else None."""
+        burden = self._burdens.of(self._snapshot, name)
+        if not burden.plain or any(map(self._guard.pdbs_of, burden.samples)):
+            return None
+        claim = self._snapshot.claim_of(self._snapshot.nodes[name])
+        return self._bounded(max(burden.drain_s, MIN_DRAIN_S), (), claim)
+
+    def alone_on(self, node: str) -> tuple[PodKey, ...]:
+        """`singletons` of the pods that have to move when the node goes."""
+        burden, replicas = self._burdens.of(self._snapshot, node), self._counted()
+        if all(replicas[owner] > 1 for owner in burden.owners):
+            return ()
+        return self.singletons(burden.pods)
+
     def singletons(self, pods: Iterable[PodKey]) -> tuple[PodKey, ...]:
         """Those that are the only one of their workload: while they move, nothing serves in their place."""
+        replicas = self._counted()
+        found = (self._snapshot.pods[key] for key in pods)
+        return tuple(p.key for p in found if p.owner_name and replicas[owner_of(p)] <= 1)
+
+    def _counted(self) -> Counter[Owner]:
+        """How many pods each workload has."""
         if self._replicas is None:
             known = self._snapshot.pods.values()
-            self._replicas = Counter(_owner(p) for p in known if not (p.finished or p.terminating))
-        found = (self._snapshot.pods[key] for key in pods)
-        return tuple(p.key for p in found if p.owner_name and self._replicas[_owner(p)] <= 1)
+            self._replicas = Counter(owner_of(p) for p in known if not (p.finished or p.terminating))
+        return self._replicas
 
     def _leaving(self, node: str) -> list[PodRecord]:
         s = self._snapshot
@@ -119,7 +144,3 @@ class Outlook:
 
 def _grace_s(pod: PodRecord, now: float) -> float:
     return max(0.0, pod.deleted_at - now) if pod.terminating else pod.grace_period_s
-
-
-def _owner(pod: PodRecord) -> Owner:
-    return pod.namespace, pod.owner_kind, pod.owner_name

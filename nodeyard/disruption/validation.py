@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.candidates import EVENTUAL, candidates, stops
 from nodeyard.disruption.judgement import (
     Clock,
@@ -24,9 +25,11 @@ from nodeyard.disruption.replacement import same_or_wider
 from nodeyard.disruption.several import still_worth_it
 
 
-def validate(command: Command, view: View, planner: Planner, clock: Clock) -> Command | Block:
+def validate(
+    command: Command, view: View, planner: Planner, clock: Clock, *, burdens: Burdens | None = None
+) -> Command | Block:
     """The command as it still holds, or what has changed since it was decided."""
-    run = Pass(view, planner, clock)
+    run = Pass(view, planner, clock, burdens)
     now = {c.node: c for c in run.found}
     same = [now[c.node] for c in command.candidates if c.node in now and now[c.node].claim_uid == c.claim_uid]
     if command.reason is Reason.EMPTY:

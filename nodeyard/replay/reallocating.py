@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
 from nodeyard.disruption.methods import decide
@@ -57,6 +58,7 @@ class Reallocating:
         self.passes = 0
         self.moves: list[tuple[float, Command]] = []
         """When each command began."""
+        self._burdens = Burdens()
         self._memory: dict[str, Move] = {}
         world.on_ready.append(self._arrived)
         world.on_gone.append(self._lost)
@@ -99,7 +101,7 @@ class Reallocating:
             return
         now_s = self._world.now_s
         whole = now_s >= self._next_s
-        outcome = decide(self._view(whole=whole), self._planner, self._clock)
+        outcome = decide(self._view(whole=whole), self._planner, self._clock, burdens=self._burdens)
         self._note(outcome, whole=whole)
         if outcome.command is not None:
             self._deciding = True
@@ -144,7 +146,7 @@ class Reallocating:
     def _validated(self, command: Command) -> None:
         self._deciding = False
         self._dirty = True
-        again = validate(command, self._view(), self._planner, self._clock)
+        again = validate(command, self._view(), self._planner, self._clock, burdens=self._burdens)
         if isinstance(again, Command):
             self._begin(again)
         self._wake(max(self._next_s, self._world.now_s + _SOON_S))
