@@ -9,6 +9,7 @@ import grpc.aio
 import msgspec
 
 from nodeyard.adapters.ec2.budget import CallBudget
+from nodeyard.adapters.ec2.dry_runs import DryRuns
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver
@@ -149,6 +150,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         resolver=Resolver(
             session, clock, cluster=settings.cluster_name, cluster_uid=cluster_uid,
             kubernetes_version=f"{version.major}.{version.minor.rstrip('+')}", addresses=addresses,
+            dry_runs=DryRuns(session, clock, cluster=settings.cluster_name, tags=tags) if settings.dry_runs else None,
         ),
         boot=Boot(
             cluster=settings.cluster_name, endpoint=settings.cluster_endpoint or client.server,

@@ -35,6 +35,8 @@ class AllocatorSettings(ServiceSettings, frozen=True, kw_only=True):
     """Of the same limits, what all replicas together may use for calls that change something."""
     ec2_consistency_lag: Seconds = 60.0
     """How long EC2 may take to show an instance that it has made."""
+    dry_runs: bool = True
+    """Whether EC2 is asked, without making anything, if it would let us launch by each node class."""
     cluster_endpoint: str = ""
     cluster_ca: str = ""
     cluster_dns: str = ""

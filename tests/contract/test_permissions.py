@@ -15,6 +15,7 @@ import pytest
 
 from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
+from nodeyard.adapters.ec2.dry_runs import DryRuns
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.interruption_queue import InterruptionQueue
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
@@ -34,7 +35,6 @@ from tests.support.launching import CLASS, OURS, LaunchBench
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ec2.md"
 IMPLIED = {
-    "ec2:RunInstances": "CreateFleet does it on the caller's behalf",
     "iam:PassRole": "asked for when instances get their role",
     "iam:TagInstanceProfile": "asked for when a profile is made with tags",
 }
@@ -138,6 +138,8 @@ async def torn_down(session: Ec2Session) -> None:
         placement_group_selector=PlacementGroupSelector(name="none-such"),
     )
     await resolver.resolve(by_name)
+    dry_runs = DryRuns(session, SystemClock(), cluster="nodeyard", tags=OURS)
+    assert await dry_runs.denied(await resolver.resolve(CLASS)) is None
     await resolver.delete_profile(CLASS)
     await LaunchTemplates(session, cluster="nodeyard", tags=OURS).delete_of(CLASS.key)
     machines = Instances(session, cluster_uid="uid")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from nodeyard.adapters.ec2.dry_runs import DryRuns
 from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.placement import find_group
 from nodeyard.adapters.ec2.session import Ec2Session
@@ -54,14 +55,17 @@ class Resolver:
         cluster_uid: str,
         kubernetes_version: str,
         addresses: Addresses | None = None,
+        dry_runs: DryRuns | None = None,
     ) -> None:
-        """`kubernetes_version`: "1.36", as SSM's parameters name it. `addresses`: told how many are free."""
+        """`kubernetes_version`: "1.36", as SSM's parameters name it. `addresses`: told how many are free. `dry_runs`:
+        asked whether the account lets us launch by a class that has everything."""
         self._session = session
         self._clock = clock
         self._cluster = cluster
         self._cluster_uid = cluster_uid
         self._version = kubernetes_version
         self._addresses = addresses or Addresses()
+        self._dry_runs = dry_runs
         self._memory: dict[tuple[str, bytes], tuple[float, Any]] = {}
 
     async def resolve(self, node_class: NodeClass) -> NodeClass:
@@ -76,7 +80,7 @@ class Resolver:
         if problems:
             valid = Condition("ValidationSucceeded", "False", "InvalidSpec", "; ".join(problems))
         parts = (subnets_ready, groups_ready, images_ready, profile_ready, *placement, valid)
-        return msgspec.structs.replace(
+        found = msgspec.structs.replace(
             node_class,
             subnets=subnets or (),
             security_groups=groups or (),
@@ -84,8 +88,14 @@ class Resolver:
             resolved_profile=profile or "",
             placement_group=placement_group,
             problems=problems,
-            conditions=self._timed(node_class, (*parts, _ready(parts))),
         )
+        if self._dry_runs is not None and all(part.status == "True" for part in parts):
+            denied = await self._dry_runs.denied(found)
+            if denied is not None:
+                found = msgspec.structs.replace(found, problems=(denied.message,))
+                failed = Condition(valid.type, "False", denied.reason, denied.message)
+                parts = tuple(failed if part is valid else part for part in parts)
+        return msgspec.structs.replace(found, conditions=self._timed(node_class, (*parts, _ready(parts))))
 
     def forget(self, key: str) -> None:
         """Ask again for this class's parts at the next resolve (a subnet or image turned out to be gone)."""
