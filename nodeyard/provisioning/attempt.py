@@ -37,7 +37,9 @@ class Attempt:
         spare: Callable[[], float],
         total_spare: Callable[[], float],
         exact: Callable[[], float] = lambda: 0.0,
+        home: int = ANYWHERE,
     ) -> None:
+        self.home = home
         self.setting, self.stages, self.honour = setting, stages, stages[0]
         self._carried: dict[int, tuple[int, ...]] = {}
         self.problem, self.classes, self.columns = setting.problem, setting.classes, setting.columns
@@ -98,7 +100,7 @@ class Attempt:
         """Place what waits with the present stage's preferences honoured; returns what is left."""
         demand = [(self._view(self.classes.classes[n]), many) for n, many in waiting.items() if many > 0]
         together = [one for one, _ in demand if self.site.shares_host(one)]
-        dealer = Dealer(self.state, self.cells, self.carried_of, self.new_nodes)
+        dealer = Dealer(self.state, self.cells, self.carried_of, self.new_nodes, self.home)
         portions, nowhere = dealer.deal(demand)
         left: dict[int, int] = defaultdict(int)
         for one, many in nowhere:

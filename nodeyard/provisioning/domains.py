@@ -7,7 +7,7 @@ counts that standing pods bring; `packing` takes the result.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,8 @@ from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.scheduling.topology import TermKind
 
 ANYWHERE = -1
+_FAR = 1e3
+"""How much dearer another cell seems than home: it is taken only where home can't be."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,11 @@ def cells_of(state: Field) -> Cells:
     return Cells(list(state.keys), codes, which[: len(columns)], which[len(columns) :])
 
 
+def stays_together(terms: Mapping[int, DomainTerm], carried: Sequence[int], matched: Sequence[int]) -> bool:
+    """Whether pods that carry and match these terms must share a domain with their own kind."""
+    return any(n in terms and terms[n].term.kind is TermKind.AFFINITY for n in {*carried} & {*matched})
+
+
 class Dealer:
     """Deals classes to cells. `carried_of` says which terms of a class count as hard in this attempt."""
 
@@ -78,8 +85,11 @@ class Dealer:
         cells: Cells,
         carried_of: Callable[[PodClass], tuple[int, ...]],
         new_nodes: bool,
+        home: int = ANYWHERE,
     ) -> None:
+        """`home`: the cell that classes whose pods stay together go to if they may, so that they can share nodes."""
         self.state, self.cells, self.carried_of, self.new_nodes = state, cells, carried_of, new_nodes
+        self.home = home
         self.counts: dict[int, DomainTerm] = {n: t.copy() for n, t in state.by_domain.items()}
         position = {k: i for i, k in enumerate(cells.keys)}
         self.code: dict[int, list[int]] = {
@@ -210,6 +220,8 @@ class Dealer:
         for one, _ in group.members[:8]:
             _, costs, tiers = self._feasible(one)
             price, tier = np.minimum(price, costs), np.minimum(tier, tiers)
+        if self.home != ANYWHERE and stays_together(self.counts, group.carried, group.matched):
+            price = np.where(np.arange(len(price)) == self.home, price, price * _FAR)
         if each := self._evenly(group, left):
             for cell in group.feasible.tolist():
                 self._give(group, cell, each, mean, quota)

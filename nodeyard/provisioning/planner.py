@@ -19,8 +19,9 @@ from nodeyard.provisioning.bounding import Bound, bound_of
 from nodeyard.provisioning.choices import Choice, Chooser
 from nodeyard.provisioning.classes import classes_of, rule_of
 from nodeyard.provisioning.columns import Columns
+from nodeyard.provisioning.domains import ANYWHERE, cells_of, stays_together
 from nodeyard.provisioning.explaining import Explainer, Skipped
-from nodeyard.provisioning.field import Rules
+from nodeyard.provisioning.field import Field, Rules
 from nodeyard.provisioning.hosts import Hosts, daemons_to_come, hosts_of, settle_claims
 from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.launching import Writer, dearest, names
@@ -46,6 +47,11 @@ _EXACT_MOST_S = 1.5
 _JOINT_SHARE = 0.45
 _JOINT_MOST_S = 4.5
 _MANY_PODS = 5_000
+_MOST_HOMES = 8
+_HOMES_PODS = 300
+"""With more pods, homes share less of the time for improving before one is chosen: with many, dealing decides more."""
+_HOMES_LEAVE = 0.5
+"""Of all time, what trying homes leaves to what follows."""
 _BOUND_SHARE = 0.15
 _BOUND_MOST_S = 1.5
 
@@ -141,18 +147,18 @@ def _best_draft(
     exact = min(_EXACT_MOST_S, setting.options.deadline_s * _EXACT_SHARE)
     joint = _joint(setting)
 
-    def attempt(stages: Sequence[Honour], share: float) -> Draft:
+    def attempt(stages: Sequence[Honour], share: float, home: int = ANYWHERE) -> Draft:
         begin = clock()
 
         def spare(seconds: float) -> Callable[[], float]:
             return lambda: min(seconds * share - (clock() - begin), total())
 
         later = spare(most + (exact if joint is None else exact * 0.6))
-        return Attempt(setting, stages, spare(most), total, later).run()
+        return Attempt(setting, stages, spare(most), total, later, home).run()
 
     ways = programmes(setting)
     if len(ways) == 1:
-        draft, proved = attempt(ways[0], 1.0), None
+        draft, proved = _cheapest(attempt, ways[0], _homes(setting), len(setting.problem.pods), total), None
         if joint is not None:
             stop = clock() + min(_JOINT_MOST_S, setting.options.deadline_s * _JOINT_SHARE)
             draft, proved = joint.improve(draft, lambda: min(stop - clock(), total()))
@@ -167,6 +173,47 @@ def _best_draft(
         if total() < setting.options.deadline_s * 0.5:
             break
     return attempt(chosen, 1.0), total() > 0, None
+
+
+def _cheapest(
+    attempt: Callable[[Sequence[Honour], float, int], Draft],
+    stages: Sequence[Honour], homes: Sequence[int], pods: int, total: Callable[[], float],
+) -> Draft:  # fmt: skip
+    """The best attempt of all homes: each has a part of the time for improving, the most promising then all of it."""
+    if len(homes) == 1:
+        return attempt(stages, 1.0, homes[0])
+    share = min(1.0, _HOMES_PODS / pods)
+    begin, longest = total(), 0.0
+    tried: list[tuple[tuple[int, float], int, Draft]] = []
+    for home in homes:
+        before = total()
+        if tried and before - longest < begin * _HOMES_LEAVE:
+            break
+        draft = attempt(stages, share / len(homes), home)
+        longest = max(longest, before - total())
+        tried.append((_worth(draft), home, draft))
+    worth, home, best = min(tried, key=lambda one: one[0])
+    if total() - longest < begin * _HOMES_LEAVE:
+        return best
+    again = attempt(stages, 1.0, home)
+    return again if _worth(again) < worth else best
+
+
+def _worth(draft: Draft) -> tuple[int, float]:
+    """Less is better."""
+    return draft.unplaced, draft.cost
+
+
+def _homes(setting: Setting) -> list[int]:
+    """Cells to try as the home of several groups of pods that each stay in one domain: apart, they can't share nodes."""
+    classes = setting.classes.classes
+    many = len(setting.problem.pods) > _MANY_PODS
+    if many or sum(bool({*c.carried} & {*c.matched}) for c in classes) < 2:
+        return [ANYWHERE]
+    field = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
+    groups = {n for c in classes if stays_together(field.by_domain, c.carried, c.matched) for n in c.carried}
+    cells = cells_of(field).count
+    return [ANYWHERE, *range(cells)] if len(groups) > 1 and 2 <= cells <= _MOST_HOMES else [ANYWHERE]
 
 
 def _joint(setting: Setting) -> Joint | None:

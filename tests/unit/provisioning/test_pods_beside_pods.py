@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from nodeyard.api.selectors import LabelSelector, TopologySpreadConstraint
 from nodeyard.provisioning.model import Options, PreferencePolicy
-from tests.support.invented_market import ZONES
+from tests.support.invented_market import ZONES, invented
 from tests.support.judge import judge
 from tests.support.kube_rules import CAPACITY_TYPE, HOST, ZONE
 from tests.support.manifests import node, pod, pods, pool, required, spread
@@ -121,6 +122,23 @@ def test_the_clusters_default_spread_is_for_pods_without_their_own() -> None:
 def test_pods_that_want_each_other_found_a_domain_and_stay_in_it() -> None:
     near = required("podAffinity", ZONE, {"app": "web"})
     assert len(per(planned(*pods("web", 8, 1500, affinity=near)), "zone", "web")) == 1
+
+
+def test_groups_that_each_stay_in_one_zone_share_a_zone_and_its_nodes() -> None:
+    """Each by itself would go where its own kind of node is cheapest, apart from most others (a gap of 25 % here)."""
+    market, rng = invented(12, zones=3, seed=1), random.Random(1)
+    groups = [
+        one
+        for n in range(20)
+        for one in pods(
+            f"g{n}", 4, rng.choice((50, 100, 250, 500, 1000)), rng.choice((128, 256, 512, 1024, 2048, 4096)),
+            affinity=required("podAffinity", ZONE, {"app": f"g{n}"}),
+        )
+    ]  # fmt: skip
+    given = PlanningProblem("", [pool(capacity_types=BOTH, arches=("amd64", "arm64")), *groups], market)
+    solved = solve(given, Options())
+    assert judge(given.objects, market, solved.report) == []
+    assert solved.report["cost"]["gap"] < 0.12
 
 
 def test_pods_follow_those_they_want_along_a_chain() -> None:
