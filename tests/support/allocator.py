@@ -1,41 +1,28 @@
 """A small honest world for the allocator: a cluster with resourceVersions, a cloud with client tokens, leases.
 
-The API keeps optimistic concurrency, finalizers and UIDs; the stream shows what the API has, unless it is held back;
-the cloud makes one instance per client token and can refuse, fail, or do the work and lose the answer.
+Its API server and streams are `allocator_cluster`'s, its EC2 `allocator_cloud`'s.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from nodeyard.adapters.kubernetes.errors import AlreadyExists
 from nodeyard.api import labels as keys
 from nodeyard.api.decision import Decision
-from nodeyard.api.node import Condition, Node, NodeClaim, NodeClassRef
-from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, Subnet
+from nodeyard.api.node import Condition, Node, NodeClassRef
+from nodeyard.api.nodeclass import NodeClass
 from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.quantity import fits, total
 from nodeyard.api.selectors import Requirement, Taint
 from nodeyard.cloudprovider.boot import Boot
-from nodeyard.cloudprovider.errors import CloudError
-from nodeyard.cloudprovider.market import RESERVATIONS
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.cloudprovider.refusals import Refusal, RefusalMemory
-from nodeyard.cloudprovider.reservations import CapacityReservation, selected
-from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.provisioning.addresses import Addresses
-from nodeyard.provisioning.batches import Answer, Batch, Found, merge_key
-from nodeyard.provisioning.claims import LaunchRecord, ReservationRef
-from nodeyard.provisioning.launches import Launched
-from nodeyard.provisioning.lifecycle import Deadlines, registration, with_condition, without_taint
+from nodeyard.provisioning.lifecycle import Deadlines
 from nodeyard.provisioning.model import (
     Cost,
     OfferingRef,
@@ -49,7 +36,7 @@ from nodeyard.provisioning.model import (
 from nodeyard.runtime.batcher import Batcher
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.metrics import new_registry
-from nodeyard.state.cluster import Change, ClusterStore, Kind, Snapshot
+from nodeyard.state.cluster import Change, Kind
 from services.allocator.batches import Batches
 from services.allocator.classes import Classes
 from services.allocator.controller import Controller
@@ -60,396 +47,9 @@ from services.allocator.metrics import AllocatorMetrics
 from services.allocator.naming import Namer
 from services.allocator.registrar import Registrar
 from services.allocator.reporting import Reporter
-from tests.support.catalogue import ZONES, small_market
+from tests.support.allocator_cloud import Account, Cloud
+from tests.support.allocator_cluster import Api, Stream
 from tests.support.clock import FakeClock, settle
-
-
-class Stream:
-    """The watcher's stream of one replica. `paused`: what the API does is not shown (own writes are)."""
-
-    def __init__(self) -> None:
-        self.store = ClusterStore()
-        self.synced = True
-        self.lag_s = 0.0
-        self.paused = False
-        self._missed: list[Change] = []
-        self._revision = 0
-
-    def show(self, *changes: Change) -> None:
-        if self.paused:
-            self._missed += changes
-            return
-        self._revision += 1
-        self.store.apply(changes, revision=self._revision)
-
-    def resume(self) -> None:
-        self.paused = False
-        missed, self._missed = self._missed, []
-        self.show(*missed)
-
-    def snapshot(self) -> Snapshot:
-        return self.store.snapshot()
-
-    def overlay(self, change: Change) -> None:
-        self.store.apply((change,))
-
-    async def wait_changed(self, after_revision: int, timeout_s: float) -> int:
-        return self._revision
-
-
-class Api:
-    """Claims, nodes and pods as the API server keeps them; implements Claims, Nodes and Pods."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.takes_back = 0
-        """Nominations that the kube-scheduler takes back at once."""
-        self.streams: list[Stream] = []
-        self.claims: dict[str, NodeClaim] = {}
-        self.nodes: dict[str, Node] = {}
-        self.pods: dict[PodKey, PodRecord] = {}
-        self.writes: list[str] = []
-        self.fail: dict[str, Exception] = {}
-        """What the next write of a kind ("create", "status", ...) raises instead."""
-        self._clock = clock
-        self._versions = itertools.count(1)
-
-    def put(self, kind: Kind, key: str, value: Any) -> Any:
-        """Stores an object as changed now, and shows it."""
-        if value is not None and hasattr(value, "resource_version"):
-            value = msgspec.structs.replace(value, resource_version=str(next(self._versions)))
-        kept: dict[str, Any] | None = {
-            Kind.NODE_CLAIM: self.claims, Kind.NODE: self.nodes, Kind.POD: self.pods,
-        }.get(kind)  # type: ignore[assignment]  # fmt: skip
-        if kept is not None:
-            kept.pop(key, None) if value is None else kept.__setitem__(key, value)
-        for stream in self.streams:
-            stream.show(Change(kind, key, value, getattr(value, "resource_version", "")))
-        return value
-
-    def put_away(self, claim: str) -> None:
-        """Somebody removed the claim's finalizer by hand, too."""
-        self.put(Kind.NODE_CLAIM, claim, None)
-
-    def _may(self, what: str) -> None:
-        if error := self.fail.pop(what, None):
-            raise error
-        self.writes.append(what)
-
-    # Claims
-    async def create(self, claim: NodeClaim, owner: Pool | None = None) -> NodeClaim:
-        self._may("create")
-        if claim.name in self.claims:
-            raise AlreadyExists(409, "AlreadyExists", claim.name)
-        made = msgspec.structs.replace(
-            claim, uid=f"uid-{claim.name}", created_at=float(int(self._clock.now()))
-        )
-        return self.put(Kind.NODE_CLAIM, claim.name, made)  # type: ignore[no-any-return]
-
-    async def get(self, name: str) -> NodeClaim | None:
-        return self.claims.get(name)
-
-    async def list(self) -> list[NodeClaim]:
-        return list(self.claims.values())
-
-    async def _change(
-        self, claim: NodeClaim, what: str, change: Callable[[NodeClaim], NodeClaim]
-    ) -> NodeClaim | None:
-        now = self.claims.get(claim.name)
-        if now is None or (claim.uid and claim.uid != now.uid):
-            return None
-        changed = change(now)
-        if changed == now:
-            return now
-        self._may(what)
-        if changed.deleting and not changed.finalizers:
-            self.put(Kind.NODE_CLAIM, claim.name, None)
-            return None
-        return self.put(Kind.NODE_CLAIM, claim.name, changed)  # type: ignore[no-any-return]
-
-    async def patch_status(
-        self, claim: NodeClaim, change: Callable[[NodeClaim], NodeClaim]
-    ) -> NodeClaim | None:
-        return await self._change(claim, "status", change)
-
-    async def set_conditions(
-        self, claim: NodeClaim, conditions: Sequence[Condition], now: float
-    ) -> NodeClaim | None:
-        def change(claim: NodeClaim) -> NodeClaim:
-            for condition in conditions:
-                claim = msgspec.structs.replace(claim, conditions=with_condition(claim, condition, now))
-            return claim
-
-        return await self._change(claim, "status", change)
-
-    async def annotate(
-        self,
-        claim: NodeClaim,
-        annotations: Mapping[str, str | None] = {},
-        labels: Mapping[str, str | None] = {},
-        *,
-        unless: str = "",
-        replacing: str = "",
-    ) -> NodeClaim | None:
-        def change(now: NodeClaim) -> NodeClaim:
-            if unless and now.annotations.get(unless, replacing) != replacing:
-                return now
-            return msgspec.structs.replace(
-                now, annotations=_merged(now.annotations, annotations), labels=_merged(now.labels, labels)
-            )
-
-        return await self._change(claim, "annotate", change)
-
-    async def add_finalizer(self, claim: NodeClaim) -> NodeClaim | None:
-        finalizers = (*claim.finalizers, keys.TERMINATION_FINALIZER)
-        return await self._change(
-            claim, "add-finalizer", lambda now: msgspec.structs.replace(now, finalizers=finalizers)
-        )
-
-    async def remove_finalizer(self, claim: NodeClaim) -> NodeClaim | None:
-        return await self._change(
-            claim, "remove-finalizer", lambda now: msgspec.structs.replace(now, finalizers=())
-        )
-
-    async def delete(self, name: str, uid: str = "") -> bool:
-        now = self.claims.get(name)
-        if now is None or (uid and uid != now.uid):
-            return False
-        self._may("delete")
-        if not now.finalizers:
-            self.put(Kind.NODE_CLAIM, name, None)
-        elif not now.deleting:
-            self.put(Kind.NODE_CLAIM, name, msgspec.structs.replace(now, deleted_at=self._clock.now()))
-        return True
-
-    # Nodes
-    async def register(self, node: Node, claim: NodeClaim, *, hold_until: str = "") -> Node | None:
-        now = self.nodes.get(node.name)
-        if now is None:
-            return None
-        self._may("register")
-        wanted = registration(now, claim, hold_until=hold_until)
-        return self.put(  # type: ignore[no-any-return]
-            Kind.NODE,
-            node.name,
-            msgspec.structs.replace(
-                now,
-                labels=wanted.labels,
-                annotations=wanted.annotations,
-                taints=wanted.taints,
-                finalizers=wanted.finalizers,
-            ),
-        )
-
-    async def initialized(self, node: Node) -> Node | None:
-        now = self.nodes[node.name]
-        self._may("initialize")
-        return self.put(  # type: ignore[no-any-return]
-            Kind.NODE,
-            node.name,
-            msgspec.structs.replace(now, labels={**now.labels, keys.INITIALIZED: "true"}),
-        )
-
-    async def lift_hold(self, node: Node) -> Node | None:
-        now = self.nodes[node.name]
-        self._may("lift")
-        return self.put(  # type: ignore[no-any-return]
-            Kind.NODE,
-            node.name,
-            msgspec.structs.replace(now, taints=without_taint(now.taints, keys.BIND_HOLD)),
-        )
-
-    # Pods
-    async def nominate(self, pods: Sequence[PodRecord], node: str) -> dict[PodKey, str]:
-        self._may("nominate")
-        if self.takes_back:
-            self.takes_back -= 1
-            return {}
-        for pod in pods:
-            self.put(Kind.POD, pod.key, msgspec.structs.replace(self.pods[pod.key], nominated_node=node))
-        return {}
-
-    async def bind(self, pods: Sequence[PodRecord], node: str) -> dict[PodKey, str]:
-        self._may("bind")
-        for pod in pods:
-            self.put(
-                Kind.POD, pod.key, msgspec.structs.replace(self.pods[pod.key], node=node, unschedulable=False)
-            )
-        return {}
-
-
-class Cloud:
-    """EC2 and pricing. `full`: (type, zone) that can't be had; `left`: how many more instances of a type can.
-    `failures`: what the next calls raise; one with `may_have_taken_effect` is raised after the instances were made.
-    New instances are described `lag_s` after they were made.
-    """
-
-    region = "eu-west-1"
-    ready = True
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.instances: dict[str, Launched] = {}
-        """By id."""
-        self.claims: dict[str, str] = {}
-        """Instance id -> UID of the claim it is tagged for."""
-        self.calls: list[tuple[tuple[str, ...], LaunchRecord]] = []
-        """Each with the names of the batch's claims."""
-        self.full: set[tuple[str, str]] = set()
-        self.left: dict[str, int] = {}
-        self.partitions: dict[str, int] = {}
-        """Instance id -> partition of its placement group, as far as EC2 shows it."""
-        self.failures: list[Exception] = []
-        self.answer_errors: list[CloudError] = []
-        self.lag_s = 0.0
-        self.refused: list[Refusal] = []
-        self.reserved: tuple[CapacityReservation, ...] = ()
-        """As last counted at `counted_at`; `places` are what there really is."""
-        self.places: dict[str, int] = {}
-        self.counted_at = 0.0
-        self._memory = RefusalMemory()
-        self._clock = clock
-        self._answers: dict[str, tuple[LaunchRecord, Batch, Answer]] = {}
-        self._made_at: dict[str, float] = {}
-        self._numbers = itertools.count(1)
-
-    def stamp(self, record: LaunchRecord, members: tuple[tuple[str, str], ...]) -> str:
-        return hashlib.blake2b(repr((merge_key(record), members)).encode(), digest_size=8).hexdigest()
-
-    async def launch(self, record: LaunchRecord, batch: Batch) -> Answer:
-        self.calls.append((tuple(name for name, _ in batch.members), record))
-        await asyncio.sleep(0)
-        error = self.failures.pop(0) if self.failures else None
-        if error is not None and not getattr(error, "may_have_taken_effect", False):
-            raise error
-        known = self._answers.get(batch.id)
-        if known is None:
-            known = self._answers[batch.id] = (record, batch, self._make(record, batch))
-        assert (merge_key(known[0]), known[1]) == (merge_key(record), batch), "one token, two requests"
-        if error is not None:
-            raise error
-        return known[2]
-
-    def _make(self, record: LaunchRecord, batch: Batch) -> Answer:
-        if self.answer_errors:
-            return Answer(error=self.answer_errors.pop(0))
-        rows = [row for choice in record.choices for row in choice.overrides]
-        made: list[Launched] = []
-        for row in rows:
-            room = 0 if (row[0], row[1]) in self.full else self.left.get(row[0], 10_000)
-            into = record.reservations.get(f"{row[0]}/{row[1]}")
-            if into is not None:
-                room = self.places.get(into.id, 0)
-            count = min(room, len(batch.members) - len(made))
-            if into is not None:
-                self.places[into.id] = room - count
-                if count < len(batch.members):
-                    full = (
-                        Refusal(*row[:2], keys.RESERVED, "ReservationCapacityExceeded", reservation=into.id),
-                    )
-                    return Answer(tuple(made), full, "the reservation is full")
-            if row[0] in self.left:
-                self.left[row[0]] -= count
-            for _ in range(count):
-                one = Launched(f"i-{next(self._numbers):017x}", row[0], row[1], record.capacity_type, "ami-1")
-                made.append(one)
-                self.instances[one.instance_id] = one
-                self._made_at[one.instance_id] = self._clock.monotonic()
-                if len(batch.members) == 1:
-                    self.claims[one.instance_id] = batch.members[0][1]
-        short = len(made) < len(batch.members)
-        refusals = tuple(
-            Refusal(r[0], r[1], record.capacity_type, "InsufficientInstanceCapacity") for r in rows if short
-        )
-        return Answer(tuple(made), refusals, "no capacity" if short else "")
-
-    def _shown(self) -> set[str]:
-        now = self._clock.monotonic()
-        return {i for i, at in self._made_at.items() if now >= at + self.lag_s}
-
-    async def find(self, batch: Batch) -> list[Found]:
-        _, _, answer = self._answers.get(batch.id, (None, None, Answer()))
-        shown = self._shown()
-        return [
-            Found(made, self.claims.get(made.instance_id, ""), made.instance_id in self.instances)
-            for made in answer.made
-            if made.instance_id in shown
-        ]
-
-    async def partition_of(self, instance_id: str) -> int | None:
-        return self.partitions.get(instance_id)
-
-    async def unnamed(self) -> dict[str, str]:
-        shown = self._shown()
-        return {
-            made.instance_id: batch.id
-            for _, batch, answer in self._answers.values()
-            for made in answer.made
-            if made.instance_id in shown and made.instance_id not in self.claims
-        }
-
-    async def name(self, instance_id: str, claim: str, uid: str, *, named: bool) -> None:
-        self.claims[instance_id] = uid
-
-    @property
-    def revision(self) -> str:
-        return str(len(self.refused))
-
-    def catalogue_for(self, node_class: NodeClass) -> Catalogue:
-        market = small_market()
-        if self.reserved:
-            counted = {RESERVATIONS: self.counted_at}
-            market = market.with_rows({}, (), {**market.asked_at, **counted}, reservations=self.reserved)
-        return resolve(market, node_class, now=0.0, shut=self._memory.shut())
-
-    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
-        return selected(node_class, self.reserved)
-
-    async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
-        return self.revision
-
-    async def report_refusals(self, refusals: Sequence[Refusal]) -> bool:
-        self.refused += refusals
-        for refusal in refusals:
-            self._memory.remember([refusal], self._clock.now() + refusal.ttl_s)
-        return True
-
-
-class Account:
-    """Templates and what node classes resolve to."""
-
-    def __init__(self) -> None:
-        self.templates: dict[str, Boot] = {}
-        self.forgotten: list[str] = []
-
-    async def ensure(
-        self, node_class: NodeClass, image: Image, boot: Boot, into: ReservationRef | None = None
-    ) -> str:
-        name = f"t-{image.id}-{hash((tuple(sorted(boot.labels.items())), boot.taints, into)) & 0xFFFF:x}"
-        self.templates[name] = boot
-        return name
-
-    def forget(self, names: Any) -> None:
-        self.forgotten += list(names) if not isinstance(names, str) else [names]
-
-    async def delete_of(self, node_class_key: str) -> int:
-        return 0
-
-    async def prune(self, keep: AbstractSet[str], classes: AbstractSet[str], now: float) -> int:
-        gone = set(self.templates) - keep
-        for name in gone:
-            del self.templates[name]
-        return len(gone)
-
-    async def delete_profile(self, node_class: NodeClass) -> None:
-        return None
-
-    async def resolve(self, node_class: NodeClass) -> NodeClass:
-        return msgspec.structs.replace(
-            node_class,
-            subnets=tuple(Subnet(f"subnet-{z.name}", z.name, z.id) for z in ZONES),
-            security_groups=(SecurityGroup("sg-1"),),
-            images=(Image("ami-1", "", (Requirement(keys.ARCH, "In", ("amd64",)),)),),
-            resolved_profile="nodes",
-        )
 
 
 class Quiet:
@@ -697,11 +297,6 @@ class World:
 
     def change_node(self, name: str, **fields: Any) -> Node:
         return self.api.put(Kind.NODE, name, msgspec.structs.replace(self.api.nodes[name], **fields))  # type: ignore[no-any-return]
-
-
-def _merged(have: dict[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
-    merged = {**have, **changes}
-    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _all_of(api: Api, fixed: Sequence[Change]) -> list[Change]:

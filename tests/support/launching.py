@@ -36,7 +36,9 @@ from services.allocator.ports import Leases
 from services.allocator.registrar import Registrar
 from services.allocator.reporting import Reporter
 from tests.support.account import REGION
-from tests.support.allocator import Api, Cloud, Leader, LeaseTable, Quiet, Stream, one_node_planner
+from tests.support.allocator import Leader, LeaseTable, Quiet, one_node_planner
+from tests.support.allocator_cloud import Cloud
+from tests.support.allocator_cluster import Api, Stream
 
 FOUND_BY = (SelectorTerm(tags={"karpenter.sh/discovery": "nodeyard"}),)
 CLASS = NodeClass(
