@@ -41,7 +41,7 @@ async def watcher_process(
             sys.executable, "-m", "services.watcher.main", env=env, stderr=out, stdout=out
         )
         try:
-            await until(lambda: endpoints.exists() or process.returncode is not None, 30)
+            await until(lambda: endpoints.exists() or process.returncode is not None, 90)
             if process.returncode is not None:
                 raise RuntimeError(f"the watcher ended: {log.read_text()}")
             facts: dict[str, Any] = json.loads(endpoints.read_text())

@@ -171,7 +171,7 @@ class Yard:
     def wait_running(self, app: str, count: int, within_s: float = 60.0) -> None:
         eventually(lambda: self.phases(app) == Counter(Running=count), within_s=within_s)
 
-    def wait_ready(self, within_s: float = 30.0) -> None:
+    def wait_ready(self, within_s: float = 90.0) -> None:
         for service in self.stand.options.services:
             for replica in range(self.stand.options.replicas):
                 eventually(lambda s=service, r=replica: self.stand.ready(s, r), within_s=within_s)  # type: ignore[misc]
