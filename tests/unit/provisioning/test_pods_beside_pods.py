@@ -136,7 +136,7 @@ def test_groups_that_each_stay_in_one_zone_share_a_zone_and_its_nodes() -> None:
         )
     ]  # fmt: skip
     given = PlanningProblem("", [pool(capacity_types=BOTH, arches=("amd64", "arm64")), *groups], market)
-    solved = solve(given, Options())
+    solved = solve(given, Options(deadline_s=40.0))
     assert judge(given.objects, market, solved.report) == []
     assert solved.report["cost"]["gap"] < 0.12
 
