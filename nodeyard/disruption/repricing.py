@@ -51,11 +51,10 @@ def _offerings_of_nodes(
         if not key:
             continue
         of = claim.node_class.key if claim is not None else ""
-        name, zone, capacity_type = (
-            node.labels.get(k, "") for k in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
-        )
+        where = (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE, keys.RESERVATION_ID)
+        own = [node.labels.get(key, "") for key in where]
         was, now = (
-            catalogue.offering(name, zone, capacity_type) if catalogue is not None else None
+            catalogue.offering(*own) if catalogue is not None else None
             for catalogue in (before.get(of), after.get(of))
         )  # fmt: skip
         found[key].append((was, now))
@@ -72,13 +71,19 @@ def _fallen(before: Catalogue | None, after: Catalogue | None) -> Iterator[Bough
         return
     for kind in after.types:
         old = before.by_name.get(kind.name) if before is not None else None
-        known = {(o.zone, o.capacity_type): o for o in old.offerings} if old is not None else {}
+        known = {_place(o): o for o in old.offerings} if old is not None else {}
         for offering in kind.offerings:
-            was = known.get((offering.zone, offering.capacity_type))
+            was = known.get(_place(offering))
             if offering.available and (
                 was is None or not was.available or _expected(offering) < _expected(was)
             ):
                 yield kind, offering
+
+
+def _place(offering: Offering) -> tuple[str, str, str]:
+    """Which offering of its type it is."""
+    reservation = offering.reserved.id if offering.reserved is not None else ""
+    return offering.zone, offering.capacity_type, reservation
 
 
 def _expected(offering: Offering) -> float:

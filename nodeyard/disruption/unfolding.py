@@ -3,8 +3,9 @@
 A step makes nodes, then takes others away; their pods go to nodes that stand at that moment. Pods of a shape are
 interchangeable, so the target only says how many of each shape a node still takes (`wants`), and every step fills the
 nodes that are up before it makes more. A step keeps within the pools' budgets and limits (new nodes beside old ones) and
-the PodDisruptionBudgets, makes no term between pods worse, and never lets the rent of everything that runs rise more than a tenth above the start. Where
-nothing can be made without that, pods are parked on nodes that go later. What can't be reached so is left as it is.
+the PodDisruptionBudgets, makes no term between pods worse, and keeps the rent of everything that runs below a ceiling: a
+tenth above the start, and higher only where the target can't be reached below it. Where nothing can be made without
+that, pods are parked on nodes that go later. What can't be reached so is left as it is.
 """
 
 from collections import Counter, defaultdict

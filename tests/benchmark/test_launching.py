@@ -14,7 +14,7 @@ from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
 from nodeyard.local.account.server import AccountServer
-from tests.support.account import REGION, AwsClients, DialBoard, account_server
+from tests.support.account import AwsClients, DialBoard, account_server, reach
 from tests.support.launching import LaunchBench
 
 __all__ = ["account_server"]
@@ -38,11 +38,7 @@ async def test_launching(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account_server.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account_server, monkeypatch)
     dials = DialBoard(account_server.url)
     for action, (burst, rate) in LIMITS.items():
         dials.post("faults", kind="throttle", service="ec2", action=action, burst=burst, rate_per_second=rate)

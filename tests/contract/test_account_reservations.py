@@ -13,7 +13,7 @@ from nodeyard.adapters.ec2.describe import read_reservations
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.local.account.server import AccountServer
-from tests.support.account import REGION, AwsClients, DialBoard, account_server
+from tests.support.account import REGION, AwsClients, DialBoard, account_server, reach
 
 __all__ = ["account_server"]
 
@@ -32,11 +32,7 @@ def dials(account_server: AccountServer) -> DialBoard:
 
 @pytest.fixture
 def session(account_server: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account_server.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account_server, monkeypatch)
     session = Ec2Session(threads=2)
     yield session
     session.close()

@@ -14,9 +14,11 @@ from nodeyard.api.node import Condition
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.launches import missing_in
-from tests.support.account import REGION, AwsClients, DialBoard
+from tests.support.account import AwsClients, DialBoard, account, dials, reach
 from tests.support.clock import FakeClock
 from tests.support.launching import CLASS, OURS
+
+__all__ = ["account", "dials"]
 
 ACTIONS = ("CreateLaunchTemplate", "CreateFleet", "RunInstances")
 REFUSAL = {
@@ -26,19 +28,6 @@ REFUSAL = {
     "times": 1000,
     "message": "You may not.",
 }
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
-
-
-@pytest.fixture
-def dials(account: AccountServer) -> Iterator[DialBoard]:
-    board = DialBoard(account.url)
-    yield board
-    board.delete()
 
 
 class Trial:
@@ -64,11 +53,7 @@ class Trial:
 
 @pytest.fixture
 def trial(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account, monkeypatch)
     session = Ec2Session(attempts=1)
     yield Trial(session)
     session.close()

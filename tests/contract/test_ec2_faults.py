@@ -20,7 +20,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import SelectorTerm
 from nodeyard.local.account.server import AccountServer
 from nodeyard.state.cluster import Change, Kind
-from tests.support.account import REGION, AwsClients, DialBoard, account_server
+from tests.support.account import REGION, AwsClients, DialBoard, account_server, reach
 from tests.support.cluster import eventually
 from tests.support.launching import CLASS, LaunchBench
 from tests.support.redis import TestRedis
@@ -39,11 +39,7 @@ def dials(account_server: AccountServer) -> DialBoard:
 
 @pytest.fixture
 def session(account_server: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account_server.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account_server, monkeypatch)
     session = Ec2Session(threads=16, budget=CallBudget())
     yield session
     session.close()

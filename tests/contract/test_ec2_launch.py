@@ -34,9 +34,11 @@ from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import LAUNCH_BATCH
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
-from tests.support.account import REGION, AwsClients, DialBoard
+from tests.support.account import REGION, AwsClients, DialBoard, account, dials, reach
 from tests.support.clock import FakeClock
 from tests.support.providers import batch, launched
+
+__all__ = ["account", "dials"]
 
 FOUND_BY = (SelectorTerm(tags={"karpenter.sh/discovery": "nodeyard"}),)
 CLASS = NodeClass(
@@ -51,26 +53,9 @@ BOOT = Boot(
 )
 
 
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
-
-
-@pytest.fixture
-def dials(account: AccountServer) -> Iterator[DialBoard]:
-    board = DialBoard(account.url)
-    yield board
-    board.delete()
-
-
 @pytest.fixture
 def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account, monkeypatch)
     session = Ec2Session(attempts=1)
     yield session
     session.close()

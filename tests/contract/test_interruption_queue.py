@@ -11,15 +11,11 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.cloudprovider.errors import CloudError, NotFound
 from nodeyard.disruption.interruption import Message, NoticeKind
 from nodeyard.local.account.server import AccountServer
-from tests.support.account import REGION, AwsClients, DialBoard
+from tests.support.account import AwsClients, DialBoard, account, dials, reach
+
+__all__ = ["account", "dials"]
 
 NAME = "nodeyard"
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
 
 
 @pytest.fixture
@@ -28,19 +24,8 @@ def aws(account: AccountServer) -> AwsClients:
 
 
 @pytest.fixture
-def dials(account: AccountServer) -> Iterator[DialBoard]:
-    board = DialBoard(account.url)
-    yield board
-    board.delete()
-
-
-@pytest.fixture
 def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account, monkeypatch)
     session = Ec2Session(threads=2, attempts=1)
     yield session
     session.close()

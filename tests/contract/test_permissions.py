@@ -30,8 +30,10 @@ from nodeyard.api.placement import PlacementGroupSelector
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import LAUNCH_BATCH
 from nodeyard.runtime.clock import SystemClock
-from tests.support.account import REGION, AwsClients, DialBoard
+from tests.support.account import REGION, AwsClients, DialBoard, account, reach
 from tests.support.launching import CLASS, OURS, LaunchBench
+
+__all__ = ["account"]
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ec2.md"
 IMPLIED = {
@@ -66,12 +68,6 @@ def condition(policy: list[dict[str, Any]], sid: str, operator: str) -> dict[str
     return found
 
 
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
-
-
 @pytest.fixture
 def called() -> set[str]:
     """Filled with "service:Action" of each call as our side sees it."""
@@ -82,11 +78,7 @@ def called() -> set[str]:
 def session(
     account: AccountServer, called: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account, monkeypatch)
 
     def note(service: str, operation: str, outcome: str, seconds: float) -> None:
         called.add(f"{service}:{operation}")

@@ -24,18 +24,14 @@ from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import Answer, Batch
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
-from tests.support.account import REGION, AwsClients
+from tests.support.account import REGION, AwsClients, account, reach
 from tests.support.clock import FakeClock
 from tests.support.launching import CLASS, OURS
 
+__all__ = ["account"]
+
 Rows = tuple[tuple[str, str, str], ...]
 ANYWHERE = Placement()
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
 
 
 @pytest.fixture
@@ -45,11 +41,7 @@ def ec2(account: AccountServer) -> Any:
 
 @pytest.fixture
 def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account, monkeypatch)
     session = Ec2Session(attempts=1)
     yield session
     session.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -27,9 +27,11 @@ from nodeyard.local.account.server import AccountServer
 from nodeyard.local.stand import Stand
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
-from tests.support.account import REGION, DialBoard
+from tests.support.account import REGION, DialBoard, account, reach
 from tests.support.cluster import condition, eventually
 from tests.support.providers import CLASS, Ec2, Kwok, Provider, batch, launched, other_class
+
+__all__ = ["account"]
 
 BOOT = Boot(
     cluster="nodeyard", endpoint="https://api", labels={"team": "a"},
@@ -39,19 +41,9 @@ NO_INSTANCE = "i-0123456789abcdef0"
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
-
-
 @pytest.fixture
 async def ec2(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ec2]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account, monkeypatch)
     session, dials = Ec2Session(attempts=1), DialBoard(account.url)
     yield Ec2(session, dials)
     session.close()

@@ -25,7 +25,7 @@ from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.claims import LaunchRecord, ReservationRef, TemplateChoice
 from nodeyard.provisioning.launches import Choice, as_recorded, by_reservation, choose, resolved_labels
-from tests.support.account import REGION, AwsClients, DialBoard, account_server
+from tests.support.account import REGION, AwsClients, DialBoard, account_server, reach
 from tests.support.catalogue import small_market
 from tests.support.clock import FakeClock
 from tests.support.launching import CLASS, OURS
@@ -39,11 +39,7 @@ TERMS = (ReservationTerm(tags={"team": "a"}),)
 
 @pytest.fixture
 def session(account_server: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": account_server.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    reach(account_server, monkeypatch)
     session = Ec2Session(threads=4, attempts=1)
     yield session
     session.close()

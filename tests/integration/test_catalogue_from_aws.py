@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,20 +23,9 @@ from nodeyard.cloudprovider.errors import InvalidRequest, NotFound, Throttled, U
 from nodeyard.cloudprovider.market import TypeTable
 from nodeyard.local.account.prices import on_demand_usd_per_hour
 from nodeyard.local.account.server import AccountServer
-from tests.support.account import REGION, AwsClients, DialBoard
+from tests.support.account import REGION, AwsClients, DialBoard, account, dials
 
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
-
-
-@pytest.fixture
-def dials(account: AccountServer) -> Iterator[DialBoard]:
-    board = DialBoard(account.url)
-    yield board
-    board.delete()
+__all__ = ["account", "dials"]
 
 
 @pytest.fixture(autouse=True)

@@ -19,9 +19,11 @@ import redis as redis_client
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.local.account.server import AccountServer
 from nodeyard.rpc.catalog import CatalogFeed
-from tests.support.account import REGION, DialBoard
+from tests.support.account import REGION, DialBoard, account
 from tests.support.catalogue import node_class
 from tests.support.redis import TestRedis
+
+__all__ = ["account"]
 
 REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
 
@@ -92,12 +94,6 @@ async def until(condition: Callable[[], object], within_s: float = 90.0) -> None
             return
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[AccountServer]:
-    with AccountServer(region=REGION) as server:
-        yield server
 
 
 @pytest.fixture

@@ -26,6 +26,30 @@ def account_server() -> Iterator[AccountServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def account() -> Iterator[AccountServer]:
+    """One account for all tests of a module."""
+    with AccountServer(region=REGION) as server:
+        yield server
+
+
+@pytest.fixture
+def dials(account: AccountServer) -> Iterator[DialBoard]:
+    """The module's account's dials, all turned back after the test."""
+    board = DialBoard(account.url)
+    yield board
+    board.delete()
+
+
+def reach(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes AWS clients go to this account while the test lasts."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+
 class AwsClients:
     """Real boto3 clients pointed at one endpoint. `retries` are botocore's own; off unless asked for."""
 

@@ -3,126 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.cloudprovider.commitments import Commitments, CommitmentsError, SavingsPlan
 from nodeyard.cloudprovider.errors import Unreachable
 from nodeyard.cloudprovider.feed import FeedError
 from nodeyard.cloudprovider.learned import LearnedMemory
-from nodeyard.cloudprovider.market import RESERVATIONS, Market
 from nodeyard.cloudprovider.refusals import Refusal
-from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.cloudprovider.scarcity import Standing
-from services.pricing.board import PriceBoard
-from services.pricing.controller import PricingController
-from services.pricing.metrics import PricingMetrics
-from tests.support.clock import FakeClock, settle
-from tests.unit.pricing.fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory
+from tests.support.clock import settle
+from tests.unit.pricing.fakes import FakeAccount, FakeFeed
+from tests.unit.pricing.replicas import HOURS_S, SPOT_S, Replica, World, world
 
-MINUTE_S, SPOT_S, HOURS_S = 60.0, 300.0, 12 * 3600.0
+__all__ = ["world"]
 REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
-
-
-class Replica:
-    """One pricing process without its wires."""
-
-    def __init__(
-        self,
-        name: str,
-        cloud: FakeCloud,
-        memory: FakeMemory,
-        clock: FakeClock,
-        feed: FakeFeed | None = None,
-        disk: CatalogueDirectory | None = None,
-        paid: FakeAccount | None = None,
-    ) -> None:
-        metrics = PricingMetrics(CollectorRegistry())
-        self.board = PriceBoard(metrics, trusted_s={"on-demand": 2 * HOURS_S, "spot": 2 * SPOT_S})
-        self.controller = PricingController(
-            cloud,
-            memory,
-            self.board,
-            clock,
-            replica=name,
-            intervals={"types": HOURS_S, "on-demand": HOURS_S, "spot": SPOT_S, "reservations": MINUTE_S},
-            metrics=metrics,
-            backup=feed,
-            disk=disk,
-            paid=paid,
-            chance=lambda: 0.5,
-        )
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        await self.controller.restore()
-        c = self.controller
-        for loop in (
-            c.keep_types,
-            c.keep_on_demand,
-            c.keep_spot,
-            c.keep_reservations,
-            c.listen,
-            c.sweep,
-            c.keep_feed,
-            c.keep_commitments,
-        ):
-            self._tasks.append(asyncio.create_task(loop()))
-        await settle()
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    @property
-    def market(self) -> Market:
-        assert self.board.market is not None, self.board.unready()
-        return self.board.market
-
-    def available(self, kind: str = "spot", name: str = "m5.large", zone: str = "eu-west-1a") -> bool:
-        table = self.market.table
-        for (type_index, zone_index, capacity_type), row in zip(table.rows, self.market.rows, strict=True):
-            if (table.types[type_index].name, table.zones[zone_index].name, capacity_type) == (
-                name,
-                zone,
-                kind,
-            ):
-                return row.available
-        raise AssertionError("no such offering")
-
-
-class World:
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.cloud = FakeCloud()
-        self.memory = FakeMemory(self.clock)
-        self.replicas: list[Replica] = []
-
-    async def replica(
-        self,
-        name: str = "one",
-        feed: FakeFeed | None = None,
-        disk: CatalogueDirectory | None = None,
-        paid: FakeAccount | None = None,
-    ) -> Replica:
-        made = Replica(name, self.cloud, self.memory, self.clock, feed, disk, paid)
-        self.replicas.append(made)
-        await made.start()
-        return made
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    made = World()
-    yield made
-    for replica in made.replicas:
-        await replica.stop()
 
 
 async def test_a_cold_start_asks_each_source_once_and_serves(world: World) -> None:
@@ -483,68 +381,3 @@ async def test_a_memory_that_lost_everything_is_given_it_again(world: World) -> 
     assert world.memory.kept_types is not None
     assert world.memory.kept_types[0].digest == replica.market.table.digest
     assert world.memory.sheets.keys() == {"on-demand", "spot"}
-
-
-RESERVED = CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2, match="open")
-
-
-async def test_what_is_left_of_a_reservation_is_counted_each_minute_and_told_to_who_waits(
-    world: World,
-) -> None:
-    world.cloud.reserved = (RESERVED,)
-    one = await world.replica()
-    before = one.market
-    assert before.reservations == (RESERVED,)
-    world.cloud.reserved = (msgspec.structs.replace(RESERVED, available=1),)
-    await world.clock.advance(MINUTE_S + 5.0)
-    assert [r.available for r in one.market.reservations] == [1]
-    assert one.market.revision != before.revision
-
-
-async def test_another_count_of_the_same_renews_its_time_under_the_same_revision(world: World) -> None:
-    world.cloud.reserved = (RESERVED,)
-    one = await world.replica()
-    before = one.market
-    await world.clock.advance(MINUTE_S + 5.0)
-    assert one.market.revision == before.revision
-    assert one.market.asked_at[RESERVATIONS] > before.asked_at[RESERVATIONS]
-
-
-async def test_the_last_count_holds_for_a_day_without_ec2_and_no_longer(world: World) -> None:
-    world.cloud.reserved = (RESERVED,)
-    one = await world.replica()
-    world.cloud.down.add("reservations")
-    await world.clock.advance(23 * 3600.0)
-    assert [r.available for r in one.market.reservations] == [2]
-    await world.clock.advance(2 * 3600.0)
-    assert [(r.id, r.available) for r in one.market.reservations] == [("cr-1", 0)]
-
-
-async def test_without_the_permission_to_count_everything_else_is_served(world: World) -> None:
-    world.cloud.down.add("reservations")
-    one = await world.replica()
-    assert one.board.unready() is None
-    assert one.market.reservations == ()
-    assert "reservations" in one.board.problems
-
-
-async def test_a_restart_knows_the_last_count_though_ec2_is_away(world: World, tmp_path: Path) -> None:
-    world.cloud.reserved = (RESERVED,)
-    directory = CatalogueDirectory(tmp_path, "eu-west-1")
-    await world.replica("one", disk=directory)
-    world.cloud.down.add("reservations")
-    assert (await world.replica("two")).market.reservations == (RESERVED,)
-    world.memory.counted = None
-    world.memory.away = True
-    assert (await world.replica("three", disk=directory)).market.reservations == (RESERVED,)
-
-
-async def test_a_block_takes_nothing_more_from_forty_minutes_before_its_end(world: World) -> None:
-    ends_at = world.clock.now() + 50 * 60.0
-    world.cloud.reserved = (msgspec.structs.replace(RESERVED, kind="capacity-block", ends_at=ends_at),)
-    one = await world.replica()
-    assert [(r.state, r.available) for r in one.market.reservations] == [("active", 2)]
-    await world.clock.advance(11 * 60.0)
-    assert [(r.state, r.available) for r in one.market.reservations] == [("expiring", 0)]
-    await world.clock.advance(40 * 60.0)
-    assert one.market.reservations == ()
