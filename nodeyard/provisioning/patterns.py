@@ -77,22 +77,17 @@ class PatternSolver:
         total = (self.most[:, None] * model.request).sum(axis=0)
         room = np.minimum(model.room[useful], total)
         order = np.lexsort((-room.sum(axis=1), model.cost[useful]))
+        useful, room = useful[order], room[order]
         fits, use, scarce = self.fits[:, useful].T, model.use[useful], np.isfinite(model.times[useful])
-        kept: list[int] = []
-        rivals: list[int] = []
-        for i in order.tolist():
-            if scarce[i]:
-                kept.append(i)
+        beaten = np.zeros(len(useful), np.bool_)
+        for i in range(len(useful)):
+            if beaten[i] or scarce[i]:
                 continue
-            beaten = (
-                (room[rivals] >= room[i] - 1e-9).all(axis=1)
-                & (fits[rivals] >= fits[i]).all(axis=1)
-                & (use[rivals] <= use[i] + 1e-9).all(axis=1)
-            )
-            if not beaten.any():
-                kept.append(i)
-                rivals.append(i)
-        return useful[kept]
+            later = i + 1 + np.nonzero(~(beaten[i + 1 :] | scarce[i + 1 :]))[0]
+            later = later[(room[later] <= room[i] + 1e-9).all(axis=1)]
+            later = later[(fits[later] <= fits[i]).all(axis=1)]
+            beaten[later[(use[later] >= use[i] - 1e-9).all(axis=1)]] = True
+        return useful[~beaten]
 
     def _list_patterns(self) -> None:
         """Smallest columns first, as long as there are not too many patterns in all."""
