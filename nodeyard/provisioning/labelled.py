@@ -8,7 +8,7 @@ expression. Its neighbours `columns` and `hosts` say what the labels are.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.ma  # noqa: F401 - `unique` loads it when first called: a tenth of a second that no plan should wait for
+import numpy.ma  # `unique` loads it when first called: a tenth of a second that no plan should wait for
 from numpy.typing import NDArray
 
 from nodeyard.api.selectors import NodeSelector, NodeSelectorTerm, Requirement, Toleration, Value
