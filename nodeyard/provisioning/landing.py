@@ -13,6 +13,7 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.pod import PodKey, PodRecord, PodShape
+from nodeyard.api.quantity import fits, total
 from nodeyard.provisioning.claims import planned_pods_of
 from nodeyard.provisioning.lifecycle import needs_daemon, without_taint
 from nodeyard.provisioning.model import Options, Plan, Problem
@@ -47,6 +48,23 @@ def waiting_pods(snapshot: Snapshot, claim: NodeClaim) -> list[PodRecord]:
     """The pods planned for the claim that still wait for a place."""
     found = (snapshot.pods.get(key) for key in planned_pods_of(claim))
     return [pod for pod in found if pod is not None and pod.provisionable]
+
+
+def with_room(snapshot: Snapshot, claim: NodeClaim, node: Node, pods: Sequence[PodRecord]) -> list[PodRecord]:
+    """Those of the waiting pods whose places are still free beside what is bound to the node or nominated for it. A
+    nomination for a place that is taken would keep out others whose places are there.
+    """
+    asked = {pod.key for pod in pods}
+    others = [pod for pod in waiting_pods(snapshot, claim) if pod.key not in asked]
+    held = [pod for pod in others if pod.nominated_node == node.name]
+    used = total(snapshot.shape(pod).requests for pod in [*snapshot.pods_of_node(node.name), *held])
+    room: list[PodRecord] = []
+    for pod in pods:
+        more = total([used, snapshot.shape(pod).requests])
+        if fits(more, node.allocatable):
+            used = more
+            room.append(pod)
+    return room
 
 
 def bindable(snapshot: Snapshot, pod: PodRecord) -> bool:

@@ -33,6 +33,8 @@ _PAUSE_SHARE: Final = 4.0
 """Between two looks passes at least this many times what a look took, at most `_MOST_PAUSE_S`."""
 _MOST_PAUSE_S: Final = 0.1
 _AGAIN_S: Final = 1.0
+_REMIND_AGAIN_S: Final = 0.2
+"""A pod whose nomination was taken back may lose its place to the next that the kube-scheduler tries."""
 _SAY_WAITING_S: Final = 5.0
 SETTLE: Final = "settle"
 REMIND: Final = "remind"
@@ -119,8 +121,11 @@ class Follower:
 
     def _due(self, snapshot: Snapshot, claim: NodeClaim, now: float) -> str:
         node = snapshot.node_of(claim)
-        if claim.is_true(INITIALIZED) and not claim.deleting and not _held(node):
-            return REMIND if node is not None and self._registrar.forgotten(claim, node) else Step.WAIT
+        if claim.is_true(REGISTERED) and not claim.deleting and not _held(node):
+            if node is not None and self._registrar.forgotten(claim, node):
+                return REMIND
+            if claim.is_true(INITIALIZED):
+                return Step.WAIT
         step: str = next_step(claim, node, now, self._deadlines)
         if node is None or claim.deleting:
             return step
@@ -160,7 +165,9 @@ class Follower:
             )  # fmt: skip
         else:
             self._backoff.pop(claim.name, None)
-            self._not_before[key] = self._clock.monotonic() + _AGAIN_S
+            self._not_before[key] = self._clock.monotonic() + (
+                _REMIND_AGAIN_S if step == REMIND else _AGAIN_S
+            )
 
     async def _do(self, claim: NodeClaim, step: str) -> None:
         async with self._leases.held(claim.name) as mine:

@@ -7,9 +7,9 @@ by the controller.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -18,26 +18,23 @@ from nodeyard.api.node import INITIALIZED, REGISTERED, Condition, Node, NodeClai
 from nodeyard.api.placement import PARTITION
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.reading import render_time
-from nodeyard.provisioning.landing import Planner, accepted, landing, waiting_pods
+from nodeyard.provisioning.landing import Planner, accepted, landing, waiting_pods, with_room
 from nodeyard.provisioning.lifecycle import HOLD_S, not_initialized, starting_taint, with_condition
 from nodeyard.provisioning.pending import landed_too_late
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.allocator.metrics import AllocatorMetrics
+from services.allocator.opening import Openings, room_to_spare
 from services.allocator.ports import Claims, Cluster, Nodes, Nominated, Partitions, Pods
 from services.allocator.reporting import Reporter, log
 
-T = TypeVar("T")
 _LOOK_S: Final = 0.02
 _SIGHT_S: Final = 0.4
 _MOST_SIGHT_S: Final = 2.0
 """The kube-scheduler watches pods and nodes apart, and takes a nomination back whenever it tries the pod in vain, as it
 does when any node joins. So a node opens once our own watch, which shows things no sooner than the kube-scheduler's,
 shows all its pods nominated or bound; what is missing after `_SIGHT_S` is nominated again, up to `_MOST_SIGHT_S`."""
-_TOGETHER_S: Final = 3.0
-"""Longest that a node whose pods are placed waits for others that are being prepared. An open node draws every pod that
-is pending and not yet nominated or bound elsewhere, and makes the kube-scheduler try them all again."""
 NOMINATION_S: Final = 20.0
 """How long the reallocator leaves alone a node that pods were planned onto."""
 
@@ -73,8 +70,7 @@ class Registrar:
         self._clock = clock
         self._mode = mode
         self._planner = planner
-        self._preparing = 0
-        self._opening = 0
+        self._openings = Openings(clock)
 
     # --- registration -------------------------------------------------------------------------------------------------
     async def register(self, claim: NodeClaim, node: Node) -> None:
@@ -92,9 +88,14 @@ class Registrar:
         pods = landing(snapshot, claim, self._mode)
         hold_until = render_time(self._clock.now() + HOLD_S) or "" if pods.bind else ""
         unregistered = any(t.key == keys.TAINT_UNREGISTERED for t in node.taints)
-        await self._prepared(self._send(pods.nominate, node.name))
-        await self._nominate(self._unsent(pods.nominate), node.name)
-        written = await self._opened(self._nodes.register(node, claim, hold_until=hold_until))
+
+        async def open_() -> Node | None:
+            await self._nominate(self._unsent(pods.nominate), node.name)
+            newest = self._cluster.snapshot().nodes.get(node.name, node)
+            return await self._nodes.register(newest, claim, hold_until=hold_until)
+
+        room = room_to_spare(node.allocatable, claim.requests)
+        written = await self._openings.together(self._send(pods.nominate, node.name), open_, room)
         if written is None:
             return
         self._shown(written)
@@ -152,28 +153,6 @@ class Registrar:
         except StoreUnavailableError:
             log.debug("node is not nominated while Redis is away", node=node.name)
 
-    async def _prepared(self, writing: Awaitable[T]) -> T:
-        """What `writing` returns, once no other node is being prepared either."""
-        self._preparing += 1
-        try:
-            result = await writing
-        finally:
-            self._preparing -= 1
-        await self._until(lambda: self._preparing == 0, _TOGETHER_S)
-        return result
-
-    async def _opened(self, writing: Awaitable[T]) -> T:
-        """What `writing` returns, once the other nodes that are just being opened are open too: until then nothing else
-        is written, since a pod tried while its own node is still closed goes to another.
-        """
-        self._opening += 1
-        try:
-            result = await writing
-        finally:
-            self._opening -= 1
-        await self._until(lambda: self._opening == 0, _SIGHT_S)
-        return result
-
     async def _nominated_surely(self, pods: Sequence[PodRecord], node: str, within_s: float) -> None:
         """Waits until the watch shows the pods nominated, and nominates again those that are not for long."""
         deadline = self._clock.monotonic() + within_s
@@ -208,10 +187,14 @@ class Registrar:
             )
 
     def forgotten(self, claim: NodeClaim, node: Node) -> list[PodRecord]:
-        """Pods planned for an open node that still wait and whose nomination the kube-scheduler took back."""
+        """Pods planned for an open node that still wait, whose nomination the kube-scheduler took back and whose places
+        are free.
+        """
         if node.deleted_at > 0 or landed_too_late(claim, self._clock.now()):
             return []
-        return self._unsent(waiting_pods(self._cluster.snapshot(), claim))
+        snapshot = self._cluster.snapshot()
+        unsent = self._unsent(waiting_pods(snapshot, claim))
+        return with_room(snapshot, claim, node, unsent) if unsent else []
 
     async def remind(self, claim: NodeClaim, node: Node) -> None:
         """Nominates again what was forgotten, so that the pods' places are not given to others meanwhile."""
@@ -227,9 +210,13 @@ class Registrar:
             await self._lift(node, "deadline")
             return
         bind = list(landing(snapshot, claim, "bind").bind)
-        failed = await self._prepared(self._bind(snapshot, node, bind)) if bind else {}
-        await self._nominate([pod for pod in bind if pod.key in failed], node.name)
-        await self._lift(node, "settled")
+
+        async def send() -> None:
+            failed = await self._bind(snapshot, node, bind) if bind else {}
+            await self._nominate([pod for pod in bind if pod.key in failed], node.name)
+
+        room = room_to_spare(node.allocatable, claim.requests)
+        await self._openings.together(send(), lambda: self._lift(node, "settled"), room)
 
     async def _bind(self, snapshot: Snapshot, node: Node, pods: Sequence[PodRecord]) -> dict[PodKey, str]:
         """Binds the pods that the planner accepts on the node as it is; returns why where the API server refused."""
@@ -270,7 +257,7 @@ class Registrar:
         return self._clock.now() >= until.timestamp()
 
     async def _lift(self, node: Node, why: str) -> None:
-        written = await self._nodes.lift_hold(node)
+        written = await self._nodes.lift_hold(self._cluster.snapshot().nodes.get(node.name, node))
         if written is not None:
             self._shown(written)
             log.info("lifted the hold of a node", node=node.name, why=why)

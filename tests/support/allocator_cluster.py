@@ -57,6 +57,7 @@ class Api:
     """Claims, nodes and pods as the API server keeps them; implements Claims, Nodes and Pods."""
 
     def __init__(self, clock: FakeClock) -> None:
+        self.stale_writes = 0
         self.takes_back = 0
         """Nominations that the kube-scheduler takes back at once."""
         self.streams: list[Stream] = []
@@ -183,6 +184,7 @@ class Api:
         if now is None:
             return None
         self._may("register")
+        self.stale_writes += node.resource_version != now.resource_version
         wanted = registration(now, claim, hold_until=hold_until)
         return self.put(  # type: ignore[no-any-return]
             Kind.NODE,

@@ -72,6 +72,38 @@ async def test_a_nomination_taken_back_later_is_made_again_unless_another_was_ma
     assert [world.api.pods[key].nominated_node for key in pods] == [node.name, "where-the-scheduler-preempts"]
 
 
+async def test_a_nomination_is_not_made_again_for_a_place_that_is_taken(world: World) -> None:
+    pods = world.pending_pods(2)
+    replica = world.replica()
+    await replica.round()
+    node = world.join(next(iter(world.api.claims)))
+    await replica.follow()
+    requests = next(iter(replica.stream.snapshot().shapes.values())).requests
+    world.change_node(node.name, taints=(), allocatable={**requests, "pods": 1})
+    for key, where in zip(pods, (node.name, ""), strict=True):
+        pod = world.api.pods[key]
+        world.api.put(Kind.POD, key, msgspec.structs.replace(pod, nominated_node=where))
+    await replica.follow()
+    assert [world.api.pods[key].nominated_node for key in pods] == [node.name, ""]
+
+
+async def test_a_node_is_opened_as_it_is_then_not_as_it_was_when_its_pods_were_first_nominated(
+    world: World,
+) -> None:
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    node = world.join(next(iter(world.api.claims)))
+    world.api.takes_back = 1
+    following = asyncio.create_task(replica.follow())
+    await asyncio.sleep(0.05)
+    world.change_node(node.name, labels={**world.api.nodes[node.name].labels, "late": "yes"})
+    await world.clock.advance(1.0)
+    await following
+    assert world.api.stale_writes == 0
+    assert world.api.nodes[node.name].labels["late"] == "yes"
+
+
 async def test_a_node_is_initialized_once_its_startup_taints_are_gone(world: World) -> None:
     world.pending_pods(1)
     replica = world.replica()
