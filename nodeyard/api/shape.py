@@ -36,9 +36,12 @@ UNIQUE_LABELS: Final = frozenset(
         "batch.kubernetes.io/job-name",
         "controller-uid",
         "job-name",
+        keys.ZONE,
+        keys.REGION,
     }
 )
-"""Set by controllers, different in every pod or every run of a job."""
+"""Set by controllers, different in every pod or every run of a job; and what the API server copies from the node that a
+pod is bound to (KEP-4742), which its successor does not have yet."""
 _GANG_LABELS: Final = ("scheduling.x-k8s.io/pod-group", "pod-group.scheduling.sigs.k8s.io")
 _DAEMON_TOLERATIONS: Final = (
     Toleration(key=keys.TAINT_NOT_READY, operator="Exists", effect=keys.NO_EXECUTE),

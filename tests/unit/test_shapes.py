@@ -89,6 +89,17 @@ def test_labels_that_are_each_pods_own_are_left_out() -> None:
     assert "statefulset.kubernetes.io/pod-name" not in of("db-0").labels
 
 
+def test_a_bound_pod_has_the_shape_of_its_successor() -> None:
+    def of(zone: str) -> PodShape:
+        body = pod()
+        if zone:
+            copied = {"topology.kubernetes.io/zone": zone, "topology.kubernetes.io/region": zone[:-1]}
+            body["metadata"]["labels"] |= copied
+        return shape(body)
+
+    assert of("eu-west-1a").id == of("eu-west-1b").id == of("").id
+
+
 def test_an_own_label_stays_where_the_pods_own_terms_name_it() -> None:
     key = "apps.kubernetes.io/pod-index"
     body = pod(
