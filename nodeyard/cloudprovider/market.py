@@ -212,6 +212,11 @@ class Market:
             refused_in_groups,
         )
 
+    def listed(self, type_index: int, zone_index: int) -> float:
+        """The on-demand price without commitments and discounts, USD per hour; 0 where nobody knows it."""
+        row = self.table.index.get((type_index, zone_index, ON_DEMAND))
+        return 0.0 if row is None else self.rows[row].list_price or self.rows[row].price
+
     def counts(self) -> dict[str, int]:
         """Offerings by price source; "" counts those without a price."""
         out: dict[str, int] = {}

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from nodeyard.api.labels import ARCH, ON_DEMAND, RESERVED
+from nodeyard.api.labels import ARCH, RESERVED
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problems_of, reservations_of
 from nodeyard.cloudprovider.eligibility import eligible
@@ -143,8 +143,7 @@ def _reserved(
         type_index = table.type_index.get(one.instance_type, -1)
         if type_index not in bare or one.zone not in zones or one.zone not in zone_index:
             continue
-        row = table.index.get((type_index, zone_index[one.zone], ON_DEMAND))
-        listed = 0.0 if row is None else market.rows[row].list_price or market.rows[row].price
+        listed = market.listed(type_index, zone_index[one.zone])
         out.setdefault(type_index, []).append(
             Offering(
                 one.zone, RESERVED, reserved_price(listed), one.available > 0 and one.id not in shut.reservations,

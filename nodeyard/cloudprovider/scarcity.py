@@ -11,7 +11,7 @@ services/pricing (where it is kept and shared).
 from collections.abc import Iterable
 from typing import Final
 
-from nodeyard.api.labels import SPOT
+from nodeyard.api.labels import RESERVED, SPOT
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.refusals import REFUSAL_TTL_S, Refusal, Shut
 
@@ -28,6 +28,9 @@ _SAME_S: Final = 0.5
 """Clocks and roundings apart by less than this tell of the same refusal."""
 INTERRUPTED: Final = "SpotInstanceInterruption"
 """The code under which the loss of a spot instance counts as a refusal."""
+
+TAKEN_BACK: Final = "CapacityReservationInstanceInterruption"
+"""The code under which a reservation that takes an instance back counts as full."""
 
 Key = tuple[str, str, str, str, str, str]
 Pool = tuple[str, str, str]
@@ -142,6 +145,11 @@ class ScarcityMemory:
 def interrupted(instance_type: str, zone: str) -> Refusal:
     """The loss of a spot instance, as news about its pool."""
     return Refusal(instance_type, zone, SPOT, INTERRUPTED)
+
+
+def taken_back(instance_type: str, zone: str, reservation: str) -> Refusal:
+    """An instance that its reservation takes back, as news about the reservation."""
+    return Refusal(instance_type, zone, RESERVED, TAKEN_BACK, reservation=reservation)
 
 
 def risk_of(odds: float, price: float, on_demand: float) -> float:

@@ -4,7 +4,8 @@ A `Notice` is one message, whatever queue it came by. A spot instance that is ab
 will retire, and one that stops or ends behind our back: their claims are deleted, so that the drain begins and pods
 are planned elsewhere while it runs. A rebalance recommendation is only passed on. An instance that spot takes ends
 two minutes after the notice whatever is on it, so its claim gets a deadline a little before: pods that nothing else
-would let go are told to end, in place of being cut off. Neighbours: `termination` (how a node leaves), the
+would let go are told to end, in place of being cut off. The same holds where a capacity reservation takes its instances
+back, at the time that its notice names. Neighbours: `termination` (how a node leaves), the
 reallocator's `interruptions` (who acts). Source: Karpenter documentation, "Interruption"; Amazon EC2 user guide, "Spot
 Instance interruption notices".
 """
@@ -28,6 +29,7 @@ class NoticeKind(enum.StrEnum):
     """What a notice says, as Karpenter's metrics spell it."""
 
     SPOT = "spot_interrupted"
+    RESERVATION = "capacity_reservation_interrupted"
     REBALANCE = "rebalance_recommendation"
     SCHEDULED_CHANGE = "scheduled_change"
     STOPPED = "instance_stopped"
@@ -38,12 +40,15 @@ class NoticeKind(enum.StrEnum):
 
 
 class Notice(Value, frozen=True):
-    """`at`: when the cloud said it, in seconds since the epoch. `problem`: why it can't be read (MALFORMED)."""
+    """`at`: when the cloud said it, in seconds since the epoch. `problem`: why it can't be read (MALFORMED). `ends_at`: when
+    the instances end, 0 where the notice does not say.
+    """
 
     kind: NoticeKind
     instances: tuple[str, ...] = ()
     at: float = 0.0
     problem: str = ""
+    ends_at: float = 0.0
 
 
 class Message(Value, frozen=True):
@@ -59,8 +64,8 @@ class Message(Value, frozen=True):
 
 
 class Meaning(Value, frozen=True):
-    """`event`: reason of the event on node and claim. `ends`: the claim is deleted. `warning`: seconds from the notice to
-    the instance's end, None where the cloud names none.
+    """`event`: reason of the event on node and claim. `ends`: the claim is deleted. `warning_s`: seconds from the notice to
+    the instance's end where it names no time itself, None where it does not end by this.
     """
 
     event: str
@@ -72,6 +77,12 @@ class Meaning(Value, frozen=True):
 MEANINGS: Final[Mapping[NoticeKind, Meaning]] = {
     NoticeKind.SPOT: Meaning(
         "SpotInterrupted", "the cloud takes its spot instance back in two minutes", True, SPOT_WARNING_S
+    ),
+    NoticeKind.RESERVATION: Meaning(
+        "CapacityReservationInstanceInterrupted",
+        "its capacity reservation takes its instance back",
+        True,
+        SPOT_WARNING_S,
     ),
     NoticeKind.REBALANCE: Meaning(
         "SpotRebalanceRecommendation", "its spot instance is at an elevated risk of interruption", False
@@ -100,6 +111,7 @@ def deadline_for(notice: Notice, claim: NodeClaim) -> float | None:
     meaning = MEANINGS.get(notice.kind)
     if meaning is None or meaning.warning_s is None:
         return None
-    wanted = float(int(notice.at + meaning.warning_s - _MARGIN_S))
+    ends_at = notice.ends_at if notice.ends_at > notice.at else notice.at + meaning.warning_s
+    wanted = float(int(ends_at - _MARGIN_S))
     known = deadline_of(claim)
     return None if known is not None and known <= wanted else wanted

@@ -7,7 +7,9 @@ from fastapi import FastAPI, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from nodeyard import __version__
-from nodeyard.cloudprovider.market import Market
+from nodeyard.api.labels import RESERVED
+from nodeyard.cloudprovider.market import RESERVATIONS, Market
+from nodeyard.cloudprovider.reservations import reserved_price
 from services.pricing.board import PARTS, PriceBoard
 
 Sort = Literal[
@@ -40,12 +42,18 @@ class OfferingView(BaseModel):
         description="Added when plans are compared, for the odds that the cloud refuses."
     )
     priceSource: str = Field(  # noqa: N815
-        description="pricing-api, spot-history, feed, last-known, estimate; empty without a price."
+        description="pricing-api, spot-history, feed, last-known, estimate, capacity-reservations; empty without a price."
     )
     priceAgeSeconds: float  # noqa: N815
     arch: str
     vcpus: int
     memoryMiB: int  # noqa: N815
+    reservationId: str = Field(  # noqa: N815
+        default="", description="The capacity reservation, where the capacity type is reserved."
+    )
+    reservationCapacity: int | None = Field(  # noqa: N815
+        default=None, description="Instances that the reservation still takes."
+    )
 
 
 class OfferingPage(BaseModel):
@@ -149,7 +157,7 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
         """Offerings, filtered, sorted and paged."""
         found = [
             o
-            for o in _views(market(), now())
+            for o in (*_views(market(), now()), *_reserved_views(market(), now()))
             if type in ("", o.instanceType)
             and family in ("", o.instanceType.partition(".")[0])
             and zone in ("", o.zone, o.zoneId)
@@ -251,3 +259,23 @@ def _views(market: Market, now: float) -> Iterator[OfferingView]:
             vcpus=described.vcpus,
             memoryMiB=described.memory_mib,
         )
+
+
+def _reserved_views(market: Market, now: float) -> Iterator[OfferingView]:
+    """A row for each capacity reservation, whichever node class may use it."""
+    table = market.table
+    zones = {zone.name: (index, zone.id) for index, zone in enumerate(table.zones)}
+    age = round(max(0.0, now - market.asked_at.get(RESERVATIONS, now)), 1)
+    for one in market.reservations:
+        type_index = table.type_index.get(one.instance_type)
+        if type_index is None or one.zone not in zones:
+            continue
+        described, (zone_index, zone_id) = table.types[type_index], zones[one.zone]
+        listed = market.listed(type_index, zone_index)
+        yield OfferingView(
+            instanceType=described.name, zone=one.zone, zoneId=zone_id, capacityType=RESERVED,
+            priceUsdPerHour=reserved_price(listed), listPriceUsdPerHour=listed,
+            releaseUsdPerHour=reserved_price(listed), available=one.available > 0, riskUsdPerHour=0.0,
+            priceSource=RESERVATIONS, priceAgeSeconds=age, arch=described.arch, vcpus=described.vcpus,
+            memoryMiB=described.memory_mib, reservationId=one.id, reservationCapacity=one.available,
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.node import NodeClaim
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.refusals import Refusal
-from nodeyard.cloudprovider.scarcity import interrupted
+from nodeyard.cloudprovider.scarcity import interrupted, taken_back
 from nodeyard.disruption.collection import instance_id
 from nodeyard.disruption.interruption import (
     MEANINGS,
@@ -121,7 +121,7 @@ class Interruptions:
         if meaning is None:
             return
         found = list(claims_of(notice, self._cluster.snapshot().claims.values()))
-        lost = losses(found) if notice.kind is NoticeKind.SPOT else ()
+        lost = LOSSES[notice.kind](found) if notice.kind in LOSSES else ()
         await asyncio.gather(
             self._refusals.report_refusals(lost),
             *(self._interrupt(claim, notice, meaning) for claim in found),
@@ -167,3 +167,14 @@ def losses(claims: Iterable[NodeClaim]) -> tuple[Refusal, ...]:
     """The pools that took these claims' instances back; a claim that does not tell its pool says nothing of any."""
     pools = {(c.labels.get(keys.INSTANCE_TYPE, ""), c.labels.get(keys.ZONE, "")) for c in claims}
     return tuple(interrupted(type_, zone) for type_, zone in sorted(pools) if type_ and zone)
+
+
+def reservations_lost(claims: Iterable[NodeClaim]) -> tuple[Refusal, ...]:
+    """The reservations that take these claims' instances back; a claim that is in none says nothing of any."""
+    wanted = (keys.INSTANCE_TYPE, keys.ZONE, keys.RESERVATION_ID)
+    places = {tuple(c.labels.get(key, "") for key in wanted) for c in claims}
+    return tuple(taken_back(type_, zone, id_) for type_, zone, id_ in sorted(places) if id_)
+
+
+LOSSES: Final = {NoticeKind.SPOT: losses, NoticeKind.RESERVATION: reservations_lost}
+"""Notices that say something about what can be bought, and what."""

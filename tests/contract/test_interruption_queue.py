@@ -69,6 +69,7 @@ def put(aws: AwsClients, body: str) -> None:
     ("dial", "kind"),
     [
         ("spot", NoticeKind.SPOT),
+        ("reservation", NoticeKind.RESERVATION),
         ("rebalance", NoticeKind.REBALANCE),
         ("scheduled-change", NoticeKind.SCHEDULED_CHANGE),
     ],

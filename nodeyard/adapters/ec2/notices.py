@@ -3,7 +3,7 @@
 Whatever can't be read is a notice that says why, never an exception: whoever can write to the queue could else stop
 the loop. Only what is looked at is decoded; unknown events are no news. Neighbour: `interruption_queue`, which fetches them.
 Source: Amazon EventBridge, "Amazon EC2 events"; AWS Health, "Amazon EventBridge events"; Amazon EC2 user guide, "Spot
-Instance interruption notices", "EC2 instance rebalance recommendations".
+Instance interruption notices", "EC2 instance rebalance recommendations", "Monitor Capacity Blocks using EventBridge".
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ import msgspec
 from nodeyard.disruption.interruption import Notice, NoticeKind
 
 _SPOT: Final = "EC2 Spot Instance Interruption Warning"
+_RESERVATION: Final = "EC2 Capacity Reservation Instance Interruption Warning"
 _REBALANCE: Final = "EC2 Instance Rebalance Recommendation"
 _STATE: Final = "EC2 Instance State-change Notification"
 _HEALTH: Final = "AWS Health Event"
@@ -33,6 +34,7 @@ class _Entity(msgspec.Struct, rename="camel"):
 class _Detail(msgspec.Struct):
     instance_id: str = msgspec.field(default="", name="instance-id")
     state: str = ""
+    ends_at: str = msgspec.field(default="", name="instance-termination-time")
     service: str = ""
     category: str = msgspec.field(default="", name="eventTypeCategory")
     entities: list[_Entity] = msgspec.field(default_factory=list, name="affectedEntities")
@@ -56,8 +58,9 @@ def notice_of(body: str, sent_at: float) -> Notice:
         reader = _READERS.get((event.source, event.type))
         if reader is None:
             return Notice(NoticeKind.NO_OP)
-        kind, instances = reader(msgspec.json.decode(event.detail, type=_Detail))
-        return Notice(kind, instances, _time(event.time) or sent_at)
+        detail = msgspec.json.decode(event.detail, type=_Detail)
+        kind, instances = reader(detail)
+        return Notice(kind, instances, _time(event.time) or sent_at, ends_at=_time(detail.ends_at))
     except (msgspec.DecodeError, UnicodeError, ValueError) as error:
         return Notice(NoticeKind.MALFORMED, at=sent_at, problem=str(error))
 
@@ -80,6 +83,7 @@ def _health(detail: _Detail) -> tuple[NoticeKind, tuple[str, ...]]:
 
 _READERS: Final = {
     ("aws.ec2", _SPOT): _about(NoticeKind.SPOT),
+    ("aws.ec2", _RESERVATION): _about(NoticeKind.RESERVATION),
     ("aws.ec2", _REBALANCE): _about(NoticeKind.REBALANCE),
     ("aws.ec2", _STATE): _state,
     ("aws.health", _HEALTH): _health,

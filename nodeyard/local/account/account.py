@@ -35,6 +35,11 @@ log = structlog.get_logger(__name__)
 _PENDING, _RUNNING, _SHUTTING_DOWN = ("pending", 0), ("running", 16), ("shutting-down", 32)
 _REMEMBER_ENDED_SECONDS = 3600.0
 _BILLING_SECONDS = 5.0
+_TAKEN_BACK = {
+    "spot": "Server.SpotInstanceTermination",
+    "reservation": "Server.CapacityReservationInterruption",
+}
+"""Notices that an instance is taken away after, and the reason that it shows then."""
 
 
 class UnknownInstanceError(LookupError):
@@ -173,7 +178,7 @@ class Account:
         self._tell(entry)
 
     def interrupt(self, instance_id: str, kind: str, delay_seconds: float) -> None:
-        """Send a notice about an instance and, for "spot", take the instance away `delay_seconds` later.
+        """Send a notice about an instance and, for "spot" and "reservation", take it away `delay_seconds` later.
 
         Raises UnknownInstanceError; ValueError for a kind that is none of `events.KINDS`.
         """
@@ -182,14 +187,14 @@ class Account:
         entry = self.ledger.get(instance_id)
         if entry is None:
             raise UnknownInstanceError(instance_id)
-        self.notify(kind, entry)
-        if kind == "spot":
-            self.agenda.later(delay_seconds, lambda: self._take_back(instance_id))
+        self.notify(kind, entry, ends_at=self.clock() + delay_seconds)
+        if (reason := _TAKEN_BACK.get(kind)) is not None:
+            self.agenda.later(delay_seconds, lambda: self._take_back(instance_id, reason))
 
-    def _take_back(self, instance_id: str) -> None:
-        self.terminate(instance_id, "Server.SpotInstanceTermination")
+    def _take_back(self, instance_id: str, reason: str) -> None:
+        self.terminate(instance_id, reason)
 
-    def notify(self, kind: str, entry: Rented) -> None:
+    def notify(self, kind: str, entry: Rented, ends_at: float = 0.0) -> None:
         """Put one EventBridge message about an instance into the cluster's queue."""
         body = events.message(
             kind,
@@ -199,6 +204,7 @@ class Account:
             at=self.clock(),
             instance_id=entry.instance_id,
             state=entry.state,
+            ends_at=ends_at,
         )
         self._mailbox.post(body, self.clock())
 

@@ -9,7 +9,7 @@
     POST   /dials/faults                {kind: throttle|slow|fail, service, action: patterns, every_nth,
                                         rate_per_second, burst, seconds, code, message, status, after_effect, times};
                                         DELETE [/ID]
-    POST   /dials/interrupt             {instance_id, kind: spot|rebalance|scheduled-change|state-change,
+    POST   /dials/interrupt             {instance_id, kind: spot|reservation|rebalance|scheduled-change|state-change,
                                         delay_seconds: 120}
     POST   /dials/reservations          {instance_type, zone, count, kind: default|capacity-block, match: open|targeted,
                                         interruptible, ends_in_seconds, owner_id, tags};

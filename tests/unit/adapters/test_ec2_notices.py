@@ -15,10 +15,10 @@ SAID_AT = 1_700_000_000.0
 SENT_AT = 1_700_000_002.5
 
 
-def body(kind: str, state: str = "") -> str:
+def body(kind: str, state: str = "", ends_at: float = 0.0) -> str:
     return events.message(
         kind, event_id="e-1", account_id="123456789012", region="eu-west-1", at=SAID_AT, instance_id="i-1",
-        state=state,
+        state=state, ends_at=ends_at,
     )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def health(**detail: Any) -> str:
     ("text", "kind"),
     [
         (body("spot"), NoticeKind.SPOT),
+        (body("reservation"), NoticeKind.RESERVATION),
         (body("rebalance"), NoticeKind.REBALANCE),
         (body("scheduled-change"), NoticeKind.SCHEDULED_CHANGE),
         (body("state-change", "stopping"), NoticeKind.STOPPED),
@@ -41,6 +42,11 @@ def health(**detail: Any) -> str:
 def test_a_notice_names_its_instance_and_when_it_was_said(text: str, kind: NoticeKind) -> None:
     notice = notice_of(text, SENT_AT)
     assert (notice.kind, notice.instances, notice.at) == (kind, ("i-1",), SAID_AT)
+
+
+def test_a_reservation_s_notice_says_when_its_instance_ends() -> None:
+    assert notice_of(body("reservation", ends_at=SAID_AT + 600), SENT_AT).ends_at == SAID_AT + 600
+    assert notice_of(body("spot"), SENT_AT).ends_at == 0.0
 
 
 @pytest.mark.parametrize(

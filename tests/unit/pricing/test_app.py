@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
 from services.pricing.app import build_app
 from services.pricing.board import PriceBoard
 from services.pricing.metrics import PricingMetrics
@@ -51,7 +52,7 @@ async def test_offerings_are_cheapest_first(http: httpx.AsyncClient, board: Pric
         "instanceType": "m5.large", "zone": "eu-west-1a", "zoneId": "euw1-az1", "capacityType": "spot",
         "priceUsdPerHour": 0.04, "available": False, "priceSource": "spot-history", "priceAgeSeconds": 10.0,
         "riskUsdPerHour": 0.0, "listPriceUsdPerHour": 0.04, "releaseUsdPerHour": 0.04,
-        "arch": "amd64", "vcpus": 2, "memoryMiB": 8192,
+        "arch": "amd64", "vcpus": 2, "memoryMiB": 8192, "reservationId": "", "reservationCapacity": None,
     }  # fmt: skip
 
 
@@ -74,6 +75,28 @@ async def test_offerings_are_cheapest_first(http: httpx.AsyncClient, board: Pric
 async def test_filters_narrow(http: httpx.AsyncClient, board: PriceBoard, query: str, total: int) -> None:
     await fill(board)
     assert (await http.get(f"/v1/offerings?{query}")).json()["total"] == total
+
+
+async def test_capacity_reservations_are_offerings_of_their_own(
+    http: httpx.AsyncClient, board: PriceBoard
+) -> None:
+    await fill(board)
+    reserved = (
+        CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2),
+        CapacityReservation("cr-2", "m5.large", "eu-west-1b", 1, 0),
+        CapacityReservation("cr-3", "x9.large", "eu-west-1b", 1, 1),
+    )
+    await board.learn_reservations(ReservationSheet(95.0, reserved), 100.0)
+    page = (await http.get("/v1/offerings?capacity_type=reserved")).json()
+    shown = {o["reservationId"]: o for o in page["offerings"]}
+    assert set(shown) == {"cr-1", "cr-2"}, "a type that nobody sells here is no offering"
+    assert (shown["cr-1"]["available"], shown["cr-1"]["reservationCapacity"]) == (True, 2)
+    assert (shown["cr-2"]["available"], shown["cr-2"]["reservationCapacity"]) == (False, 0)
+    assert shown["cr-1"]["listPriceUsdPerHour"] == 0.1
+    assert shown["cr-1"]["priceUsdPerHour"] == pytest.approx(0.1 / 10_000_000)
+    assert (shown["cr-1"]["priceSource"], shown["cr-1"]["priceAgeSeconds"]) == ("capacity-reservations", 5.0)
+    cheapest = (await http.get("/v1/offerings?type=m5.large&available=true&limit=1")).json()["offerings"]
+    assert [o["reservationId"] for o in cheapest] == ["cr-1"]
 
 
 async def test_pages_cover_everything_once(http: httpx.AsyncClient, board: PriceBoard) -> None:

@@ -9,7 +9,7 @@ import pytest
 from nodeyard.api import labels as keys
 from nodeyard.cloudprovider.errors import Unreachable
 from nodeyard.cloudprovider.refusals import Refusal
-from nodeyard.cloudprovider.scarcity import interrupted
+from nodeyard.cloudprovider.scarcity import interrupted, taken_back
 from nodeyard.disruption.interruption import SPOT_WARNING_S, Message, Notice, NoticeKind
 from nodeyard.disruption.termination import deadline_of, render_time
 from services.reallocator.interruptions import Interruptions
@@ -28,8 +28,8 @@ class Queue:
         self.keeps = False
         """Deletions fail."""
 
-    def put(self, kind: NoticeKind, *instances: str, problem: str = "") -> None:
-        notice = Notice(kind, instances, self.clock.now(), problem)
+    def put(self, kind: NoticeKind, *instances: str, problem: str = "", ends_at: float = 0.0) -> None:
+        notice = Notice(kind, instances, self.clock.now(), problem, ends_at)
         id_ = f"m-{len(self.waiting)}-{self.clock.now()}"
         self.waiting.append(Message(id_, f"handle of {id_}", notice, self.clock.now()))
 
@@ -137,6 +137,25 @@ async def test_the_pool_that_took_its_instance_back_is_reported_to_pricing(scene
     assert scene.market.told == [interrupted("m5.large", ZONE)]
 
 
+async def test_a_reservation_that_takes_its_instance_back_counts_as_full_and_the_drain_ends_in_time(
+    scene: Scene,
+) -> None:
+    _, claim = scene.world.node("a", "m5.large", capacity_type=keys.RESERVED)
+    scene.world.node("b", "m5.large", capacity_type=keys.RESERVED)
+    scene.world._put_claim(
+        msgspec.structs.replace(claim, labels={**claim.labels, keys.RESERVATION_ID: "cr-1"})
+    )
+    ends_at = scene.clock.now() + 600.0
+    scene.queue.put(NoticeKind.RESERVATION, "i-a", ends_at=ends_at)
+    await scene.interruptions.once()
+    assert scene.market.told == [taken_back("m5.large", ZONE, "cr-1")]
+    assert scene.deleting("a")
+    assert not scene.deleting("b")
+    deadline = deadline_of(scene.world.claim("a-c"))  # type: ignore[arg-type]
+    assert deadline is not None
+    assert ends_at - 10.0 < deadline < ends_at
+
+
 async def test_a_claim_that_does_not_tell_its_pool_shuts_no_pool(scene: Scene) -> None:
     _, claim = scene.world.node("a", capacity_type=keys.SPOT)
     bare = {key: value for key, value in claim.labels.items() if key != keys.INSTANCE_TYPE}
@@ -151,6 +170,7 @@ async def test_a_claim_that_does_not_tell_its_pool_shuts_no_pool(scene: Scene) -
     ("kind", "event"),
     [
         (NoticeKind.SPOT, "SpotInterrupted"),
+        (NoticeKind.RESERVATION, "CapacityReservationInstanceInterrupted"),
         (NoticeKind.SCHEDULED_CHANGE, "InstanceUnhealthy"),
         (NoticeKind.STOPPED, "InstanceStopping"),
         (NoticeKind.TERMINATED, "InstanceTerminating"),
