@@ -39,7 +39,7 @@ class Refusal(Value, frozen=True):
     placement_group: str = ""
     """Set: only launches into the group with this id are affected."""
     reservation: str = ""
-    """Set: the capacity reservation is full; nothing else is meant."""
+    """Set: the capacity reservation is full; nothing else is meant. With a placement group: it has no room for the group."""
 
     @property
     def key(self) -> tuple[str, str, str, str, str, str]:
@@ -70,13 +70,11 @@ class Shut:
     def __init__(self, refusals: Iterable[Refusal] = ()) -> None:
         self.keys = frozenset(r.key for r in refusals)
         self.exhausted_subnets = frozenset(key[3] for key in self.keys if key[3])
-        self.reservations = frozenset(key[5] for key in self.keys if key[5])
+        self.reservations = frozenset(key[5] for key in self.keys if key[5] and not key[4])
         pools = [key for key in self.keys if not any(key[3:])]
         self.exact = frozenset(key[:3] for key in pools if all(key[:3]))
         self.wide = tuple(key[:3] for key in pools if not all(key[:3]))
-        self.in_groups: frozenset[InGroup] = frozenset(
-            (key[4], key[:3]) for key in self.keys if key[4] and not key[5]
-        )
+        self.in_groups: frozenset[InGroup] = frozenset((key[4], key[:3]) for key in self.keys if key[4])
 
     def __bool__(self) -> bool:
         return bool(self.keys)

@@ -46,6 +46,8 @@ class CapacityReservation(Value, frozen=True):
     interruptible: bool = False
     ends_at: float | None = None
     tags: dict[str, str] = {}
+    placement_group: str = ""
+    """Name of the placement group that it was made in; only launches into that group can use it."""
 
 
 class ReservationSheet(Value, frozen=True):
@@ -79,12 +81,16 @@ def standing(
 def selected(
     node_class: NodeClass, reservations: Iterable[CapacityReservation]
 ) -> tuple[CapacityReservation, ...]:
-    """Those that a term of the class matches and its image family runs on; in the order given."""
+    """Those that a term of the class matches, its image family runs on and its placement group has; in the order given.
+    A reservation made in no group serves launches into any.
+    """
     windows = node_class.ami_family.startswith("Windows")
+    group = node_class.placement_group.name if node_class.placement_group is not None else ""
     return tuple(
         one
         for one in reservations
         if one.platform.startswith("Windows") == windows
+        and one.placement_group in ("", group)
         and any(_matches(term, one) for term in node_class.capacity_reservation_terms)
     )
 

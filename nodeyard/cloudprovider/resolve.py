@@ -21,6 +21,7 @@ from nodeyard.cloudprovider.market import RESERVATIONS, Market, Row, TypeTable, 
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
 from nodeyard.cloudprovider.refusals import Shut, covers
 from nodeyard.cloudprovider.reservations import CapacityReservation, reserved_price, selected
+from nodeyard.cloudprovider.scarcity import Pool
 from nodeyard.cloudprovider.type_labels import group_requirements, requirements_of
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class Resolver:
         )
         if key not in self._catalogues:
             bare = self._bare_types(settings, market.table, node_class, seen)
-            offers = _reserved(market, reserved, bare, zones, refused)
+            offers = _reserved(market, reserved, bare, zones, refused, in_group)
             types = _with_offerings(market, bare, zones, refused, in_group, now, offers)
             revision = blake2b(key, digest_size=8).hexdigest()
             unselected = {r.id for r in market.reservations} - {r.id for r in reserved}
@@ -103,7 +104,7 @@ def _with_offerings(
     bare: dict[int, InstanceType],
     zones: set[str],
     shut: Shut,
-    in_group: Sequence[tuple[str, str, str]],
+    in_group: Sequence[Pool],
     now: float,
     offerings: dict[int, list[Offering]],
 ) -> Iterable[InstanceType]:
@@ -132,6 +133,7 @@ def _reserved(
     bare: dict[int, InstanceType],
     zones: set[str],
     shut: Shut,
+    in_group: Sequence[Pool],
 ) -> dict[int, list[Offering]]:
     """The offerings of the class's reservations, by type index. One that takes nothing now is there all the same, so
     that its nodes are told from those whose reservation is gone.
@@ -144,9 +146,11 @@ def _reserved(
         if type_index not in bare or one.zone not in zones or one.zone not in zone_index:
             continue
         listed = market.listed(type_index, zone_index[one.zone])
+        pool = (RESERVED, one.instance_type, one.zone)
+        refused = one.id in shut.reservations or any(covers(wide, pool) for wide in in_group)
         out.setdefault(type_index, []).append(
             Offering(
-                one.zone, RESERVED, reserved_price(listed), one.available > 0 and one.id not in shut.reservations,
+                one.zone, RESERVED, reserved_price(listed), one.available > 0 and not refused,
                 table.zones[zone_index[one.zone]].id, RESERVATIONS,
                 reserved=Reserved(one.id, one.kind, one.interruptible, one.available, counted_at),
             )

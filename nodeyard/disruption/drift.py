@@ -40,6 +40,7 @@ class DriftReason(enum.StrEnum):
     SECURITY_GROUPS = "SecurityGroupDrift"
     SUBNET = "SubnetDrift"
     RESERVATION = "CapacityReservationDrift"
+    PLACEMENT_GROUP = "PlacementGroupDrift"
 
 
 class Drift(Value, frozen=True):
@@ -187,6 +188,16 @@ def _reservation_drifted(made: Made) -> Drift | None:
     return Drift(DriftReason.RESERVATION, message)
 
 
+def _placement_group_drifted(made: Made) -> Drift | None:
+    """A group of the class's name may be another one by now: it was deleted and made anew."""
+    group = made.node_class.placement_group if made.node_class is not None else None
+    had = made.claim.labels.get(keys.PLACEMENT_GROUP, "")
+    if group is None or not had or had == group.id:
+        return None
+    message = f"the node is in placement group {had}, its class's is {group.id} now"
+    return Drift(DriftReason.PLACEMENT_GROUP, message)
+
+
 def _class_drifted(made: Made) -> Drift | None:
     stamped = made.claim.annotations.get(keys.NODECLASS_HASH, "")
     current = made.claim.annotations.get(keys.NODECLASS_HASH_VERSION) == HASH_VERSION
@@ -244,6 +255,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     _security_groups_drifted,
     _subnet_drifted,
     _reservation_drifted,
+    _placement_group_drifted,
 )
 
 

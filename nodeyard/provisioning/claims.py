@@ -90,6 +90,8 @@ class LaunchRecord(Value, frozen=True):
     """Id of the group that the instances go into; what is refused there says nothing about launches elsewhere."""
     reservations: dict[str, ReservationRef] = {}
     """`<type>/<zone>` -> where it is launched into, for the capacity type `reserved`."""
+    prioritized: bool = False
+    """The prices are not the cloud's own, so that it is told in which order to try them."""
 
     @property
     def in_block(self) -> bool:

@@ -20,6 +20,7 @@ from nodeyard.api.placement import Placement
 from nodeyard.api.quantity import PODS, Resources, fits
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.capacity import EFA
+from nodeyard.cloudprovider.market import FEED
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
 from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
 from nodeyard.cloudprovider.type_labels import group_requirements
@@ -28,6 +29,8 @@ from nodeyard.provisioning.model import OfferingRef
 
 MOST_TYPES: Final = 60
 """Instance types in one launch; Karpenter documentation, "Instance types"."""
+FLEXIBLE_TYPES: Final = 5
+"""Instance types that a claim which may be spot should allow at least; Karpenter documentation, "Troubleshooting"."""
 SHARED: Final = "default"
 DEDICATED: Final = "dedicated"
 """EC2's tenancies; hosts of one's own are not launched here."""
@@ -46,6 +49,8 @@ class Choice(Value, frozen=True):
     """Subnet id -> addresses that the launch will probably take there: the fewest pods of the types it may become."""
     reservations: dict[str, ReservationRef] = {}
     """`<type>/<zone>` -> where it is launched into, for the capacity type `reserved`."""
+    prioritized: bool = False
+    """The prices are not those that the cloud would go by: commitments or a price feed made them."""
 
 
 class NotReady(Value, frozen=True):
@@ -115,7 +120,10 @@ def choose(
     capacity_type = offers[0].capacity_type
     mine = [o for o in offers if o.capacity_type == capacity_type]
     if capacity_type != keys.RESERVED:
-        return _spread(mine, capacity_type, node_class, catalogue, best_subnet)
+        spread = _spread(mine, capacity_type, node_class, catalogue, best_subnet)
+        if isinstance(spread, Choice) and any(_priced_by_us(o, catalogue) for o in mine):
+            return structs.replace(spread, prioritized=True)
+        return spread
     chosen = one_reservation_each(mine, catalogue)
     if not chosen:
         named = ", ".join(sorted({o.reservation for o in mine}))
@@ -125,6 +133,29 @@ def choose(
         return spread
     into = {f"{o.instance_type}/{o.zone}": _reference(reserved) for o, reserved in chosen}
     return structs.replace(spread, reservations={place: into[place] for place in spread.prices})
+
+
+def _priced_by_us(offer: OfferingRef, catalogue: Catalogue) -> bool:
+    """Whether the price is another than the one that the cloud itself goes by."""
+    found = catalogue.offering(offer.instance_type, offer.zone, offer.capacity_type)
+    return found is not None and (
+        found.source == FEED or (found.list_price is not None and found.list_price != found.price)
+    )
+
+
+def little_choice(claim: NodeClaim, chosen: Choice, order: Sequence[str] = ORDER) -> str:
+    """Why a claim that might be spot, and becomes on-demand, should allow more instance types; empty where it need not.
+    `order`: its pool's order of capacity types.
+    """
+    if keys.SPOT not in order or order.index(keys.ON_DEMAND) < order.index(keys.SPOT):
+        return ""
+    spot = [r for r in claim.requirements if r.key == keys.CAPACITY_TYPE]
+    kinds = {kind for _, rows in chosen.groups for kind, _, _ in rows}
+    if chosen.capacity_type != keys.ON_DEMAND or len(kinds) >= FLEXIBLE_TYPES:
+        return ""
+    if not requirements_allow(spot, {keys.CAPACITY_TYPE: (keys.SPOT,)}):
+        return ""
+    return f"it may be spot and falls back to on-demand with {len(kinds)} instance types; {FLEXIBLE_TYPES} are advised"
 
 
 def one_reservation_each(

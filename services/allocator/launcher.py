@@ -39,6 +39,7 @@ from nodeyard.provisioning.launches import (
     as_recorded,
     by_reservation,
     choose,
+    little_choice,
     placed,
     placement_labels,
     resolved_labels,
@@ -115,6 +116,8 @@ class Launcher:
         chosen = choose(claim, found, catalogue, order=order, best_subnet=self._best_subnet)
         if isinstance(chosen, NotReady | NothingToLaunch):
             return chosen
+        if advice := little_choice(claim, chosen, order):
+            log.warning("launch has little choice", claim=claim.name, pool=claim.pool, advice=advice)
         self._addresses.hold(claim.name, chosen.addresses, self._clock.monotonic())
         choices = []
         found = placed(claim, found)
@@ -128,7 +131,7 @@ class Launcher:
         return LaunchRecord(
             chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,
             class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
-            context=found.context, reservations=chosen.reservations,
+            context=found.context, reservations=chosen.reservations, prioritized=chosen.prioritized,
             placement_group=found.placement_group.id if found.placement_group is not None else "",
         )  # fmt: skip
 

@@ -222,7 +222,9 @@ class PriceBoard:
         if self.reserved is None:
             return market
         asked_at = {**market.asked_at, RESERVATIONS: self.reserved.asked_at}
-        return market.with_rows({}, market.exhausted_subnets, asked_at)
+        return market.with_rows(
+            {}, market.exhausted_subnets, asked_at, refused_in_groups=market.refused_in_groups
+        )
 
     async def let_back(self, now: float) -> None:
         """Publishes if a refusal has ended, or the odds of another have faded, since the last time."""

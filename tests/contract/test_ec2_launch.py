@@ -279,6 +279,22 @@ async def test_a_single_claims_instance_carries_what_it_is_found_by(
     assert made.instance_id not in await fleet.unnamed()
 
 
+@pytest.mark.parametrize("spot", [False, True])
+async def test_ec2_goes_by_its_own_prices_unless_they_are_ours(
+    session: Ec2Session, fleet: Fleet, dials: DialBoard, spot: bool
+) -> None:
+    """m5.xlarge costs twice what m5.large does, unless it is paid for already."""
+    record = await launchable(session, "m5.large", "m5.xlarge", spot=spot)
+    prices = {
+        f"{kind}/{REGION}{z}": usd for kind, usd in (("m5.large", 0.1), ("m5.xlarge", 0.01)) for z in "abc"
+    }
+    record = msgspec.structs.replace(record, prices=prices)
+    ours = msgspec.structs.replace(record, prioritized=True)
+    (theirs,) = (await launched(fleet, record, f"theirs-{spot}")).made
+    (made,) = (await launched(fleet, ours, f"ours-{spot}")).made
+    assert (theirs.instance_type, made.instance_type) == ("m5.large", "m5.xlarge")
+
+
 async def test_instances_of_a_batch_carry_its_id_and_their_claims_tags_once_told(
     session: Ec2Session, fleet: Fleet, account: AccountServer
 ) -> None:

@@ -16,6 +16,7 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.nodeclass import NodeClass, ReservationTerm
+from nodeyard.api.placement import PlacementGroupSelector
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.market import RESERVATIONS
@@ -54,9 +55,12 @@ class Bench:
         self._templates = LaunchTemplates(session, cluster="nodeyard", tags=OURS)
         self.found: NodeClass = CLASS
 
-    async def catalogue(self) -> Catalogue:
-        """What the class can buy after another look at the account."""
-        wanted = msgspec.structs.replace(CLASS, capacity_reservation_terms=TERMS)
+    async def catalogue(self, group: str = "") -> Catalogue:
+        """What the class, in that placement group, can buy after another look at the account."""
+        selector = PlacementGroupSelector(group) if group else None
+        wanted = msgspec.structs.replace(
+            CLASS, capacity_reservation_terms=TERMS, placement_group_selector=selector
+        )
         resolver = Resolver(
             self._session, FakeClock(), cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36"
         )
@@ -67,11 +71,11 @@ class Bench:
         )
         return resolve(market, self.found, now=0.0)
 
-    async def record(self, *requirements: Requirement) -> LaunchRecord:
+    async def record(self, *requirements: Requirement, group: str = "") -> LaunchRecord:
         """The launch of a claim of nobody's plan that must be reserved."""
         reserved = Requirement(keys.CAPACITY_TYPE, "In", (keys.RESERVED,))
         claim = NodeClaim("c", requirements=(reserved, *requirements), requests={"cpu": 1000})
-        chosen = choose(claim, self.found, await self.catalogue())
+        chosen = choose(claim, self.found, await self.catalogue(group))
         assert isinstance(chosen, Choice), chosen
         choices = []
         for image, overrides in chosen.groups:
@@ -79,8 +83,9 @@ class Bench:
                 name = await self._templates.ensure(self.found, image, BOOT, into)
                 choices.append(TemplateChoice(name, image.id, rows))
         return LaunchRecord(
-            chosen.capacity_type, tuple(choices), OURS, prices=chosen.prices, reservations=chosen.reservations
-        )
+            chosen.capacity_type, tuple(choices), OURS, prices=chosen.prices, reservations=chosen.reservations,
+            placement_group=self.found.placement_group.id if self.found.placement_group is not None else "",
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -141,6 +146,35 @@ async def test_a_full_reservation_refuses_for_itself_alone(bench: Bench, dials: 
     full = (await bench.catalogue()).offering("m5.large", A, keys.RESERVED, reservation)
     assert full is not None
     assert not full.available
+
+
+async def test_one_made_in_a_placement_group_takes_the_instances_of_its_classes(
+    bench: Bench, dials: DialBoard, aws: AwsClients
+) -> None:
+    aws.ec2.create_placement_group(GroupName="close", Strategy="cluster")
+    inside = reserve(dials, placement_group="close")
+    record = await bench.record(group="close")
+    assert [into.id for into in record.reservations.values()] == [inside]
+    (made,) = (await launched(bench.fleet, record, "one")).made
+    (shown,) = aws.instances()
+    assert (shown["CapacityReservationId"], shown["Placement"]["GroupName"]) == (inside, "close")
+    assert made.capacity_type == keys.RESERVED
+    assert (await bench.catalogue()).offering("m5.large", A, keys.RESERVED) is None
+
+
+async def test_a_group_without_room_and_a_full_reservation_are_told_apart(
+    bench: Bench, dials: DialBoard, aws: AwsClients
+) -> None:
+    aws.ec2.create_placement_group(GroupName="seven", Strategy="spread")
+    reservation = reserve(dials, count=8)
+    record = await bench.record(group="seven")
+    assert len((await launched(bench.fleet, record, *"abcdefg")).made) == 7
+    (crowded,) = (await launched(bench.fleet, record, "h")).refusals
+    assert (crowded.placement_group, crowded.reservation) == (record.placement_group, "")
+    outside = await bench.record()
+    assert len((await launched(bench.fleet, outside, "i")).made) == 1
+    (full,) = (await launched(bench.fleet, outside, "j")).refusals
+    assert (full.placement_group, full.reservation) == ("", reservation)
 
 
 async def test_one_that_ended_since_it_was_counted_refuses_as_well(bench: Bench, dials: DialBoard) -> None:

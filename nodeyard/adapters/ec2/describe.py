@@ -93,6 +93,7 @@ def reservation_of(raw: Mapping[str, Any]) -> CapacityReservation:
         interruptible=bool(raw.get("Interruptible", False)),
         ends_at=ends.timestamp() if isinstance(ends, datetime) else None,
         tags={tag["Key"]: tag.get("Value", "") for tag in raw.get("Tags", ())},
+        placement_group=str(raw.get("PlacementGroupArn") or "").rpartition("/")[2],
     )
 
 

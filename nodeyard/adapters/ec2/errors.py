@@ -68,6 +68,14 @@ CAPACITY_CODES: Final = frozenset(
     }
 )
 """Codes, in an answer's error list too, that speak of one offering rather than of the request."""
+RESERVATION_CODES: Final = frozenset(
+    {
+        "ReservationCapacityExceeded",
+        "InvalidCapacityReservationState",
+        "InvalidCapacityReservationId.NotFound",
+    }
+)
+"""Those of a capacity reservation that is full or gone, wherever in it the instance was to be."""
 _NOT_FOUND: Final = frozenset(
     {
         "ParameterNotFound",

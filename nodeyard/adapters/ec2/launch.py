@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from botocore.exceptions import ClientError
 
-from nodeyard.adapters.ec2.errors import CAPACITY_CODES, translated
+from nodeyard.adapters.ec2.errors import CAPACITY_CODES, RESERVATION_CODES, translated
 from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
@@ -101,10 +101,14 @@ def _request(record: LaunchRecord, batch: Batch) -> dict[str, Any]:
     tags = {**record.tags, LAUNCH_BATCH: batch.id}
     if len(batch.members) == 1:
         tags |= _claim_tags(*batch.members[0], tags)
+    ranks = _ranks(record)
     configs = [
         {
             "LaunchTemplateSpecification": {"LaunchTemplateName": choice.template, "Version": "$Latest"},
-            "Overrides": [{"InstanceType": kind, "SubnetId": subnet} for kind, _, subnet in choice.overrides],
+            "Overrides": [
+                {"InstanceType": kind, "SubnetId": subnet, **_priority(ranks, record.prices, kind, zone)}
+                for kind, zone, subnet in choice.overrides
+            ],
         }
         for choice in record.choices
     ]
@@ -131,14 +135,29 @@ def _target(record: LaunchRecord) -> str:
 
 def _strategy(record: LaunchRecord) -> dict[str, Any]:
     if record.capacity_type == keys.SPOT:
-        return {"SpotOptions": {"AllocationStrategy": "price-capacity-optimized"}}
-    options: dict[str, Any] = {"AllocationStrategy": "lowest-price"}
+        ours, theirs = "capacity-optimized-prioritized", "price-capacity-optimized"
+        return {"SpotOptions": {"AllocationStrategy": ours if record.prioritized else theirs}}
+    options: dict[str, Any] = {"AllocationStrategy": "prioritized" if record.prioritized else "lowest-price"}
     if record.capacity_type != keys.RESERVED:
         return {"OnDemandOptions": options}
     if record.in_block:
         return {}
     options["CapacityReservationOptions"] = {"UsageStrategy": "use-capacity-reservations-first"}
     return {"OnDemandOptions": options}
+
+
+def _ranks(record: LaunchRecord) -> dict[float, int]:
+    """Price -> its place among the record's, the lowest first; none where EC2 goes by its own prices."""
+    prices = sorted(set(record.prices.values())) if record.prioritized else []
+    return {price: rank for rank, price in enumerate(prices)}
+
+
+def _priority(
+    ranks: Mapping[float, int], prices: Mapping[str, float], kind: str, zone: str
+) -> dict[str, float]:
+    """EC2 takes whole numbers from 0, the lowest first; an override without one comes last."""
+    rank = ranks.get(prices.get(f"{kind}/{zone}", -1.0))
+    return {} if rank is None else {"Priority": float(rank)}
 
 
 def _claim_tags(claim: str, uid: str, others: Mapping[str, str]) -> dict[str, str]:
@@ -217,14 +236,17 @@ def _all_refused(record: LaunchRecord, code: str) -> tuple[Refusal, ...]:
 
 
 def _refusal(record: LaunchRecord, row: tuple[str, str, str], code: str) -> Refusal:
-    """Of one override; of the reservation or the placement group alone where it was to be launched into one."""
+    """Of one override; of the reservation or the placement group alone where it was to be launched into one. A reservation
+    that had no room in the group may have some outside, unless EC2 says that it is full or gone.
+    """
     into = record.reservations.get(f"{row[0]}/{row[1]}")
+    group = "" if into is not None and code in RESERVATION_CODES else record.placement_group
     return Refusal(
         row[0],
         row[1],
         record.capacity_type,
         code,
-        placement_group=record.placement_group,
+        placement_group=group,
         reservation=into.id if into is not None else "",
     )
 

@@ -12,7 +12,7 @@
     POST   /dials/interrupt             {instance_id, kind: spot|reservation|rebalance|scheduled-change|state-change,
                                         delay_seconds: 120}
     POST   /dials/reservations          {instance_type, zone, count, kind: default|capacity-block, match: open|targeted,
-                                        interruptible, ends_in_seconds, owner_id, tags};
+                                        interruptible, ends_in_seconds, owner_id, tags, placement_group};
                                         PUT /ID {count, ends_in_seconds}; DELETE /ID cancels
     PUT    /dials/consistency           {lag_seconds}
     PUT    /dials/spot                  {seed, speed}

@@ -223,14 +223,13 @@ def _pool(account: Account, base: Order, override: dict[str, Any], spot: bool, s
         max_price=float(override["MaxPrice"]) if override.get("MaxPrice") else None,
         order=base.at(instance_type, subnet.id, image_id),
         shown=shown,
-        into=_named_reservation(account, base.data, instance_type, zone),
+        into=_named_reservation(account, base, instance_type, zone),
     )
 
 
-def _named_reservation(
-    account: Account, data: dict[str, Any], instance_type: str, zone: str
-) -> Reserved | None:
+def _named_reservation(account: Account, base: Order, instance_type: str, zone: str) -> Reserved | None:
     """The reservation that the template names. Raises RefusedError where it can't take such an instance."""
+    data = base.data
     asked = data.get("CapacityReservationSpecification") or {}
     wanted = (asked.get("CapacityReservationTarget") or {}).get("CapacityReservationId")
     market = (data.get("InstanceMarketOptions") or {}).get("MarketType")
@@ -248,6 +247,10 @@ def _named_reservation(
             "InvalidParameterValue",
             f"The capacity reservation '{wanted}' is not for {instance_type} in {zone}",
         )
+    group = account.groups.of(base.placement)
+    if one.wish.placement_group not in ("", group.name if group is not None else ""):
+        message = f"The capacity reservation '{wanted}' is in placement group '{one.wish.placement_group}'"
+        raise RefusedError("InvalidParameterValue", message)
     if (market == BLOCK) != (one.wish.kind == BLOCK):
         raise RefusedError("InvalidParameterValue", f"'{market}' is not the market of '{wanted}'")
     return one

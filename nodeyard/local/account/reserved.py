@@ -26,7 +26,9 @@ _LIVE = ("pending", "running", "stopping", "stopped")
 
 
 class ReservationWish(msgspec.Struct, forbid_unknown_fields=True):
-    """What to reserve. `owner_id` another account's: it shares the reservation. `ends_in_seconds` null: no end."""
+    """What to reserve. `owner_id` another account's: it shares the reservation. `ends_in_seconds` null: no end.
+    `placement_group`: name of the one that it is reserved in; empty: in none.
+    """
 
     instance_type: str
     zone: str
@@ -37,6 +39,7 @@ class ReservationWish(msgspec.Struct, forbid_unknown_fields=True):
     ends_in_seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
     owner_id: str = ""
     tags: dict[str, str] = {}
+    placement_group: str = ""
 
 
 class ReservationTurn(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,7 +133,9 @@ class ReservationDesk:
         """An open reservation with room that takes such an instance without being named."""
         for one in self._made.values():
             wish = one.wish
-            fits = (wish.instance_type, wish.zone, wish.match) == (instance_type, zone, "open")
+            fits = (wish.instance_type, wish.zone, wish.match, wish.placement_group) == (
+                instance_type, zone, "open", "",
+            )  # fmt: skip
             if fits and wish.kind != BLOCK and self.available(one) > 0:
                 return one
         return None
@@ -159,8 +164,12 @@ class ReservationDesk:
             "InstanceMatchCriteria": wish.match,
             "ReservationType": wish.kind,
             "Interruptible": wish.interruptible,
+            "PlacementGroupArn": self._group_arn(wish.placement_group),
             "Tags": [{"Key": key, "Value": value} for key, value in wish.tags.items()],
         }
+
+    def _group_arn(self, name: str) -> str | None:
+        return f"arn:aws:ec2:{self._region}:{self._account_id}:placement-group/{name}" if name else None
 
     def _watch_end(self, one: Reserved) -> None:
         if one.ends_at is None:

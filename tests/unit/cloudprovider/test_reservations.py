@@ -9,6 +9,7 @@ import pytest
 
 from nodeyard.api.convert import node_class_of
 from nodeyard.api.nodeclass import ReservationTerm
+from nodeyard.api.placement import PlacementGroup
 from nodeyard.cloudprovider.market import RESERVATIONS
 from nodeyard.cloudprovider.model import Catalogue, Reserved
 from nodeyard.cloudprovider.refusals import Refusal, Shut
@@ -64,6 +65,37 @@ def test_a_reservation_of_another_system_is_not_selected() -> None:
     assert selected(node_class(capacity_reservation_terms=by_id), both) == (EVERY[1],)
     of_windows = node_class(capacity_reservation_terms=by_id, ami_family="Windows2022")
     assert selected(of_windows, both) == (windows,)
+
+
+def test_one_made_in_a_placement_group_serves_classes_of_that_group_alone() -> None:
+    inside = msgspec.structs.replace(EVERY[0], placement_group="racks")
+    both = (inside, EVERY[1])
+    terms = (ReservationTerm(id="cr-0"), ReservationTerm(id="cr-1"))
+
+    def found(group: str) -> tuple[CapacityReservation, ...]:
+        of = PlacementGroup(f"pg-{group}", group, "cluster") if group else None
+        return selected(node_class(capacity_reservation_terms=terms, placement_group=of), both)
+
+    assert found("") == found("other") == (EVERY[1],)
+    assert found("racks") == both
+
+
+def test_what_a_group_has_no_room_for_leaves_its_reservation_to_classes_outside() -> None:
+    refused = (
+        Refusal("m5.large", "eu-west-1a", "reserved", "UnfulfillableCapacity", "", "pg-1", MINE.id),
+        Refusal(zone="eu-west-1b", code="UnfulfillableCapacity", placement_group="pg-1"),
+    )
+    other = msgspec.structs.replace(MINE, id="cr-2", zone="eu-west-1b")
+    market = small_market(refusals=refused).with_rows(
+        {}, (), {RESERVATIONS: 50.0}, reservations=(MINE, other), refused_in_groups=Shut(refused).in_groups
+    )
+
+    def open_to(group: PlacementGroup | None) -> set[str]:
+        found = resolve(market, node_class(capacity_reservation_terms=TERMS, placement_group=group), now=60.0)
+        return {o.reserved.id for t in found.types for o in t.offerings if o.reserved and o.available}
+
+    assert open_to(None) == open_to(PlacementGroup("pg-2", "h", "spread")) == {"cr-1", "cr-2"}
+    assert open_to(PlacementGroup("pg-1", "g", "spread")) == set()
 
 
 def test_the_status_lists_them_as_the_field_s_objects_do() -> None:

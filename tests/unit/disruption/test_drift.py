@@ -9,6 +9,7 @@ import pytest
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Condition, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, Subnet
+from nodeyard.api.placement import PlacementGroup
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.drift import DRIFTED, Drift, DriftReason, drift_marks, drift_of, drifted_since
@@ -67,6 +68,21 @@ def test_each_change_of_pool_or_class_drifts_its_nodes_and_says_why(reason: Drif
     assert drift is not None
     assert drift.reason is reason
     assert drift.message
+
+
+def test_a_placement_group_made_anew_under_the_same_name_drifts_the_nodes_of_the_old_one() -> None:
+    build = Builder()
+    claim = as_made(build)
+    labels = claim.labels | {keys.PLACEMENT_GROUP: "pg-1"}
+    build.put(Kind.NODE_CLAIM, "a-c", msgspec.structs.replace(claim, labels=labels))
+    change_class(build, placement_group=PlacementGroup("pg-1", "racks", "spread"))
+    assert found(build) is None
+    change_class(build, placement_group=PlacementGroup("pg-2", "racks", "spread"))
+    drift = found(build)
+    assert drift is not None
+    assert drift.reason is DriftReason.PLACEMENT_GROUP
+    assert "pg-1" in drift.message
+    assert "pg-2" in drift.message
 
 
 def test_the_image_is_compared_with_what_would_be_launched_for_the_nodes_own_type() -> None:

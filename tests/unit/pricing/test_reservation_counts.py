@@ -8,6 +8,7 @@ import msgspec
 
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.cloudprovider.market import RESERVATIONS
+from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.reservations import CapacityReservation
 from tests.unit.pricing.replicas import MINUTE_S, World, world
 
@@ -36,6 +37,16 @@ async def test_another_count_of_the_same_renews_its_time_under_the_same_revision
     await world.clock.advance(MINUTE_S + 5.0)
     assert one.market.revision == before.revision
     assert one.market.asked_at[RESERVATIONS] > before.asked_at[RESERVATIONS]
+
+
+async def test_what_is_refused_in_a_placement_group_is_told_beside_what_is_reserved(world: World) -> None:
+    world.cloud.reserved = (RESERVED,)
+    one = await world.replica()
+    await one.controller.refused(
+        [Refusal(zone="eu-west-1a", code="UnfulfillableCapacity", placement_group="pg-1")]
+    )
+    await world.clock.advance(1.0)
+    assert one.market.refused_in_groups == {("pg-1", ("", "", "eu-west-1a"))}
 
 
 async def test_the_last_count_holds_for_a_day_without_ec2_and_no_longer(world: World) -> None:

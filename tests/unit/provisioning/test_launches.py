@@ -11,23 +11,27 @@ from nodeyard.api.node import NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.capacity import EFA
+from nodeyard.cloudprovider.commitments import Marginal
+from nodeyard.cloudprovider.market import FEED, Market, market_of
 from nodeyard.cloudprovider.model import Catalogue, InstanceType
-from nodeyard.cloudprovider.refusals import Refusal
+from nodeyard.cloudprovider.refusals import Refusal, Shut
 from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.provisioning.claims import encode_offerings
 from nodeyard.provisioning.launches import (
+    ORDER,
     Choice,
     Launched,
     NothingToLaunch,
     NotReady,
     boot_labels,
     choose,
+    little_choice,
     offerings_for,
     resolved_labels,
     with_efa,
 )
 from nodeyard.provisioning.model import OfferingRef
-from tests.support.catalogue import node_class, small_market
+from tests.support.catalogue import node_class, on_demand_sheet, small_market, spot_sheet, table_of
 
 AMD = Image(
     "ami-amd",
@@ -94,6 +98,55 @@ def test_a_claim_that_wants_a_variety_keeps_exotic_and_dear_types() -> None:
     kinds = {o.instance_type for o in offerings_for(varied, cheap)}
     assert {"m5.large", "m5.xlarge", "g4dn.xlarge"} <= kinds
     assert {o.capacity_type for o in offerings_for(varied, cheap)} == {"spot"}
+
+
+@pytest.mark.parametrize(
+    ("order", "capacity_types", "shut", "warned"),
+    [
+        (ORDER, ("spot", "on-demand"), True, True),
+        (ORDER, ("spot", "on-demand"), False, False),
+        (ORDER, ("on-demand",), True, False),
+        ((keys.ON_DEMAND, keys.SPOT), ("spot", "on-demand"), True, False),
+    ],
+)
+def test_a_claim_that_falls_back_to_on_demand_with_few_types_is_warned_about(
+    order: tuple[str, ...], capacity_types: tuple[str, ...], shut: bool, warned: bool
+) -> None:
+    refusals = [Refusal(capacity_type="spot")] if shut else []
+    catalogue = resolve(small_market(refusals=refusals), CLASS, now=0.0)
+    asked = claim(Requirement(keys.CAPACITY_TYPE, "In", capacity_types), requests={"cpu": 500})
+    chosen = choose(asked, CLASS, catalogue, order=order)
+    assert isinstance(chosen, Choice)
+    assert bool(little_choice(asked, chosen, order)) == warned
+
+
+def test_five_types_are_choice_enough() -> None:
+    names = ("m5.large", "m5.xlarge", "m5.2xlarge", "c5.large", "c5.xlarge", "r5.large")
+    market = small_market(table_of(*names), [Refusal(capacity_type="spot")])
+    asked = claim(requests={"cpu": 500})
+    chosen = choose(asked, CLASS, resolve(market, CLASS, now=0.0))
+    assert isinstance(chosen, Choice)
+    assert little_choice(asked, chosen) == ""
+
+
+def test_prices_that_are_not_the_clouds_own_come_with_their_order() -> None:
+    def chosen(capacity_type: str, market: Market) -> bool:
+        asked = claim(Requirement(keys.CAPACITY_TYPE, "In", (capacity_type,)), requests={"cpu": 500})
+        found = choose(asked, CLASS, resolve(market, CLASS, now=0.0))
+        assert isinstance(found, Choice)
+        return found.prioritized
+
+    table = table_of()
+    on_demand, spot = on_demand_sheet(table), spot_sheet(table)
+    committed = {("m5.large", "eu-west-1a"): Marginal(1e-8, 1e-8)}
+    market = market_of(table, on_demand, spot, Shut(), now=0.0, margins=committed)
+    assert chosen("on-demand", market)
+    assert not chosen("spot", market)
+    fed = [msgspec.structs.replace(sheet, source=FEED) for sheet in (on_demand, spot)]
+    market = market_of(table, *fed, Shut(), now=0.0)
+    assert chosen("on-demand", market)
+    assert chosen("spot", market)
+    assert not chosen("on-demand", small_market())
 
 
 def test_a_launch_groups_planned_offers_by_image_and_picks_subnets() -> None:
