@@ -65,7 +65,7 @@ def read_cluster(kubeconfig: str) -> list[Found]:
             async for page in client.list_pages(path):
                 for raw in page.items or ():
                     item: Json = msgspec.json.decode(raw)
-                    out.append(Found({"apiVersion": version, "kind": kind, **item}, client.server))
+                    out.append(Found({"apiVersion": version, "kind": kind, **item}, client.server, live=True))
         except NotFound:
             return []
         return out

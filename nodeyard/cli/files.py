@@ -32,10 +32,11 @@ class InputError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object and the file it stands in."""
+    """An object and the file it stands in, or the address of the cluster it was read from (`live`)."""
 
     object: Json
     file: str
+    live: bool = False
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

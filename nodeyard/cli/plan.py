@@ -161,27 +161,50 @@ def with_leaving(made: Plan, snapshot: Snapshot) -> Plan:
 
 
 def snapshot_of_found(found: Sequence[Found]) -> Snapshot:
-    """The objects as a snapshot. Raises InputError naming file, object and field, also for pools that make no sense."""
-    try:
-        snapshot = snapshot_from(item.object for item in found)
-    except ManifestError as error:
-        raise InputError(f"{_file_of(error.subject, found)}{error}") from error
-    except RecursionError as error:
-        raise InputError(f"{', '.join(sorted({item.file for item in found}))}: {TOO_DEEP}") from error
+    """The objects as a snapshot. Raises InputError naming file, object and field, also for pools that make no sense.
+
+    Those of a running cluster are no reason to refuse: one that can't be understood is named on standard error and left
+    out, and its pools that make no sense are named and offer nothing, as in the cluster itself.
+    """
+    snapshot, found = _understood(found)
+    live = {subject_of(item.object) for item in found if item.live}
     for pool in snapshot.pools.values():
         if pool.problems:
             kind, _, name = pool.key.rpartition("/")
             subject = f"{'Provisioner' if kind else 'NodePool'} {name}"
-            raise InputError(f"{_file_of(subject, found)}{subject}: {pool.problems[0]}")
+            message = f"{_file_of(subject, found)}{subject}: {pool.problems[0]}"
+            if subject not in live:
+                raise InputError(message)
+            print(f"nodeyard: {message}: nothing is bought for it", file=sys.stderr)
     return snapshot
+
+
+def _understood(found: Sequence[Found]) -> tuple[Snapshot, Sequence[Found]]:
+    """The snapshot, and what it is of: `found` without live objects that can't be understood."""
+    while True:
+        try:
+            return snapshot_from(item.object for item in found), found
+        except ManifestError as error:
+            message = f"{_file_of(error.subject, found)}{error}"
+            rest = [i for i in found if not (i.live and _is_called(i, error.subject))]
+            if len(rest) == len(found):
+                raise InputError(message) from error
+            print(f"nodeyard: {message}: left out", file=sys.stderr)
+            found = rest
+        except RecursionError as error:
+            raise InputError(f"{', '.join(sorted({item.file for item in found}))}: {TOO_DEEP}") from error
+
+
+def _is_called(item: Found, subject: str) -> bool:
+    called = subject_of(item.object)
+    kind, _, name = called.partition(" ")
+    return subject in (called, f"{kind} default/{name}")
 
 
 def _file_of(subject: str, found: Sequence[Found]) -> str:
     """The file that the object so called stands in, with a colon; where it can't be told, all that it may stand in."""
     for item in found:
-        called = subject_of(item.object)
-        kind, _, name = called.partition(" ")
-        if subject in (called, f"{kind} default/{name}"):
+        if _is_called(item, subject):
             return f"{item.file}: "
     return ", ".join(sorted({item.file for item in found})) + ": "
 

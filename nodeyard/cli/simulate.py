@@ -59,19 +59,21 @@ def consolidate(
             msgspec.json.format(msgspec.json.encode(played_json(played)), indent=1) + b"\n"
         )
     else:
-        Console(width=None if sys.stdout.isatty() else 160).print(_table(played), *_lines(played), sep="\n")
+        Console(width=None if sys.stdout.isatty() else 160).print(*_table(played), *_lines(played), sep="\n")
     if played.unplaced:
         raise typer.Exit(SOME_LEFT)
 
 
-def _table(played: Played) -> Table:
+def _table(played: Played) -> list[Table | str]:
+    if not played.steps:
+        return ["no step is worth taking"]
     table = Table("step", "remove", "add", "evictions", "saves $/h", "reason", title="steps")
     for number, step in enumerate(played.steps, 1):
         table.add_row(
             str(number), ", ".join(step.remove), ", ".join(step.add), str(step.evictions),
             f"{step.saves_per_hour:.4f}", step.reason,
         )  # fmt: skip
-    return table
+    return [table]
 
 
 def _lines(played: Played) -> list[str]:

@@ -115,7 +115,7 @@ def _answer(reading: Reading, question: asking.Question) -> None:
     if reading.output is Output.JSON:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(answer), indent=1) + b"\n")
     else:
-        steps = answer.get("steps", [answer])
+        steps = [step for step in answer.get("steps", [answer]) if step["moves"]]
         lines = [*_lines(answer), *_money(answer)]
         Console(width=None if sys.stdout.isatty() else 160).print(*map(_table, steps), *lines, sep="\n")
     if asking.unplaced(answer):

@@ -233,12 +233,15 @@ async def test_a_running_pricing_service_sells(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-async def test_without_files_the_current_cluster_is_planned_and_files_add_to_it(
+async def test_without_files_the_current_cluster_is_planned_whatever_is_wrong_there_and_files_add_to_it(
     control_plane: Stand, kube: KubeApi, namespace: str, tmp_path: Path, catalogue: str
 ) -> None:
     general = pool("plan-command")
     del general["metadata"]["uid"]
-    kube.apply([general])
+    odd = pool("plan-odd")
+    del odd["metadata"]["uid"]
+    odd["spec"]["disruption"] = {"budgets": [{"nodes": "1", "schedule": "61 * * * *", "duration": "1h"}]}
+    kube.apply([general, odd])
     for i in range(3):
         kube.create(
             f"/api/v1/namespaces/{namespace}/pods",
@@ -252,8 +255,11 @@ async def test_without_files_the_current_cluster_is_planned_and_files_add_to_it(
             "--kubeconfig", config, "-f", extra, "--catalog", catalogue, "-o", "json"
         )
     finally:
-        kube.delete("/apis/karpenter.sh/v1/nodepools/plan-command")
+        for name in ("plan-command", "plan-odd"):
+            kube.delete(f"/apis/karpenter.sh/v1/nodepools/{name}")
     assert code in (0, 3), error
+    assert "NodePool plan-odd: spec.disruption.budgets[0].schedule" in error
+    assert "nothing is bought for it" in error
     report = json.loads(out)
     everywhere = {p for e in [*report["nodes"], *report["existing"]] for p in e["pods"]}
     assert {f"{namespace}/{p}" for p in ("web-0", "web-1", "web-2", "more-0")} <= everywhere

@@ -95,6 +95,19 @@ def test_steps_name_nodes_of_the_input_and_of_the_end(tmp_path: Path) -> None:
     assert abs(report["before"]["objectivePerHour"] - report["after"]["objectivePerHour"] - saved) < 1e-6
 
 
+def test_a_cluster_in_which_nothing_is_worth_a_step_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("kind: Namespace\napiVersion: v1\nmetadata: {name: shop}\n")
+    lines = "\n".join(json.dumps(entry) for entry in catalogue().values())
+    (tmp_path / "catalogue.jsonl").write_text(lines)
+    result = CliRunner().invoke(
+        app,
+        ["consolidate", "-f", str(tmp_path / "empty.yaml"), "--catalog", str(tmp_path / "catalogue.jsonl")],
+    )
+    assert result.exit_code == 0, result.output
+    assert "no step is worth taking" in result.output
+    assert "before: 0 nodes" in result.output
+
+
 def test_a_broken_file_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("kind: Node\nmetadata: {}\n")
     result = CliRunner().invoke(app, ["consolidate", "-f", str(tmp_path / "bad.yaml"), "--catalog", "none"])
