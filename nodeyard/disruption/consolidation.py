@@ -33,6 +33,8 @@ _WEEK_H = 168
 _MOST_ROUNDS = 6
 _TRYING = 0.1
 """Of the time that is left: what one more look for a way to the same nodes may take."""
+_WAYS = 5
+"""Looks for a way to the same nodes that time is kept for while nodes are searched."""
 _AT_ONCE = 4
 """How many nodes should find room below the ceiling at once."""
 
@@ -87,7 +89,7 @@ class Play:
             )
         )
         self.unfolding_s = 0.0
-        """How long it took last to make steps of a target."""
+        """How long it took at most to make steps of a target."""
         self.names = Names(snapshot.nodes.keys())
         self._allowed: dict[tuple[PoolKey, Reason, int], int | None] = {}
         self.kept = {c.node: block for c in self.found if (block := self._block(c)) is not None}
@@ -203,9 +205,11 @@ class Play:
         self.pace = Pace(self.allowed, ceiling, self.settings.spot_to_spot)
         return True
 
-    def _wider(self, way: "_Way", there: "_Way", target: Target, until: float) -> "_Way":
-        """The same with as much room as it takes, as long as trying takes little of the time."""
-        while not _reached(there, target) and self.unfolding_s < _TRYING * (until - self.clock()):
+    def _wider(
+        self, way: "_Way", there: "_Way", target: Target, until: float, *, share: float = _TRYING
+    ) -> "_Way":
+        """The same with as much room as it takes, as long as a try takes no more than that share of the time."""
+        while not _reached(there, target) and self.unfolding_s < share * (until - self.clock()):
             if not self._widen(way, target):
                 break
             there = self._towards(way, target)
@@ -240,7 +244,8 @@ class Play:
 
     def _further(self, way: "_Way", there: "_Way", search: Search, target: Target, until: float) -> "_Way":
         """The same, after more searching."""
-        improved = self._towards(way, search.improved(target, until - 1.5 * self.unfolding_s))
+        better = search.improved(target, until - _WAYS * self.unfolding_s)
+        improved = self._wider(way, self._towards(way, better), better, until, share=1.0)
         return min(there, improved, key=lambda w: (len(w.homeless), w.after.cost))
 
     def _towards(self, way: "_Way", target: Target) -> "_Way":
@@ -250,7 +255,7 @@ class Play:
         steps, after = self._worthwhile(way.after, steps, after)
         placed = {key for held in after.held.values() for key in held}
         homeless = tuple(key for key in way.homeless if key not in placed)
-        self.unfolding_s = self.clock() - began
+        self.unfolding_s = max(self.unfolding_s, self.clock() - began)
         made = {name: target.arrangement.places[name] for step in steps for name in step.add}
         return _Way([*way.steps, *steps], after, homeless, way.made | made)
 

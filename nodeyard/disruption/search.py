@@ -2,8 +2,8 @@
 
 First the planner is asked what it would build if every movable node were gone, and if only the most wasteful ones
 were; the cheapest answer is then improved node by node: a few wasteful nodes are emptied, and their pods planned anew
-beside their neighbours, as small problems of their own. A small problem whose pods have terms over zones stays within
-one zone, where those terms can't notice, so no problem ever needs the whole cluster. Disruption counts once per pod
+beside their neighbours, as small problems of their own. Pods that have terms over zones stay in theirs there, so that
+those terms can't notice and no problem ever needs the whole cluster. Disruption counts once per pod
 that leaves a node that runs. Neighbours: `worth` says what is wasteful, `unfolding` makes steps of the answer.
 """
 
@@ -12,17 +12,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from nodeyard.api.pod import PodKey, PodShape, ShapeId
-from nodeyard.api.pool import Pool
-from nodeyard.api.selectors import Requirement
+from nodeyard.api.pod import PodKey, ShapeId
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.arrangement import Arrangement, Names, Place, applied, problem_of
 from nodeyard.disruption.neighbours import Excess, TopologyGuard
+from nodeyard.disruption.parts import Parts
 from nodeyard.disruption.worth import Worth, only, worth_of
 from nodeyard.disruption.yard import Permit, Yard
 from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.planner import plan
-from nodeyard.state.cluster import Snapshot
 
 Clock = Callable[[], float]
 _PATIENCE = 0.2
@@ -89,7 +87,7 @@ class Search:
             key: start.base.pods[key].shape for held in start.held.values() for key in held
         }
         self.shape_of |= {key: start.base.pods[key].shape for key in self.homeless}
-        self._stripped: dict[ShapeId, PodShape] = {}
+        self.parts = Parts(start.base, guard, ground.now)
         self.trail: list[Move] = []
         """Every exchange that `stepwise` has accepted, in order."""
 
@@ -151,11 +149,11 @@ class Search:
         yard = Yard(self, now, permit)
         waiting = {n for n in self.start.places if n not in yard.fixed}
         while waiting and self.clock() < until:
-            gone, hosts, cell = yard.group(waiting)
+            gone, hosts = yard.group(waiting)
             waiting -= set(gone)
             left = sum(now.places[n].cost for n in waiting) / max(1e-9, sum(now.places[n].cost for n in gone))
             effort = min(self.ground.options.deadline_s, 2 * (until - self.clock()) / (1 + left))
-            problem = self._part(now, gone, hosts, cell, beside=True)
+            problem = self.parts.part(now, gone, hosts, self.small, beside=True)
             self._tried(now, yard, gone, problem, max(0.2, effort), permit)
 
     def objective(self, arrangement: Arrangement) -> float:
@@ -248,11 +246,12 @@ class Search:
         patience = _LEAST_TRIES + _TRIES_PER_NODE * len(now.places)
         yard = Yard(self, now, permit)
         while self.clock() < until and failures < patience and now.cost > self.bound * _CLOSE:
-            gone, hosts, cell = yard.pick()
+            gone, hosts = yard.pick()
             if not gone:
                 break
             effort = _EFFORT * (1 + failures / 5) * float(0.5 + self.rng.random())
-            problem = self._part(now, gone, hosts, cell, beside=permit is not None)
+            effort = max(_EFFORT, min(effort, until - self.clock()))
+            problem = self.parts.part(now, gone, hosts, self.small, beside=permit is not None)
             better = self._tried(now, yard, gone, problem, effort, permit)
             failures = 0 if better else failures + 1
         return now
@@ -276,57 +275,6 @@ class Search:
         now.places, now.held = changed.places, changed.held
         yard.update(gone, [p.node for p in made.existing])
         return True
-
-    def _part(
-        self, now: Arrangement, gone: Sequence[str], hosts: Sequence[str], cell: tuple[str, ...] | None,
-        *, beside: bool,
-    ) -> Problem:  # fmt: skip
-        """A problem of its own: the pods of `gone`, these hosts, and what the pools may still buy (in the cell, if one
-        is given). `beside`: what is bought runs beside `gone` for a while, and limits have to hold then too.
-        """
-        base = now.base
-        pods = tuple(key for name in gone for key in now.held[name])
-        records = {key: msgspec.structs.replace(base.pods[key], node="") for key in pods}
-        pods_on: dict[str, frozenset[PodKey]] = {}
-        for name in hosts:
-            mine = [k for k in base.pods_on.get(name, ()) if base.pods[k].daemon]
-            mine += now.held.get(name, ())
-            pods_on[name] = frozenset(mine)
-            for key in mine:
-                records[key] = msgspec.structs.replace(base.pods[key], node=name)
-        shapes = base.shapes
-        if cell is not None:
-            shapes = {r.shape: self._without_terms(r.shape) for r in records.values()}
-        kept = [p for n, p in now.places.items() if n not in hosts and (beside or n not in gone)]
-        snapshot = Snapshot(
-            shapes=shapes, pods=records, nodes={n: now.places[n].node for n in hosts}, pods_on=pods_on,
-            pools={k: self._narrowed(pool, kept, cell) for k, pool in base.pools.items()},
-            node_classes=base.node_classes, daemon_sets=base.daemon_sets, pvs=base.pvs, pvcs=base.pvcs,
-            storage_classes=base.storage_classes, csi_nodes=base.csi_nodes, namespaces=base.namespaces,
-        )  # fmt: skip
-        return Problem(snapshot=snapshot, pods=pods, catalogues=self.small, now=self.ground.now)
-
-    def _without_terms(self, shape: ShapeId) -> PodShape:
-        found = self._stripped.get(shape)
-        if found is None:
-            found = self._stripped[shape] = self.guard.stripped(self.start.base.shapes[shape])
-        return found
-
-    def _narrowed(self, pool: Pool, kept: Sequence[Place], cell: tuple[str, ...] | None) -> Pool:
-        limits = pool.limits
-        if limits:
-            mine = [p for p in kept if p.pool == pool.key]
-            limits = {
-                r: most - (len(mine) if r == "nodes" else sum(p.node.capacity.get(r, 0) for p in mine))
-                for r, most in limits.items()
-            }
-        if cell is None and not pool.limits:
-            return pool
-        within = tuple(
-            Requirement(key, "In", (value,)) if value else Requirement(key, "DoesNotExist", ())
-            for key, value in zip(self.guard.keys, cell or (), strict=bool(cell))
-        )
-        return msgspec.structs.replace(pool, limits=limits, requirements=(*pool.requirements, *within))
 
 
 def _move(before: Arrangement, after: Arrangement, gone: Sequence[str]) -> Move:

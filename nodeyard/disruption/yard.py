@@ -1,7 +1,8 @@
 """The nodes of an arrangement as an improvement sees them: what each wastes, and which others it may be emptied with.
 
-Pods with terms over zones (or any key but the host's) tie a node to its cell; nodes whose pods must share a node with
-others are left alone. Neighbour: `search`, which empties what is picked here.
+Pods with terms over zones (or any key but the host's) tie a node to its cell: half of the picks stay within one, which
+makes them quick to plan. Nodes whose pods must share a node with others are left alone. Neighbours: `search`, which
+empties what is picked here, and `parts`, which keeps tied pods in their cells.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,6 +18,8 @@ from nodeyard.provisioning.model import Plan
 
 _MOST_PODS: Final = 700
 _MOST_HOSTS: Final = 12
+_AT_HOME: Final = 0.5
+"""How often nodes are picked from one cell only, where the first of them is tied to its own."""
 _BEYOND: Final = 1.1
 """Nodes to empty may cost so much more than what may be made for them: something fits on others."""
 
@@ -81,16 +84,16 @@ class Yard:
     def _settle(self) -> None:
         self._names = sorted(n for n in self.waste if n not in self.fixed)
 
-    def pick(self) -> tuple[list[str], list[str], tuple[str, ...] | None]:
-        """(nodes to empty, nodes that may take their pods, the cell to stay in or None)."""
+    def pick(self) -> tuple[list[str], list[str]]:
+        """(nodes to empty, nodes that may take their pods)."""
         rng = self.search.rng
         names = self._names
         if not names:
-            return [], [], None
+            return [], []
         weight = np.array([max(self.waste[n], 0.0) for n in names])
         weight += 0.05 * weight.mean() + 1e-9
         seed = names[int(rng.choice(len(names), p=weight / weight.sum()))]
-        cell = self.cells[seed] if self.tied[seed] else None
+        cell = self.cells[seed] if self.tied[seed] and rng.random() < _AT_HOME else None
         mates = [i for i, n in enumerate(names) if n != seed and self._beside(n, cell)]
         many = int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16], p=[0.06, 0.1, 0.14, 0.2, 0.2, 0.15, 0.1, 0.05]))
         picked = [seed]
@@ -98,7 +101,7 @@ class Yard:
             share = weight[mates] / weight[mates].sum()
             chosen = rng.choice(len(mates), min(many, len(mates)), replace=False, p=share)
             picked += [names[mates[int(i)]] for i in chosen]
-        return self._fitting(picked), self._hosts(set(picked), cell), cell
+        return self._fitting(picked), self._hosts(set(picked), cell)
 
     def _fitting(self, picked: list[str]) -> list[str]:
         """No more nodes than a small problem should have pods for, and than others can be made for first."""
@@ -121,16 +124,17 @@ class Yard:
             room[place.pool] = room.get(place.pool, 0.0) - 1
         return out
 
-    def group(self, waiting: Collection[str]) -> tuple[list[str], list[str], tuple[str, ...] | None]:
+    def group(self, waiting: Collection[str]) -> tuple[list[str], list[str]]:
         """As `pick`, but as many of `waiting` as may go, the most wasteful first."""
         names = sorted(waiting, key=lambda n: -self.waste[n] / self.now.places[n].cost)
         cell = self.cells[names[0]] if self.tied[names[0]] else None
         rest = [n for n in names[1:] if self._beside(n, cell)]
         chosen = self._fitting([names[0], *self.search.rng.permutation(rest).tolist()]) or names[:1]
-        return chosen, self._hosts(set(chosen), cell), cell
+        return chosen, self._hosts(set(chosen), cell)
 
     def _beside(self, name: str, cell: tuple[str, ...] | None) -> bool:
-        return self.cells[name] == cell if cell is not None else not self.tied[name]
+        """Whether the node may be emptied with others: of this cell, or of any where each has all its values."""
+        return self.cells[name] == cell if cell is not None else all(self.cells[name]) or not self.tied[name]
 
     def _hosts(self, picked: set[str], cell: tuple[str, ...] | None) -> list[str]:
         """Those that waste most have most room."""
