@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Bools, Ints
 from nodeyard.provisioning.pattern_program import Model, balance
 from nodeyard.provisioning.solver import INF, Rows, solved_integer
@@ -27,7 +28,7 @@ class Aggregate:
 
 
 def aggregate(
-    model: Model, columns: Ints, fits: Bools, upper: float, seconds: float, close: float
+    model: Model, columns: Ints, fits: Bools, upper: float, seconds: float, work: Effort, close: float
 ) -> Aggregate | None:
     """Solve the program over `columns`, which must hold one that is as good as any left out. `upper`: the cost of a
     plan; only what is cheaper by a share `close` or more is looked for. None where it is too large or can't be solved.
@@ -57,7 +58,7 @@ def aggregate(
         program,
         [[(lot_row[lot], -1.0), (group_row[int(model.group[lot])], 1.0)] for lot in range(model.lots)],
     )
-    return _solved(program, columns, lots, places, model, seconds, aim)
+    return _solved(program, columns, lots, places, model, seconds, work, aim)
 
 
 def _rooms(model: Model, program: Rows, fits: Bools, column: int) -> dict[int, int]:
@@ -67,12 +68,19 @@ def _rooms(model: Model, program: Rows, fits: Bools, column: int) -> dict[int, i
 
 
 def _solved(
-    program: Rows, columns: Ints, lots: Ints, places: Ints, model: Model, seconds: float, aim: float
+    program: Rows,
+    columns: Ints,
+    lots: Ints,
+    places: Ints,
+    model: Model,
+    seconds: float,
+    work: Effort,
+    aim: float,
 ) -> Aggregate | None:
     first = len(columns) + len(lots)
     rest = len(program.cost) - first - model.lots
     whole = [True] * len(columns) + [False] * len(lots) + [True] * model.lots + [False] * rest
-    found = solved_integer(program.program(), whole, seconds, relative_gap=2e-3)
+    found = solved_integer(program.program(), whole, seconds, work, relative_gap=2e-3)
     if found is None:
         return None
     nodes, pods = np.zeros(len(columns), np.int64), np.zeros((model.lots, len(columns)), np.int64)

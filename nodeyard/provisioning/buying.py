@@ -57,7 +57,7 @@ class Buyer:
         if not lots:
             return [], impossible
         shop, chosen, packed_lots = self._shop(lots)
-        packer = Packer(packed_lots, shop, self.spare, exact_s=self.exact)
+        packer = Packer(packed_lots, shop, self.spare, exact_s=self.exact, work=self.site.setting.effort)
         packed = packer.run()
         rest = self._commit(lots, packed, chosen)
         return rest, impossible

@@ -12,12 +12,16 @@ from itertools import pairwise
 
 import numpy as np
 
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Floats, Ints
 
 _WIDTHS = (200, 2_000, 20_000)
 _MOST_PAIRS = 400_000
 _MOST_CODES = 2**62
 _NEXT = 1e-9
+_PAIRING = 9.0
+_MOST_PODS = 600
+"""With more, far too many states are alike for the best of them to be told."""
 
 
 @dataclass(slots=True)
@@ -42,7 +46,10 @@ class _Layer:
 class Frontier:
     """`counts`: [pattern, lot]; `value`: duals, by which no pattern is worth more than its `cost`."""
 
-    def __init__(self, counts: Ints, cost: Floats, demand: Floats, value: Floats) -> None:
+    def __init__(
+        self, counts: Ints, cost: Floats, demand: Floats, value: Floats, work: Effort | None = None
+    ) -> None:
+        self.work = Effort() if work is None else work
         self.demand, self.value = demand.astype(np.int64), value
         waste = cost - counts @ value
         order = np.argsort(waste, kind="stable")
@@ -50,7 +57,8 @@ class Frontier:
         self.counts, self.cost, self.waste = counts[order], cost[order], waste[order]
         self.serving = [np.nonzero(self.counts[:, lot] > 0)[0] for lot in range(len(demand))]
         self.radix = np.concatenate([[1], np.cumprod(self.demand[:-1] + 1)])
-        self.able = float(np.prod(self.demand + 1.0)) < _MOST_CODES
+        few = int(self.demand.sum()) <= _MOST_PODS
+        self.able = few and float(np.prod(self.demand + 1.0)) < _MOST_CODES
 
     def search(self, upper: float, spare: Callable[[], float]) -> Found:
         """The best plan cheaper than `upper`, if there is one and time suffices, and what no plan is below."""
@@ -111,6 +119,7 @@ class Frontier:
         left = np.maximum(layer.left[parent] - self.counts[pattern], 0)
         spent = layer.spent[parent] + self.cost[pattern]
         good = spent + left @ self.value < aim - _NEXT
+        self.work.count(left.size * _PAIRING)
         return self._distinct(_Layer(left[good], spent[good], parent[good], pattern[good]))
 
     def _distinct(self, layer: _Layer) -> _Layer:

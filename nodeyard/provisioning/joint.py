@@ -152,7 +152,7 @@ class Joint:
         model = self.model()
         if not len(model.cost):
             return 0.0
-        solver = PatternSolver(model, spare)
+        solver = PatternSolver(model, spare, work=self.setting.effort)
         share = 0.8 if solver.lists_all else 0.0 if solver.broad else 0.3
         low = solver.solve(objective, integer_s=spare() * share).bound
         if solver.lists_all or objective <= low * _CLOSE:
@@ -161,7 +161,8 @@ class Joint:
         return max(low, found.bound) if found is not None else low
 
     def _aggregated(self, solver: PatternSolver, upper: float, seconds: float) -> Aggregate | None:
-        return aggregate(solver.model, solver.columns, solver.fits, upper, seconds, _CLOSE - 1)
+        work = self.setting.effort
+        return aggregate(solver.model, solver.columns, solver.fits, upper, seconds, work, _CLOSE - 1)
 
     # --- the plan ---------------------------------------------------------------------------------------------------
     def knows_all(self) -> bool:
@@ -198,7 +199,7 @@ class Joint:
             return draft, None
         known = [] if draft.unplaced else self._incumbent(draft)
         upper = np.inf if draft.unplaced else draft.cost
-        solver = PatternSolver(model, spare, (), known)
+        solver = PatternSolver(model, spare, (), known, work=self.setting.effort)
         low = 0.0
         if not solver.lists_all and (found := self._aggregated(solver, upper, spare() * 0.5)) is not None:
             low = found.bound

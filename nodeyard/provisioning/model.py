@@ -38,6 +38,10 @@ class Options(msgspec.Struct, frozen=True):
     max_share_per_node: float | None = None
     """Most of one workload's replicas that one node may take (0..1]; None: no cap."""
     deadline_s: float = 10.0
+    search_s: float | None = None
+    """Most seconds of work spent on looking for something better once there is a plan; None: 0.6 of the deadline. They are
+    counted by what is done, so that a busy machine plans as an idle one does, as long as the deadline is not reached.
+    """
     bound: bool = True
     """Compute the lower bound too."""
     default_spread: tuple[object, ...] = ()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nodeyard.provisioning.dealing import Nodes
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.filling import Filler
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
@@ -27,6 +28,9 @@ _MOST_EXACT = 60
 _HISTORY = 600
 _MOST_LOTS = 260
 _WORK = 60_000
+_RELAXING, _RELAXING_CALLS = 40.0, 40.0
+_FILLING, _FILLING_CALLS = 30.0, 2.0
+"""What a relaxation, and a lot of fillings, come to: elements gone over per element of theirs, and calls."""
 
 
 @dataclass(slots=True)
@@ -48,8 +52,10 @@ class Packer:
         spare: Callable[[], float],
         seed: int = 1,
         exact_s: Callable[[], float] = lambda: 0.0,
+        work: Effort | None = None,
     ) -> None:
         self.exact_s = exact_s
+        self.work = Effort() if work is None else work
         self.floor = 0.0
         self.seen: Ints = np.zeros(0, np.int64)
         self.history: list[Bin] = []
@@ -109,6 +115,7 @@ class Packer:
         demand = np.bincount(member, left[active], len(kinds)).astype(np.float64)
         row = np.zeros(len(kinds), np.int64)
         row[member] = active
+        self.work.count(len(kinds) * len(self.shop.cost) * _RELAXING, calls=_RELAXING_CALLS)
         finite = np.isfinite(self.limit_left)
         market = Market(
             self.shop.room[:, known],
@@ -277,6 +284,7 @@ class Packer:
         counts = self.filler.fillings(
             active, left[active], columns, self.value, self.fair, tries
         )  # [try, column, lot]
+        self.work.count(counts.size * (_FILLING + self.request.shape[1]), calls=_FILLING_CALLS)
         value = counts @ self.value[active]
         score = (self.fair[columns][None, :] / np.maximum(value, 1e-12)).reshape(-1)
         order = np.argsort(score, kind="stable")[:60]
@@ -384,7 +392,7 @@ class Packer:
         place = {int(lot): i for i, lot in enumerate(active)}
         best = [(b.column, _dense(b, place), 1) for b in bins]
         seeds = [(b.column, _dense(b, place)) for b in self.history]
-        solver = PatternSolver(model, self.exact_s, seeds, best)
+        solver = PatternSolver(model, self.exact_s, seeds, best, self.work)
         answer = solver.solve(cost, integer_s=seconds * 0.7)
         if not answer.nodes or answer.cost >= cost - 1e-9:
             return bins

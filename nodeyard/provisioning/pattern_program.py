@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.solver import INF, Rows, solved_integer, solved_linear
 
@@ -119,11 +120,13 @@ class PatternProgram:
             taken = [(room + j, -float(need[r])) for j, r in enumerate(needed) if need[r] > 0]
             rows.variable(0.0, [(lot, 1.0), (caps + i, -1.0), *taken])
 
-    def in_fractions(self) -> "Solution | None":
+    def in_fractions(self, work: Effort) -> "Solution | None":
         """The optimum where nodes and pods may be bought in parts, with its duals."""
-        solver = solved_linear(self.rows.program())
+        program = self.rows.program()
+        solver = solved_linear(program)
         if solver is None:
             return None
+        work.count_program(program.entries, solver.getInfo().simplex_iteration_count)
         model, solution = self.model, solver.getSolution()
         dual = np.array(solution.row_dual)
         value = np.maximum(dual[: model.lots], 0.0)
@@ -135,12 +138,12 @@ class PatternProgram:
         times = np.array(solution.col_value)[: len(self.column)]
         return Solution(objective, (value, scarcity, toll), objective, times=times)
 
-    def in_integers(self, seconds: float, start: Mapping[int, float]) -> "Solution | None":
+    def in_integers(self, seconds: float, work: Effort, start: Mapping[int, float]) -> "Solution | None":
         """The best plan found. `start`: how often each pattern is bought in a plan that is known."""
         model, many = self.model, len(self.column) + self.model.lots
         whole = [True] * many + [False] * (len(self.rows.cost) - many)
         known = self._completed(start) if any(start.values()) else None
-        found = solved_integer(self.rows.program(), whole, seconds, relative_gap=1e-4, start=known)
+        found = solved_integer(self.rows.program(), whole, seconds, work, relative_gap=1e-4, start=known)
         if found is None or (np.isinf(found.low) and found.low > 0):
             return None
         zero = (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.frontier import Frontier
 from nodeyard.provisioning.labelled import Floats, Ints
 from nodeyard.provisioning.pattern_program import Model, PatternProgram, Solution
@@ -27,6 +28,8 @@ _GENERATED = 400
 _NEARLY = 0.6
 _PROVED = 1e-5
 _KEPT = 500
+_COMPARING = 300.0
+_GENERATING = 15.0
 
 
 @dataclass(slots=True)
@@ -50,11 +53,13 @@ class PatternSolver:
         spare: Callable[[], float],
         seeds: Sequence[tuple[int, Ints]] = (),
         incumbent: Sequence[tuple[int, Ints, int]] = (),
+        work: Effort | None = None,
     ) -> None:
         """`seeds`: (column, pods per lot) known to be good, for columns with too many patterns to list.
         `incumbent`: the best plan known, as (column, pods per lot, how many).
         """
         self.model, self.spare = model, spare
+        self.work = Effort() if work is None else work
         self.most = np.minimum(model.cap, model.demand[model.group])
         self.fits = model.allowed & (model.room[None] >= model.request[:, None]).all(axis=2)
         self.columns = self._undominated()
@@ -78,6 +83,7 @@ class PatternSolver:
         room = np.minimum(model.room[useful], total)
         order = np.lexsort((-room.sum(axis=1), model.cost[useful]))
         useful, room = useful[order], room[order]
+        self.work.count(room.size * _COMPARING)
         fits, use, scarce = self.fits[:, useful].T, model.use[useful], np.isfinite(model.times[useful])
         beaten = np.zeros(len(useful), np.bool_)
         for i in range(len(useful)):
@@ -124,6 +130,7 @@ class PatternSolver:
                 counts[:, lot] = fit
                 free = free - fit[:, None] * model.request[lot]
                 break
+            self.work.count((int(fit.sum()) + len(fit)) * model.lots, calls=0.2)
             if int(fit.sum()) + len(fit) > _MOST_PER_COLUMN * 4:
                 return None
             again = np.repeat(np.arange(len(fit)), fit + 1)
@@ -178,6 +185,7 @@ class PatternSolver:
             amount = np.maximum(np.minimum(amount, able[c_index, lot]), 0.0)
             free -= amount[:, :, None] * model.request[lot]
             counts[t_index, c_index, lot] = amount
+        self.work.count(counts.size * _GENERATING)
         reduced = self._price(duals)[columns][None] - counts @ value
         good = np.argsort(reduced, axis=None, kind="stable")[:_GENERATED]
         found: list[tuple[int, Ints]] = []
@@ -238,6 +246,7 @@ class PatternSolver:
         return out
 
     def _reduced(self, duals: tuple[Floats, Floats, Floats]) -> Floats:
+        self.work.count(self.counts.size)
         out: Floats = self._price(duals)[self.column] - self.counts @ duals[0]
         return out
 
@@ -283,7 +292,7 @@ class PatternSolver:
     def _searched(self, able: Ints, value: Floats, upper: float, spare: Callable[[], float]) -> Answer:
         """The search in full, as far as it comes; a better plan is where the integer program starts."""
         cost = self.model.cost[self.column[able]]
-        found = Frontier(self.counts[able], cost, self.model.demand, value).search(upper, spare)
+        found = Frontier(self.counts[able], cost, self.model.demand, value, self.work).search(upper, spare)
         low = min(found.low, upper) * (1 - 1e-7)
         if not found.patterns:
             return Answer(low)
@@ -367,8 +376,10 @@ class PatternSolver:
             self.model, self.column[active], self.counts[active], self.broad, self.most, self.fits
         )
         if seconds is None:
-            return built.in_fractions()
-        return built.in_integers(seconds, {i: self.start.get(int(p), 0.0) for i, p in enumerate(active)})
+            return built.in_fractions(self.work)
+        return built.in_integers(
+            seconds, self.work, {i: self.start.get(int(p), 0.0) for i, p in enumerate(active)}
+        )
 
 
 def _rounded(times: Floats, active: Ints, counts: Ints, left: Floats) -> list[tuple[int, int]]:

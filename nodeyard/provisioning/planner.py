@@ -20,6 +20,7 @@ from nodeyard.provisioning.choices import Choice, Chooser
 from nodeyard.provisioning.classes import classes_of, rule_of
 from nodeyard.provisioning.columns import Columns
 from nodeyard.provisioning.domains import ANYWHERE, cells_of, stays_together
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.explaining import Explainer, Skipped
 from nodeyard.provisioning.field import Field, Rules
 from nodeyard.provisioning.hosts import Hosts, daemons_to_come, hosts_of, settle_claims
@@ -40,18 +41,19 @@ from nodeyard.provisioning.preferring import programmes, unkept
 from nodeyard.provisioning.reserving import kept_waiting, stock_of
 from nodeyard.provisioning.setting import Draft, Honour, Setting
 
-_IMPROVE_SHARE = 0.06
-_IMPROVE_MOST_S = 0.6
-_EXACT_SHARE = 0.15
-_EXACT_MOST_S = 1.5
-_JOINT_SHARE = 0.45
-_JOINT_MOST_S = 4.5
+_IMPROVE_S = 0.6
+_EXACT_S = 1.5
+_EXACT_BESIDE_JOINT = 0.6
+_JOINT_S = 4.5
+"""Seconds of work for improving, exact patterns and the joint program; less of each where they must share a shorter search."""
+_SEARCH_SHARE = 0.6
+"""Of the deadline, what may be searched where the options don't say."""
 _MANY_PODS = 5_000
 _MOST_HOMES = 8
 _HOMES_PODS = 300
 """With more pods, homes share less of the time for improving before one is chosen: with many, dealing decides more."""
 _HOMES_LEAVE = 0.5
-"""Of all time, what trying homes leaves to what follows."""
+"""Of the search, what trying homes leaves to what follows."""
 _BOUND_SHARE = 0.15
 _BOUND_MOST_S = 1.5
 
@@ -77,7 +79,9 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
         begin = clock()
         seconds = min(_BOUND_MOST_S, options.deadline_s * _BOUND_SHARE)
         objective = sum(float(setting.columns.cost[c.columns[0]]) for c in choices)
-        bound = bound_of(setting, placed, objective, lambda: seconds - (clock() - begin), proved)
+        stop = max(started + options.deadline_s, begin + seconds)
+        setting.effort = Effort(lambda: stop - clock())
+        bound = bound_of(setting, placed, objective, setting.effort.budget(seconds), proved)
     bound_s = clock() - started - planned_s
     made = _written(setting, draft, choices, skipped, bound, complete, (planned_s, bound_s))
     if not waiting:
@@ -142,26 +146,21 @@ def _best_draft(
     def total() -> float:
         return deadline - clock()
 
-    most = min(_IMPROVE_MOST_S, setting.options.deadline_s * _IMPROVE_SHARE)
-    most *= min(1.0, max(_MANY_PODS / max(len(setting.problem.pods), 1), 0.25))  # spread thin over many pods
-    exact = min(_EXACT_MOST_S, setting.options.deadline_s * _EXACT_SHARE)
+    effort = setting.effort = Effort(total)
     joint = _joint(setting)
+    most, exact, together = _shares(setting.options, joint is not None)
+    most *= min(1.0, max(_MANY_PODS / max(len(setting.problem.pods), 1), 0.25))  # spread thin over many pods
 
     def attempt(stages: Sequence[Honour], share: float, home: int = ANYWHERE) -> Draft:
-        begin = clock()
-
-        def spare(seconds: float) -> Callable[[], float]:
-            return lambda: min(seconds * share - (clock() - begin), total())
-
-        later = spare(most + (exact if joint is None else exact * 0.6))
-        return Attempt(setting, stages, spare(most), total, later, home).run()
+        improving, later = effort.budget(most * share), effort.budget((most + exact) * share)
+        return Attempt(setting, stages, improving, total, later, home).run()
 
     ways = programmes(setting)
     if len(ways) == 1:
-        draft, proved = _cheapest(attempt, ways[0], _homes(setting), len(setting.problem.pods), total), None
+        pods, search = len(setting.problem.pods), effort.budget(_search_s(setting.options))
+        draft, proved = _cheapest(attempt, ways[0], _homes(setting), pods, search), None
         if joint is not None:
-            stop = clock() + min(_JOINT_MOST_S, setting.options.deadline_s * _JOINT_SHARE)
-            draft, proved = joint.improve(draft, lambda: min(stop - clock(), total()))
+            draft, proved = joint.improve(draft, effort.budget(together))
         return draft, total() > 0, proved
     best: tuple[int, float] | None = None
     chosen = ways[0]
@@ -175,25 +174,36 @@ def _best_draft(
     return attempt(chosen, 1.0), total() > 0, None
 
 
+def _shares(options: Options, jointly: bool) -> tuple[float, float, float]:
+    """Seconds of work for (improving, exact patterns, the joint program)."""
+    whole = (_IMPROVE_S, _EXACT_S * _EXACT_BESIDE_JOINT, _JOINT_S) if jointly else (_IMPROVE_S, _EXACT_S, 0.0)
+    part = min(1.0, _search_s(options) / sum(whole))
+    return whole[0] * part, whole[1] * part, whole[2] * part
+
+
+def _search_s(options: Options) -> float:
+    return options.deadline_s * _SEARCH_SHARE if options.search_s is None else options.search_s
+
+
 def _cheapest(
     attempt: Callable[[Sequence[Honour], float, int], Draft],
-    stages: Sequence[Honour], homes: Sequence[int], pods: int, total: Callable[[], float],
+    stages: Sequence[Honour], homes: Sequence[int], pods: int, spare: Callable[[], float],
 ) -> Draft:  # fmt: skip
     """The best attempt of all homes: each has a part of the time for improving, the most promising then all of it."""
     if len(homes) == 1:
         return attempt(stages, 1.0, homes[0])
     share = min(1.0, _HOMES_PODS / pods)
-    begin, longest = total(), 0.0
+    begin, longest = spare(), 0.0
     tried: list[tuple[tuple[int, float], int, Draft]] = []
     for home in homes:
-        before = total()
+        before = spare()
         if tried and before - longest < begin * _HOMES_LEAVE:
             break
         draft = attempt(stages, share / len(homes), home)
-        longest = max(longest, before - total())
+        longest = max(longest, before - spare())
         tried.append((_worth(draft), home, draft))
     worth, home, best = min(tried, key=lambda one: one[0])
-    if total() - longest < begin * _HOMES_LEAVE:
+    if spare() - longest < begin * _HOMES_LEAVE:
         return best
     again = attempt(stages, 1.0, home)
     return again if _worth(again) < worth else best

@@ -5,13 +5,14 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from nodeyard.provisioning.classes import Classes, PodClass
 from nodeyard.provisioning.columns import Columns
 from nodeyard.provisioning.domains import ANYWHERE, Cells
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.field import Field, Rules
 from nodeyard.provisioning.hosts import Hosts
 from nodeyard.provisioning.labelled import Bools, Floats
@@ -47,6 +48,7 @@ class Setting:
     columns: Columns
     hosts: Hosts
     rules: Rules
+    effort: Effort = field(default_factory=Effort)
 
 
 @dataclass(slots=True)

@@ -1,9 +1,9 @@
 """The door to the solver: every program is built and run here, and none can run on without an end.
 
 The solver heeds a time limit in most of its phases only, and looks at none inside some of them. So each run has limits
-that no clock decides as well: iterations of the simplex method, nodes of the search, solutions, and a ceiling on the
-size of what is handed over, which bounds the phases that heed nothing (the interior point method behind the analytic
-centre). Phases that may take long and help little here are off: feasibility jump, symmetry. One thread only.
+that no clock decides: iterations of the simplex method, nodes of the search, solutions, looks at whether to go on (each
+stands for about as much work), and a ceiling on the size of what is handed over, which bounds the phases that heed
+nothing (the interior point method behind the analytic centre). The clock's limit is well above them. Phases that may take long and help little here are off: feasibility jump, symmetry. One thread only.
 Neighbours: `linear`, `pattern_program` and `aggregate` write programs.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import highspy
 import numpy as np
 
+from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Floats, Ints
 
 INF = highspy.kHighsInf
@@ -27,6 +28,10 @@ _SHORTEST_S = 0.05
 _MOST_NODES = 20_000
 _MOST_SOLUTIONS = 2_000
 _STATUS = highspy.HighsModelStatus
+_LOOK = highspy._core.cb.HighsCallbackType.kCallbackMipInterrupt
+_ROOT_LOOK_S, _ROOT_ENTRY_S = 1e-3, 6e-6
+_LOOK_S, _LOOK_ENTRY_S = 2e-4, 7e-7
+"""What passes between two looks, and more for each entry of the program: before the search branches, and after."""
 
 
 @dataclass(slots=True)
@@ -123,27 +128,28 @@ def solved_integer(
     program: Program,
     whole: Iterable[bool],
     seconds: float,
+    work: Effort,
     *,
     relative_gap: float,
-    nodes: int = _MOST_NODES,
     start: Floats | None = None,
 ) -> Integers | None:
-    """The program with the variables that are `whole` in integers, as far as the limits allow. `start`: a solution to
-    begin from. None where the program is too large or the solver gives up.
+    """The program with the variables that are `whole` in integers, as far as the limits allow; `seconds` of work at most,
+    as `work` counts them. `start`: a solution to begin from. None where the program is too large or the solver gives up.
     """
     lp = program.lp
     if lp.num_col_ > _MOST_INTEGER_COLUMNS or program.entries > _MOST_INTEGER_ENTRIES:
         return None
     kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
     lp.integrality_ = [kinds[w] for w in whole]
-    solver = _searched(lp, max(seconds, _SHORTEST_S), relative_gap, nodes, start, presolve=start is None)
-    left = seconds - solver.getRunTime()
-    if solver.getModelStatus() == _STATUS.kSolveError and start is None and left > _SHORTEST_S:
-        solver = _searched(lp, left, relative_gap, nodes, None, presolve=False)
+    work.count_program(program.entries)
+    end = work.seconds + max(seconds, _SHORTEST_S)
+    solver = _searched(program, end, work, relative_gap, start, presolve=start is None)
+    if solver.getModelStatus() == _STATUS.kSolveError and start is None and end - work.seconds > _SHORTEST_S:
+        solver = _searched(program, end, work, relative_gap, None, presolve=False)
     status = solver.getModelStatus()
     if status == _STATUS.kInfeasible:
         return Integers(INF)
-    if status not in (_STATUS.kOptimal, _STATUS.kTimeLimit, _STATUS.kSolutionLimit):
+    if status not in (_STATUS.kOptimal, _STATUS.kTimeLimit, _STATUS.kSolutionLimit, _STATUS.kInterrupt):
         return None
     solution = solver.getSolution()
     values = np.array(solution.col_value) if solution.value_valid else None
@@ -151,25 +157,35 @@ def solved_integer(
 
 
 def _searched(
-    lp: Any, seconds: float, relative_gap: float, nodes: int, start: Floats | None, *, presolve: bool
+    program: Program, end: float, work: Effort, relative_gap: float, start: Floats | None, *, presolve: bool
 ) -> Any:
-    """The solver after its search. Without presolve where a start is given (it then answers wrongly), and where it
-    could not translate its answer back.
+    """The solver after its search, until `work` has come to `end` seconds. Without presolve where a start is given (it
+    then answers wrongly), and where it could not translate its answer back.
     """
-    solver = _solver(seconds)
+    solver = _solver(max(work.clock_for(end - work.seconds), _SHORTEST_S))
     solver.setOptionValue("mip_rel_gap", relative_gap)
-    solver.setOptionValue("mip_max_nodes", nodes)
+    solver.setOptionValue("mip_max_nodes", _MOST_NODES)
     solver.setOptionValue("mip_max_improving_sols", _MOST_SOLUTIONS)
     solver.setOptionValue("mip_heuristic_run_feasibility_jump", False)
     solver.setOptionValue("mip_detect_symmetry", False)
     if not presolve:
         solver.setOptionValue("presolve", "off")
-    solver.passModel(lp)
+    solver.passModel(program.lp)
     if start is not None:
         known = highspy.HighsSolution()
         known.col_value = start
         solver.setSolution(known)
+
+    def look(_kind: Any, _message: str, seen: Any, answer: Any, _data: Any) -> None:
+        branching = seen.mip_node_count > 0
+        work.seconds += _LOOK_S if branching else _ROOT_LOOK_S
+        work.seconds += program.entries * (_LOOK_ENTRY_S if branching else _ROOT_ENTRY_S)
+        answer.user_interrupt = work.seconds >= end
+
+    solver.setCallback(look, None)
+    solver.startCallback(_LOOK)
     solver.run()
+    solver.setCallback(None, None)
     return solver
 
 

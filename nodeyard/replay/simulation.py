@@ -189,7 +189,9 @@ def replay(
 
 def planner_options(policy: Policy) -> Options:
     """The allocator's options under a policy."""
-    return Options(node_charge_usd_per_hour=policy.node_charge_usd_per_hour, deadline_s=2.0, bound=False)
+    return Options(
+        node_charge_usd_per_hour=policy.node_charge_usd_per_hour, deadline_s=2.0, search_s=0.5, bound=False
+    )
 
 
 def disruption_options(policy: Policy) -> DisruptionOptions:

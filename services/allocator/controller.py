@@ -252,9 +252,13 @@ class Controller:
             now=self._clock.now(),
             without_nodes=need.leaving,
         )
-        # The planner spends shares of its deadline on improving the plan; a large batch is worth more of it.
-        deadline_s = self._options.deadline_s * (1.0 + len(need.all) / 1000.0)
-        options = msgspec.structs.replace(self._options, deadline_s=min(MOST_PLAN_S, deadline_s))
+        large = 1.0 + len(need.all) / 1000.0
+        search_s, deadline_s = self._options.search_s, self._options.deadline_s * large
+        options = msgspec.structs.replace(
+            self._options,
+            deadline_s=min(MOST_PLAN_S, deadline_s),
+            search_s=None if search_s is None else search_s * large,
+        )
         started = self._clock.monotonic()
         plan = await asyncio.to_thread(self._planner, problem, options, self._clock.monotonic)
         took_s = self._clock.monotonic() - started

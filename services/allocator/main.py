@@ -142,8 +142,9 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     statuses = PoolStatus(client)
     nominated = Nominations(redis, prefix)
     options = Options(
-        node_charge_usd_per_hour=settings.node_charge, deadline_s=settings.plan_deadline, bound=False
-    )
+        node_charge_usd_per_hour=settings.node_charge, deadline_s=settings.plan_deadline,
+        search_s=settings.plan_search, bound=False,
+    )  # fmt: skip
     addresses = Addresses()
     classes = Classes(
         cluster=cluster, offers=offers, templates=templates, statuses=statuses, clock=clock, report=report,
@@ -192,7 +193,8 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         cluster=cluster, classes=classes, statuses=statuses, leader=leader, measures=measures, clock=clock
     )
     servicer = AllocatorServicer(
-        cluster=cluster, offers=offers, controller=controller, planner=plan, report=plan_json, options=options,
+        cluster=cluster, offers=offers, controller=controller, planner=plan, report=plan_json,
+        options=msgspec.structs.replace(options, search_s=None),
         clock=clock,
     )  # fmt: skip
 

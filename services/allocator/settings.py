@@ -21,9 +21,9 @@ class AllocatorSettings(ServiceSettings, frozen=True, kw_only=True):
     placement_mode: Literal["nominate", "bind"] = "nominate"
     node_charge: float = 0.01
     plan_deadline: Seconds = 2.0
-    """Longest for planning a batch, and as much again for each thousand pods in it; it bounds how long a plan is
-    improved, too.
-    """
+    """Longest for planning a batch, and as much again for each thousand pods in it."""
+    plan_search: Seconds = 0.5
+    """Of that, what may be spent on looking for a cheaper plan once there is one; as much again for each thousand pods."""
     registration_ttl: Seconds = 900.0
     launch_ttl: Seconds = 300.0
     lease_ttl: Seconds = 5.0
