@@ -31,6 +31,7 @@ from nodeyard.provisioning.claims import (
 from nodeyard.provisioning.landing import Planner
 from nodeyard.provisioning.model import Options, Placement, Plan, PlannedNode, Problem, Reason, Unschedulable
 from nodeyard.provisioning.pending import Pending, next_landing, pending
+from nodeyard.provisioning.zones import effective_zones, zones_of
 from nodeyard.runtime.batcher import Batcher
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -221,6 +222,8 @@ class Controller:
         inputs = self._inputs(self._cluster.snapshot(), self._clock.now())
         snapshot, need = inputs.snapshot, inputs.need
         self._measures.queue.set(len(need.all))
+        zones = zones_of(snapshot, inputs.catalogues.values())
+        self._measures.pending_by_zone(effective_zones(snapshot, need.all, zones))
         if not need.all:
             return
         plan = await self._drafts.take(inputs) or await self._make_plan(inputs)

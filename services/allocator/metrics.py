@@ -3,6 +3,8 @@
 Source: Karpenter documentation, "Metrics".
 """
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from nodeyard.runtime.metrics import SECONDS
@@ -30,6 +32,12 @@ class AllocatorMetrics:
         )
         self.ignored = gauge(
             "karpenter_scheduler_ignored_pods_count", "Pods refused as unsupported or invalid."
+        )
+        self.zones = gauge(
+            "karpenter_scheduler_pending_pods_by_effective_zone_count",
+            "Pods in the batch being solved by the zone that their rules and volumes leave them; flexible: several, none: "
+            "no zone there is.",
+            "zone",
         )
         self.created = counter("karpenter_nodeclaims_created_total", "Claims created.", "nodepool", "reason")
         self.launched = counter(
@@ -73,6 +81,12 @@ class AllocatorMetrics:
             "From a claim's creation to its node's initialization.",
             "nodepool",
         )
+
+    def pending_by_zone(self, pods: Mapping[str, int]) -> None:
+        """How many pods wait for each zone; zones that nobody waits for any more are not shown."""
+        self.zones.clear()
+        for zone, many in pods.items():
+            self.zones.labels(zone).set(many)
 
     def api_call(self, service: str, operation: str, outcome: str, took_s: float) -> None:
         """For `Ec2Session(observe=…)`."""

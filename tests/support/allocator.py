@@ -22,6 +22,7 @@ from nodeyard.api.selectors import Requirement, Taint
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.provisioning.addresses import Addresses
+from nodeyard.provisioning.landing import Planner
 from nodeyard.provisioning.lifecycle import Deadlines
 from nodeyard.provisioning.model import (
     Cost,
@@ -59,6 +60,7 @@ class Quiet:
         self.decisions: list[Decision] = []
         self.events: list[tuple[str, str, str]] = []
         self.nominated: list[str] = []
+        self.nominated_for_s = 0.0
         self.away = False
 
     async def write_pool(self, key: str, resources: Any, conditions: Any) -> bool:
@@ -83,6 +85,7 @@ class Quiet:
         if self.away:
             raise StoreUnavailableError("Redis is away")
         self.nominated += nodes
+        self.nominated_for_s = ttl_s
 
 
 class LeaseTable:
@@ -185,14 +188,17 @@ def _planned(
 class Replica:
     """One allocator in the world."""
 
-    def __init__(self, world: World, name: str = "a", mode: str = "nominate", window_s: float = 0.0) -> None:
+    def __init__(
+        self, world: World, name: str = "a", mode: str = "nominate", window_s: float = 0.0,
+        planner: Planner = one_node_planner,
+    ) -> None:  # fmt: skip
         """`window_s`: how long launches are gathered; 0 as long as nobody waits for time."""
         self.stream = Stream()
         self.stream.store.apply(_all_of(world.api, world.fixed))
         world.api.streams.append(self.stream)
         self.leader = world.leader
         report = Reporter(world.quiet, world.quiet, world.clock, name)
-        measures = AllocatorMetrics(new_registry(process=False))
+        measures = self.measures = AllocatorMetrics(new_registry(process=False))
         self.classes = Classes(
             cluster=self.stream, offers=world.cloud, resolver=world.account, templates=world.account,
             statuses=world.quiet, clock=world.clock, boot=Boot(cluster="nodeyard"), report=report,
@@ -224,7 +230,7 @@ class Replica:
         self.controller = Controller(
             cluster=self.stream, offers=world.cloud, classes=self.classes, claims=world.api, launcher=self.launcher,
             follower=self.follower, leader=world.leader, nominated=world.quiet, report=report, measures=measures,
-            clock=world.clock, batcher=self.batcher, planner=one_node_planner, options=Options(),
+            clock=world.clock, batcher=self.batcher, planner=planner, options=Options(),
             stopped=lambda: None, new_plan_id=lambda: f"plan{next(world.plans)}",
         )  # fmt: skip
 

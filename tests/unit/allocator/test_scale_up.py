@@ -14,8 +14,9 @@ from nodeyard.provisioning.claims import (
     launch_record_of,
     planned_pods_of,
 )
+from nodeyard.provisioning.model import Placement, Plan, Problem
 from nodeyard.state.cluster import Kind
-from tests.support.allocator import World
+from tests.support.allocator import Replica, World
 
 
 @pytest.fixture
@@ -338,3 +339,43 @@ async def test_the_first_launch_record_on_a_claim_wins(world: World) -> None:
     await world.api.annotate(made, {LAUNCH_RECORD: encode_record(theirs)})
     await replica.launcher.launch(made)
     assert world.cloud.calls[-1] == (("mine",), theirs)
+
+
+async def test_a_node_that_pods_were_planned_onto_is_nominated_for_two_batches_a_new_claim_is_not(
+    world: World,
+) -> None:
+    """Source: Karpenter documentation, "Disruption"."""
+    world.pending_pods(1)
+    replica = world.replica()
+    await replica.round()
+    assert world.quiet.nominated == []
+    (claim,) = world.api.claims
+    node = world.join(claim, taints=())
+    labels = {**world.api.claims[claim].labels, keys.REGISTERED: "true", keys.INITIALIZED: "true"}
+    world.change_node(node.name, labels=labels)
+    world.pending_pods(1, "later")
+
+    def onto_the_node(problem: Problem, *_: object) -> Plan:
+        return Plan(existing=(Placement(node.name, problem.pods),))
+
+    other = Replica(world, "b", planner=onto_the_node)
+    await other.classes.refresh()
+    await other.controller.round(1)
+    assert len(world.api.claims) == 1
+    assert world.quiet.nominated == [node.name]
+    assert world.quiet.nominated_for_s == 20.0
+
+
+async def test_pods_that_wait_are_measured_by_the_zone_that_is_left_to_them(world: World) -> None:
+    def shown(replica: Replica) -> dict[str, float]:
+        (metric,) = replica.measures.zones.collect()
+        return {sample.labels["zone"]: sample.value for sample in metric.samples}
+
+    world.pending_pods(3)
+    world.pending_pods(2, "bound", node_selector={keys.ZONE: "eu-west-1b"})
+    world.pending_pods(1, "lost", node_selector={keys.ZONE: "nowhere-1a"})
+    replica = world.replica()
+    await replica.round()
+    assert shown(replica) == {"flexible": 3, "eu-west-1b": 2, "none": 1}
+    await replica.round()
+    assert shown(replica) == {"eu-west-1b": 2, "none": 1}

@@ -72,7 +72,9 @@ def test_the_solver_ends_by_count_with_the_same_answer_each_time() -> None:
     rows, weights = Rows(), itertools.cycle((31, 47, 59, 73, 97, 113, 139))
     room = [rows.row(0.0, 1000.0 + 17 * i) for i in range(12)]
     for i in range(120):
-        rows.variable(-float(next(weights) + i % 5), [(row, float(next(weights) + 3 * i % 11)) for row in room])
+        rows.variable(
+            -float(next(weights) + i % 5), [(row, float(next(weights) + 3 * i % 11)) for row in room]
+        )
     answers = []
     for _ in range(2):
         work = Effort()
