@@ -5,6 +5,7 @@ Loops take a `Clock`; `SystemClock` is the real one. Pure rooms take plain numbe
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Protocol
 
 
@@ -35,3 +36,14 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
+
+
+async def within(clock: Clock, what: Awaitable[object], seconds: float) -> None:
+    """Waits for `what` for `seconds` at most. A future is left alone when time is up, a coroutine is cancelled."""
+    waits = [asyncio.ensure_future(what), asyncio.ensure_future(clock.sleep(seconds))]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            if wait is not what:
+                wait.cancel()

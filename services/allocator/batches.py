@@ -1,14 +1,14 @@
 """Launches put together: claims with the same launch record share one CreateFleet, and its answer is dealt out.
 
-A window per record stays open for 35 ms after its last claim (1 s at most, 100 claims), and three calls are under way
-at once. The batch is written on all its claims, then called; a batch found on a claim is finished the same way,
+A window per record stays open for 35 ms after its last claim (1 s at most, 100 claims) or until the last claim of the
+plan that is being carried out has come, and three calls are under way at once. The batch is written on all its claims, then called; a batch found on a claim is finished the same way,
 whoever wrote it. While an outcome is unknown the stored request is repeated; where that can't be, EC2 is asked by the
 batch's tag, and silence counts only after it has lasted longer than EC2's consistency lag. A batch that made nothing is
 struck from its claims under the batch's lease, with the attempt counted up, so nobody calls it again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -31,7 +31,7 @@ from nodeyard.provisioning.batches import (
 )
 from nodeyard.provisioning.claims import LaunchRecord, launch_record_of, record_annotations
 from nodeyard.provisioning.launches import Launched, Refused
-from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.clock import Clock, within
 from nodeyard.state.cluster import Change, Kind
 from services.allocator.leases import NodeLeases
 from services.allocator.ports import Claims, Cluster, Fleet
@@ -64,6 +64,7 @@ class _Window:
         self.record = record
         self.opened_at = self.last_at = now
         self.waiting: dict[str, tuple[NodeClaim, LaunchRecord, asyncio.Future[Batch]]] = {}
+        self.complete = asyncio.Event()
 
 
 class Batches:
@@ -93,6 +94,7 @@ class Batches:
         self._lag_s = consistency_lag_s
         self._room = asyncio.Semaphore(CALLS_AT_ONCE)
         self._windows: dict[bytes, _Window] = {}
+        self._coming: set[str] = set()
         self._finishing: dict[str, asyncio.Task[_Settled | Nothing]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled: dict[str, _Settled] = {}
@@ -110,6 +112,18 @@ class Batches:
     def on_refusals(self, tell: Callable[[tuple[Refusal, ...]], Awaitable[None]]) -> None:
         """`tell` is awaited once for each answer, with what EC2 refused beside what it made."""
         self._refused = tell
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Claims that are about to be created together and launched here: once all are here, no window waits longer."""
+        self._coming = set(names)
+
+    def expect_no_more(self, name: str) -> None:
+        """The claim has come, or will not."""
+        if name in self._coming:
+            self._coming.remove(name)
+            if not self._coming:
+                for window in self._windows.values():
+                    window.complete.set()
 
     async def launch(self, claim: NodeClaim, record: LaunchRecord) -> Launched | Refused | Nothing:
         """What came of the claim's batch, which it joins now or is in already."""
@@ -147,14 +161,15 @@ class Batches:
         window.waiting[claim.uid] = (claim, record, future)
         if len(window.waiting) >= self._most:
             del self._windows[key]
+        self.expect_no_more(claim.name)
         return await future
 
     async def _close(self, key: bytes, window: _Window) -> None:
         while self._windows.get(key) is window:
             closes_at = min(window.last_at + self._idle_s, window.opened_at + self._max_s)
             left = closes_at - self._clock.monotonic()
-            await self._clock.sleep(max(0.0, left))
-            if left <= 0 and self._windows.get(key) is window:
+            await within(self._clock, window.complete.wait(), max(0.0, left))
+            if (left <= 0 or window.complete.is_set()) and self._windows.get(key) is window:
                 del self._windows[key]
         try:
             await self._write(list(window.waiting.values()))

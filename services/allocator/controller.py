@@ -289,6 +289,7 @@ class Controller:
         plan_id = self._new_plan_id()
         names = claim_names(plan_id, plan.nodes)
         pairs = list(zip(names, plan.nodes, strict=True))
+        self._launcher.expect(names)
         created = await asyncio.gather(
             *(self._create(node, snapshot, name, plan_id, epoch) for name, node in pairs)
         )
@@ -314,11 +315,13 @@ class Controller:
         try:
             claim = await self._with_record(claim)
             if self._leader.epoch != epoch:
+                self._launcher.expect_no_more(name)
                 return None
             made = await self._claims.create(claim, pool)
         except (KubernetesError, CloudError, UserDataError) as error:
             log.warning("claim could not be created", claim=name, pool=pool.key, error=str(error))
             self._report.pool(pool, "NodeClaimNotCreated", str(error), warning=True)
+            self._launcher.expect_no_more(name)
             return None
         self._show(made)
         self._measures.created.labels(pool.key, "provisioned").inc()

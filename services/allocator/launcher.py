@@ -6,7 +6,7 @@ offerings; any other error leaves it with a condition and is tried again later, 
 outcome is unknown. Before a claim is ended, what may have been launched for it is looked up, so that nothing leaks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -105,6 +105,14 @@ class Launcher:
         self._batches.on_call(tell)
 
     # --- deciding -----------------------------------------------------------------------------------------------------
+    def expect(self, names: Iterable[str]) -> None:
+        """Claims about to be created together: their launches wait for one another, and for nobody else."""
+        self._batches.expect(names)
+
+    def expect_no_more(self, name: str) -> None:
+        """An expected claim will not come."""
+        self._batches.expect_no_more(name)
+
     async def prepare(self, claim: NodeClaim, attempt: int = 0) -> LaunchRecord | NotReady | NothingToLaunch:
         """The launch record for a claim, created already or not. Raises CloudError, UserDataError."""
         found = self._classes.find(claim.node_class.key)

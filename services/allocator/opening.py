@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Final, TypeVar
 
-from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.clock import Clock, within
 
 T = TypeVar("T")
 _TOGETHER_S: Final = 3.0
@@ -53,14 +53,14 @@ class Openings:
         finally:
             self._coming -= 1
             self._next()
-        await self._within(turn, _AFTERWARDS_S)
+        await within(self._clock, turn, _AFTERWARDS_S)
         if entry in self._turns:
             self._turns.remove(entry)
             heapq.heapify(self._turns)
             self._running += 1
             begin()
         result = await turn.result()
-        await self._within(self._all_open.wait(), _AFTERWARDS_S)
+        await within(self._clock, self._all_open.wait(), _AFTERWARDS_S)
         return result
 
     async def _counted(self, writing: Awaitable[T]) -> T:
@@ -79,7 +79,7 @@ class Openings:
             self._preparing -= 1
             if not self._preparing:
                 self._prepared.set()
-        await self._within(self._prepared.wait(), _TOGETHER_S)
+        await within(self._clock, self._prepared.wait(), _TOGETHER_S)
 
     def _next(self) -> None:
         """Gives turns, once all that were prepared together have asked for theirs."""
@@ -88,16 +88,6 @@ class Openings:
             heapq.heappop(self._turns)[2]()
         if not self._running:
             self._all_open.set()
-
-    async def _within(self, what: Awaitable[object], seconds: float) -> None:
-        """Waits for `what`, which is left alone where it is a future, for `seconds` at most."""
-        waits = [asyncio.ensure_future(what), asyncio.ensure_future(self._clock.sleep(seconds))]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                if wait is not what:
-                    wait.cancel()
 
 
 def room_to_spare(allocatable: Mapping[str, int], planned: Mapping[str, int]) -> float:

@@ -1,5 +1,7 @@
 """Launches put together in one CreateFleet, and what becomes of a batch when its replica or the cloud fails."""
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -57,6 +59,19 @@ async def test_claims_of_the_same_kind_share_one_call(world: World) -> None:
     await replica.follow()
     assert sorted(len(names) for names, _ in world.cloud.calls) == [3, 5]
     assert one_to_one(world)
+
+
+async def test_a_window_closes_once_the_last_claim_of_the_plan_has_come_or_failed(world: World) -> None:
+    replica = await ready(world, window_s=0.035)
+    replica.launcher.expect(["c0", "c1", "never"])
+    await claims(world, 2)
+    replica.follower.look()
+    await asyncio.sleep(0.05)
+    assert world.cloud.calls == []
+    replica.launcher.expect_no_more("never")
+    await replica.follow()
+    assert [len(names) for names, _ in world.cloud.calls] == [2]
+    assert world.clock.monotonic() == 0.0
 
 
 async def test_a_window_closes_a_moment_after_the_last_claim_and_at_the_latest_after_a_second(
