@@ -35,6 +35,8 @@ _TRYING = 0.1
 """Of the time that is left: what one more look for a way to the same nodes may take."""
 _WAYS = 5
 """Looks for a way to the same nodes that time is kept for while nodes are searched."""
+_PROVING = 0.3
+"""Of the time that is left: what a better proof of the bound may take."""
 _AT_ONCE = 4
 """How many nodes should find room below the ceiling at once."""
 
@@ -171,6 +173,8 @@ class Play:
             search = self._search(way)
             target = search.first((until - self.clock()) * (0.2 if number else 0.6), prove=number == 0)
             if number == 0:
+                if target.arrangement.cost > target.bound * (1 + _LEAST_GAIN):
+                    target = search.proved(target, self._share(until, _PROVING))
                 bound = target.bound
                 self._note(target)
             way, arrived = self._round(way, search, target, until, first=number == 0)

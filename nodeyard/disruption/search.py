@@ -20,7 +20,7 @@ from nodeyard.disruption.parts import Parts
 from nodeyard.disruption.worth import Worth, only, worth_of
 from nodeyard.disruption.yard import Permit, Yard
 from nodeyard.provisioning.model import Options, Plan, Problem
-from nodeyard.provisioning.planner import plan
+from nodeyard.provisioning.planner import least, plan
 
 Clock = Callable[[], float]
 _PATIENCE = 0.2
@@ -29,6 +29,7 @@ _WHOLE_S, _PART_S = 0.5, 0.05
 """Of the time there is: the planner's deadline for the cluster without any of its nodes, and without some."""
 _SHARES = (0.25, 0.5, 0.75)
 _CLOSE = 1.0005
+_FEW_SHAPES = 60
 _EFFORT = 0.06
 """The planner's deadline in seconds for a first try, of which it uses a part to improve; more as tries fail."""
 _TRIES_PER_NODE = 12
@@ -80,6 +81,8 @@ class Search:
         self.rng = np.random.default_rng(1)
         self.stuck: dict[str, str] = {}
         self.bound = 0.0
+        self._asked: tuple[Problem, float] | None = None
+        """What the bound is of, and what nodes that stay cost beside it."""
         self.before: Excess = {}
         self.worth = Worth({}, frozenset(), frozenset())
         self.small: Mapping[str, Catalogue] = ground.catalogues
@@ -119,6 +122,16 @@ class Search:
         """More pods placed, or as many for less."""
         more = sum(map(len, one.held.values())) - sum(map(len, other.held.values()))
         return more > 0 or (more == 0 and self.objective(one) < self.objective(other) - 1e-9)
+
+    def proved(self, target: Target, until: float) -> Target:
+        """The target with a bound that had more time, where pods are of few enough shapes for that to be worth it."""
+        if self._asked is None or len({*self.shape_of.values()}) > _FEW_SHAPES:
+            return target
+        problem, staying = self._asked
+        aim = target.arrangement.cost - staying
+        low = least(problem, self.ground.options, aim, until - self.clock(), self.clock)
+        self.bound = max(self.bound, low + staying)
+        return self._target(target.arrangement)
 
     def improved(self, target: Target, until: float) -> Target:
         """The target made cheaper until the clock says so, or nothing better is found."""
@@ -228,15 +241,18 @@ class Search:
         """
         unlike = [n for n in gone if self.start.places[n].offering not in self.worth.offered]
         bound = made.cost.lower_bound or 0.0
+        problem = self._problem(self.start, gone, self._pods(self.start, gone))
         if unlike:
             rest = frozenset(gone) - frozenset(unlike)
             bare = self.start.copy()
             for name in unlike:
                 bare.held[name] = ()
-            pods = self._pods(self.start, gone)
-            bound = self._plan(self._problem(bare, rest, pods), 5.0, bound=True).cost.lower_bound or 0.0
+            problem = self._problem(bare, rest, problem.pods)
+            again = self._plan(problem, 5.0, bound=True)
+            bound, made = again.cost.lower_bound or 0.0, again
         staying = sum(p.cost for n, p in self.start.places.items() if n not in gone)
         self.bound = bound + staying
+        self._asked = None if made.unschedulable else (problem, staying)
 
     # --- improvement --------------------------------------------------------------------------------------------------
     def _improved(self, now: Arrangement, until: float, permit: Permit | None = None) -> Arrangement:

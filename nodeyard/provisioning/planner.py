@@ -90,6 +90,18 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
     return msgspec.structs.replace(made, unschedulable=(*made.unschedulable, *left_out))
 
 
+def least(
+    problem: Problem, options: Options, objective: float, seconds: float, clock: Callable[[], float]
+) -> float:
+    """The objective that no plan of all the problem's pods is below. `objective`: what a plan costs that is known;
+    `seconds`: how long to look for more than `plan` proves.
+    """
+    setting, _ = compile_problem(problem, options)
+    placed = [(one, one.demand) for one in setting.classes.classes]
+    begin = clock()
+    return bound_of(setting, placed, objective, lambda: seconds - (clock() - begin)).value
+
+
 # --- compiling ----------------------------------------------------------------------------------------------------------
 def compile_problem(problem: Problem, options: Options) -> tuple[Setting, list[Skipped]]:
     """Everything that attempts share: classes, columns, hosts, and which rules admit what."""

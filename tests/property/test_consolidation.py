@@ -14,9 +14,10 @@ from nodeyard.api.pool import Budget
 from nodeyard.disruption.arrangement import Arrangement
 from nodeyard.disruption.budgets import allows
 from nodeyard.disruption.consolidation import Play, Played, Settings
-from nodeyard.provisioning.model import Options
+from nodeyard.provisioning.model import Options, Problem
+from nodeyard.provisioning.planner import least
 from nodeyard.state.cluster import Snapshot
-from tests.support.disruption import TYPES, Builder
+from tests.support.disruption import NOW, TYPES, Builder, catalogue
 
 SIZES = (500, 900, 1500, 2000, 3500)
 CHARGE = 0.01
@@ -90,6 +91,23 @@ def test_no_cluster_is_cheaper_than_the_bound(drawn: tuple[Builder, str]) -> Non
         least = _cheapest(sizes)
         assert played.bound <= least + 1e-6
         assert played.after.cost >= least - 1e-6
+
+
+@QUICK
+@given(clusters(protected=False), st.floats(1.0, 1.5))
+def test_more_time_for_the_bound_proves_nothing_false(drawn: tuple[Builder, str], above: float) -> None:
+    """`above`: how far the plan that is known is above the cheapest."""
+    snapshot = drawn[0].snapshot
+    sizes = [snapshot.shape(pod).requests["cpu"] for pod in snapshot.pods.values()]
+    if not 0 < len(sizes) <= 6:
+        return
+    cheapest = _cheapest(sizes)
+    problem = Problem(
+        snapshot, tuple(snapshot.pods), {"default": catalogue()}, NOW, without_nodes=frozenset(snapshot.nodes)
+    )
+    clock: Iterator[float] = (n * 0.002 for n in itertools.count())
+    low = least(problem, Options(), cheapest * above, 1.0, lambda: next(clock))
+    assert 0.9 * cheapest <= low <= cheapest + 1e-6
 
 
 def _cheapest(sizes: list[int]) -> float:
