@@ -185,6 +185,7 @@ class Controller:
             while (left := self._quiet_from - self._clock.monotonic()) > 0:
                 await self._clock.sleep(left)
             self._filling.clear()
+            await self._drafts.settled()  # for fewer pods; those that came since deserve one of their own
             idle = self._batcher.pending and not self._carrying_out
             if idle and self._leader.epoch is not None and self._unready() is None:
                 inputs = self._inputs(self._cluster.snapshot(), self._clock.now())

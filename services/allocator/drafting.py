@@ -53,6 +53,11 @@ class Drafts:
         self._inputs = inputs
         self._task = asyncio.create_task(run(), name="draft")
 
+    async def settled(self) -> None:
+        """Waits until no draft is being made, whatever comes of it."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
     async def take(self, inputs: Inputs) -> Plan | None:
         """The draft for exactly these inputs, waited for if need be; None where there is none. Raises what planning
         raised.

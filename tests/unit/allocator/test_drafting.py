@@ -1,6 +1,8 @@
 """A plan made ahead counts only if it is a plan for what is there when the batch closes."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,10 +14,12 @@ from nodeyard.api.pod import PodRecord, PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Taint
 from nodeyard.cloudprovider.model import Catalogue
-from nodeyard.provisioning.model import Plan
+from nodeyard.provisioning.model import Plan, Problem
 from nodeyard.provisioning.pending import pending
 from nodeyard.state.cluster import Change, Kind, snapshot_of
+from services.allocator.controller import QUIET_S
 from services.allocator.drafting import Drafts, Inputs
+from tests.support.allocator import Replica, World
 
 CATALOGUES = {"default": Catalogue(())}
 NODE = Node(
@@ -114,3 +118,37 @@ async def test_a_failed_draft_raises_when_it_is_taken_and_is_forgotten_when_it_i
     drafts.begin(inputs(), fail)
     with pytest.raises(RuntimeError, match="broken"):
         await drafts.take(inputs())
+
+
+async def test_pods_that_come_while_a_draft_is_made_get_one_of_their_own_before_the_batch_closes() -> None:
+    world, planned = World(), list[int]()
+    going_on = threading.Event()
+
+    def slow(problem: Problem, *_: object) -> Plan:
+        planned.append(len(problem.pods))
+        assert going_on.wait(10.0)
+        return Plan()
+
+    replica = Replica(world, planner=slow)
+    await replica.classes.refresh()
+    drafting = asyncio.create_task(replica.controller.draft())
+    for prefix, many in (("first", 1), ("more", 2)):
+        world.pending_pods(many, prefix)
+        replica.controller.offer(pending(replica.stream.snapshot(), world.clock.now()))
+        await world.clock.advance(QUIET_S + 0.01)
+        await until(lambda: len(planned) >= 1)
+    assert planned == [1]
+    going_on.set()
+    await until(lambda: len(planned) == 2)
+    await replica.controller.round(1)
+    assert planned == [1, 3]
+    drafting.cancel()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Lets other threads and tasks run until something happened; raises if it does not within some seconds."""
+    for _ in range(1000):
+        if happened():
+            return
+        await asyncio.to_thread(threading.Event().wait, 0.01)
+    raise AssertionError("it did not happen")
