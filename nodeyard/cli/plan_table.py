@@ -82,6 +82,8 @@ def _cost(cost: Cost) -> Text:
     text = f"rent ${cost.price_per_hour:.4f}/h"
     if cost.node_charge_per_hour:
         text += f", node charges ${cost.node_charge_per_hour:.4f}/h (not money spent)"
+    if cost.dearest_per_hour > cost.price_per_hour + 5e-5:
+        text += f", rent up to ${cost.dearest_per_hour:.4f}/h if every node falls back"
     if cost.preferences_per_hour:
         text += f", preferences not kept ${cost.preferences_per_hour:.4f}/h"
     if cost.lower_bound is not None and cost.gap is not None:

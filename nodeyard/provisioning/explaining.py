@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from nodeyard.api import labels as keys
 from nodeyard.api import quantity
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Requirement
@@ -158,6 +159,8 @@ class Explainer:
         for expression in one.rule.expressions:
             if expression.operator not in ("In", "Exists"):
                 continue
+            if expression.key == keys.HOSTNAME:  # no typo: what is wanted is one node by its name
+                continue
             if expression.key not in known:
                 close = get_close_matches(expression.key, known, 1, 0.8)
                 if close:
@@ -231,5 +234,5 @@ def _friendly(resource: str, amount: int) -> str:
         gib = amount / 2**30
         return f"{gib:.0f} GiB {resource}" if gib >= 1000 else f"{gib:.4g} GiB {resource}"
     if resource == quantity.CPU:
-        return f"{amount / 1000:g} {resource}"
+        return f"{amount / 1000:.15g} {resource}"
     return f"{amount} {resource}"

@@ -166,7 +166,9 @@ def _why(first: OfferingRef, alternatives: int, runners: tuple[OfferingRef, ...]
     text = f"cheapest that holds its pods, at {first.price_per_hour:.4f} USD/h"
     if runners:
         text += "; next: " + ", ".join(f"{r.instance_type} at {r.price_per_hour:.4f}" for r in runners)
-    return text + (f"; {alternatives} alternatives" if alternatives else "; nothing else would do")
+    return text + (
+        f"; {alternatives} alternatives" if alternatives else "; no alternative within the tolerance of price"
+    )
 
 
 def dearest(choices: list[Choice], prices: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:

@@ -111,6 +111,17 @@ def test_the_table_sums_pods_by_workload_and_says_what_was_left_out_and_why(
     assert "no plan can be below" in output
 
 
+def test_the_table_says_what_the_rent_may_come_to_where_nodes_have_dearer_alternatives(
+    tmp_path: Path, catalogue: str
+) -> None:
+    given = ("-f", written(tmp_path, pool(), deployment("web", 4, cpu_m=100)), "--catalog", catalogue)
+    wide = ("--price-tolerance", "0.5")
+    cost = json.loads(planned(*given, *wide, "-o", "json").output)["cost"]
+    assert cost["dearestPerHour"] > cost["pricePerHour"]
+    assert f"rent up to ${cost['dearestPerHour']:.4f}/h" in " ".join(planned(*given, *wide).output.split())
+    assert "rent up to" not in planned(*given, "--max-alternatives", "0").output
+
+
 def test_pods_left_out_make_the_status_three_and_are_listed_with_a_reason(
     tmp_path: Path, catalogue: str
 ) -> None:

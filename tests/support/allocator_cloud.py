@@ -56,7 +56,7 @@ class Cloud:
         """As last counted at `counted_at`; `places` are what there really is."""
         self.places: dict[str, int] = {}
         self.counted_at = 0.0
-        self._resolved: dict[tuple[str, str], Catalogue] = {}
+        self._same: dict[tuple[str, str], Catalogue] = {}
         """The same content is the same object, as with the real feed."""
         self._memory = RefusalMemory()
         self._clock = clock
@@ -152,7 +152,7 @@ class Cloud:
             counted = {RESERVATIONS: self.counted_at}
             market = market.with_rows({}, (), {**market.asked_at, **counted}, reservations=self.reserved)
         made = resolve(market, node_class, now=0.0, shut=self._memory.shut())
-        return self._resolved.setdefault((node_class.key, made.revision), made)
+        return self._same.setdefault((node_class.key, made.revision), made)
 
     def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
         return selected(node_class, self.reserved)

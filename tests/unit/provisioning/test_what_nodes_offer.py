@@ -106,6 +106,12 @@ def test_the_likely_typo_is_pointed_out() -> None:
     assert "did you mean 'topology.kubernetes.io/zone'" in solved.report["unschedulable"][0]["message"]
 
 
+def test_a_host_asked_for_by_name_is_no_typo() -> None:
+    refused = planned(pod("a", nodeSelector={"kubernetes.io/hostname": "gone"})).report["unschedulable"][0]
+    assert refused["reason"] == "IncompatibleRequirements"
+    assert "did you mean" not in refused["message"]
+
+
 @pytest.mark.parametrize(
     ("old", "value"),
     [
@@ -239,7 +245,9 @@ def test_the_nearest_miss_and_a_slip_of_the_unit_are_named() -> None:
     assert "needs 61440 GiB memory" in giant["message"]
     slip = pod("a")
     slip["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "100M"
-    assert '"m" (milli)' in planned(slip).report["unschedulable"][0]["message"]
+    slipped = planned(slip).report["unschedulable"][0]["message"]
+    assert "needs 100000000 cpu" in slipped
+    assert '"m" (milli)' in slipped
 
 
 # --- limits, minValues, choices -----------------------------------------------------------------------------------------
