@@ -22,8 +22,13 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 
+from nodeyard.cli.cluster import read_cluster
 from nodeyard.cli.demo_scene import Scene, board, line
+from nodeyard.cli.demo_single import cheapest_single
 from nodeyard.cli.demo_summary import summary
+from nodeyard.cli.files import InputError
+from nodeyard.cli.market import REGION, catalogues
+from nodeyard.cli.plan import snapshot_of_found
 from nodeyard.local.binaries import source_root
 from nodeyard.local.errors import StandError
 from nodeyard.local.kubeapi import KubeApi, KubeError
@@ -101,7 +106,7 @@ class Story:
         for message in scene.refusals(IMPOSSIBLE)[:1]:
             say(f"   the pod that cannot be scheduled: [yellow]{message}[/yellow]")
         account = self._get(f"{self._stand.account_url}/dials/cost")
-        facts = summary(scene, account)
+        facts = [*summary(scene, account), *self._single_type()]
         say("\n[bold]2. Scale to zero: the nodes go, and so does the cost[/bold]")
         for deployment in self._api.get(DEPLOYMENTS)["items"]:
             self._api.patch(f"{DEPLOYMENTS}/{deployment['metadata']['name']}", {"spec": {"replicas": 0}})
@@ -165,6 +170,23 @@ class Story:
             decisions=self._get(f"{admin}/v1/decisions?limit=12", default=[]),
             rate=self._get(f"{self._stand.account_url}/dials/cost")["rate_usd_per_hour"],
         )
+
+    def _single_type(self) -> list[tuple[str, str]]:
+        """What one type per pool would cost for the pods that run, by the API server's objects and today's prices."""
+        what = "the cheapest single type (in each pool)"
+        try:
+            found = read_cluster(str(self._stand.admin_kubeconfig))
+            target = self._stand.endpoint("pricing").target
+            offered = catalogues(
+                snapshot_of_found(found), file=None, pricing=target, region=REGION, now=time.time()
+            )
+        except InputError as error:
+            return [(what, f"not known: {error}")]
+        singles = cheapest_single([item.object for item in found], offered)
+        if singles is None:
+            return [(what, "none could hold them")]
+        kinds = ", ".join(f"{one.nodes}×{one.instance_type}" for one in singles)
+        return [(what, f"${sum(one.usd_per_hour for one in singles):.4f} per hour ({kinds})")]
 
     def _get(self, url: str, default: Any = None) -> Any:
         """JSON of a GET; `default`, where given, while the service behind it is not ready."""
