@@ -15,7 +15,7 @@ from nodeyard.adapters.ec2.user_data import UserDataError, kubelet_labels
 from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.adapters.kubernetes.pool_status import CLASS_FINALIZER
 from nodeyard.api import labels as keys
-from nodeyard.api.node import NodeClaim
+from nodeyard.api.node import Condition, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.boot import Boot
@@ -30,6 +30,7 @@ from nodeyard.state.cluster import Snapshot
 from services.allocator.ports import ClassResolver, Cluster, Offers, Statuses, Templates
 from services.allocator.reporting import Reporter, log
 
+RESERVATIONS_READY: Final = "CapacityReservationsReady"
 _PERIOD_S: Final = 10.0
 _PRUNE_S: Final = 600.0
 _SAY_WAITING_S: Final = 600.0
@@ -180,6 +181,7 @@ class Classes:
         reserved = self._offers.reservations_for(found)
         if reserved is not None:
             found = msgspec.structs.replace(found, capacity_reservations=found_of(reserved))
+        found = self._with_reservations_condition(wanted, found, known=reserved is not None)
         self._found[key] = found
         if wanted.key == key and "/" not in key and CLASS_FINALIZER not in wanted.finalizers:
             await self._statuses.hold_class(wanted)
@@ -188,6 +190,28 @@ class Classes:
             await self._templates_ahead(found, snapshot)
         if _status_of(found) != _status_of(wanted):
             await self._statuses.write_class(found)
+
+    def _with_reservations_condition(self, wanted: NodeClass, found: NodeClass, *, known: bool) -> NodeClass:
+        """The class that selects reservations with the condition that says whether there are any. `Ready` does not wait for
+        it: what is not reserved can be bought all the same.
+        """
+        if not found.capacity_reservation_terms:
+            return found
+        status, reason, message = "True", RESERVATIONS_READY, ""
+        if not known:
+            status, reason, message = "Unknown", "CapacityReservationsNotCounted", "they are not counted yet"
+        elif not found.capacity_reservations:
+            status, reason = "False", "CapacityReservationsNotFound"
+            message = "no capacity reservation matches spec.capacityReservationSelectorTerms"
+        before = next((c for c in wanted.conditions if c.type == RESERVATIONS_READY), None)
+        since = before.since if before is not None and before.status == status else self._clock.now()
+        condition = Condition(
+            RESERVATIONS_READY, status, reason, message, since, observed_generation=found.generation
+        )
+        others = (c for c in found.conditions if c.type != RESERVATIONS_READY)
+        return msgspec.structs.replace(
+            found, conditions=tuple(sorted((*others, condition), key=lambda c: c.type))
+        )
 
     async def _templates_ahead(self, found: NodeClass, snapshot: Snapshot) -> None:
         """The templates that the class's pools will most likely need."""

@@ -28,7 +28,7 @@ LIMITS = {
 
 @pytest.mark.parametrize(
     ("count", "sets", "every_nth"),
-    [(1, 1, None), (500, 1, None), (500, 40, None), (500, 40, 3), (120, 120, None)],
+    [(1, 1, None), (500, 1, None), (500, 40, None), (500, 40, 3), (120, 120, None), (500, 500, None)],
 )
 async def test_launching(
     count: int,

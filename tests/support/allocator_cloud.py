@@ -52,8 +52,8 @@ class Cloud:
         self.answer_errors: list[CloudError] = []
         self.lag_s = 0.0
         self.refused: list[Refusal] = []
-        self.reserved: tuple[CapacityReservation, ...] = ()
-        """As last counted at `counted_at`; `places` are what there really is."""
+        self.reserved: tuple[CapacityReservation, ...] | None = ()
+        """None: never counted. As last counted at `counted_at`; `places` are what there really is."""
         self.places: dict[str, int] = {}
         self.counted_at = 0.0
         self._same: dict[tuple[str, str], Catalogue] = {}
@@ -154,8 +154,8 @@ class Cloud:
         made = resolve(market, node_class, now=0.0, shut=self._memory.shut())
         return self._same.setdefault((node_class.key, made.revision), made)
 
-    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...]:
-        return selected(node_class, self.reserved)
+    def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...] | None:
+        return None if self.reserved is None else selected(node_class, self.reserved)
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
         return self.revision

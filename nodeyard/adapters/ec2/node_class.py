@@ -1,8 +1,8 @@
 """What a node class names in the account: subnets, security groups, images, an instance profile, a placement group.
 
 Selector terms are ORed, tags within a term ANDed with `*` as wildcard; aliases go through SSM's public parameters.
-What was found is remembered for a while, per selector (subnets 1 min, groups of both kinds and images 5 min, images of an alias
-24 h, profiles 15 min; a minute when nothing was found), and each part's outcome becomes a condition.
+What was found is remembered for a while, per selector (subnets 1 min, groups of both kinds and images 5 min, what an SSM
+parameter stands for half an hour, profiles 15 min; a minute when nothing was found), and each part's outcome becomes a condition.
 Source: Karpenter documentation, "NodeClasses"; EKS documentation "Retrieve recommended AMI IDs"; Bottlerocket
 documentation (public SSM parameters).
 """
@@ -10,6 +10,7 @@ documentation (public SSM parameters).
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -25,14 +26,14 @@ from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm
 from nodeyard.api.placement import PlacementGroup
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.boot import Boot
-from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound
+from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound, Unauthorized
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.runtime.clock import Clock
 
 SUBNETS_S: Final = 60.0
 GROUPS_S: Final = 300.0
 IMAGES_S: Final = 300.0
-ALIAS_S: Final = 86_400.0
+ALIAS_S: Final = 1800.0
 PROFILE_S: Final = 900.0
 EMPTY_S: Final = 60.0
 _GPU: Final = "karpenter.k8s.aws/instance-gpu-count"
@@ -217,23 +218,22 @@ class Resolver:
             if not term.id:
                 return []
         filters = _filters(term, "image-id", "name")
-        params: dict[str, Any] = {"Filters": filters}
+        params: dict[str, Any] = {"Filters": filters, "IncludeDeprecated": True}
         if not term.id:
             params["Owners"] = [term.owner] if term.owner else ["self", "amazon"]
         rows = [
             i
             for page in await self._session.pages("ec2", "describe_images", **params)
             for i in page.get("Images", [])
-            if i.get("State", "available") == "available"
+            if i.get("State", "available") == "available" and i.get("Architecture", "") in _ARCH
         ]
-        rows.sort(
-            key=lambda i: (bool(i.get("DeprecationTime")), _newest_first(str(i.get("CreationDate", ""))))
-        )
+        now = datetime.fromtimestamp(self._clock.now(), UTC).isoformat()
+        rows.sort(key=lambda i: (_deprecated(i, now), _newest_first(str(i.get("CreationDate", "")))))
         return [
             Image(
                 i["ImageId"],
                 i.get("Name", ""),
-                (Requirement(keys.ARCH, "In", (_ARCH.get(i.get("Architecture", ""), "amd64"),)),),
+                (Requirement(keys.ARCH, "In", (_ARCH[i["Architecture"]],)),),
             )
             for i in rows
         ]
@@ -291,9 +291,9 @@ class Resolver:
         return name
 
     async def delete_profile(self, node_class: NodeClass) -> None:
-        """Removes the profile kept for a class that goes away. Raises CloudError."""
-        if not node_class.role or node_class.instance_profile:
-            return
+        """Removes the profile kept for a class that goes away, or from when it named a role. Raises CloudError; not for
+        lack of the permission where the class has a profile of its own.
+        """
         name = managed_profile(self._cluster, node_class)
         try:
             answer = await self._session.call("iam", "get_instance_profile", InstanceProfileName=name)
@@ -307,6 +307,9 @@ class Resolver:
             await self._session.call("iam", "delete_instance_profile", InstanceProfileName=name)
         except NotFound:
             return
+        except Unauthorized:
+            if not node_class.instance_profile:
+                raise
 
 
 def _unbootable(node_class: NodeClass, cluster: str) -> Iterable[str]:
@@ -415,6 +418,12 @@ def _filters(term: SelectorTerm, id_filter: str, name_filter: str) -> list[dict[
         )
         filters.append(wanted)
     return filters
+
+
+def _deprecated(image: dict[str, Any], now: str) -> bool:
+    """Whether the time to deprecate it, which EC2 names long before, has come. `now`: ISO 8601, in UTC."""
+    at = str(image.get("DeprecationTime") or "")
+    return bool(at) and at[:19] <= now[:19]
 
 
 def _newest_first(date: str) -> tuple[int, ...]:

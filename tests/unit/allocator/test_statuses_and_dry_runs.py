@@ -167,6 +167,32 @@ async def test_a_class_lists_the_reservations_that_its_terms_select_now(world: W
         assert [(r.id, r.zone, r.state) for r in shown] == [("cr-1", "eu-west-1a", "active")][: len(reserved)]
 
 
+@pytest.mark.parametrize(
+    ("reserved", "status"),
+    [
+        (None, "Unknown"),
+        ((), "False"),
+        ((CapacityReservation("cr-1", "m5.large", "eu-west-1a", 3, 2, tags={"team": "a"}),), "True"),
+    ],
+)
+async def test_a_class_that_selects_reservations_says_whether_there_are_any_and_launches_without(
+    world: World, reserved: tuple[CapacityReservation, ...] | None, status: str
+) -> None:
+    replica = world.replica()
+    terms = (ReservationTerm(tags={"team": "a"}),)
+    world.cloud.reserved = reserved
+    for key, wanted in (("default", terms), ("without", ())):
+        of = NodeClass(key, uid=key, generation=2, capacity_reservation_terms=wanted)
+        world.api.put(Kind.NODE_CLASS, key, of)
+    await replica.classes.refresh()
+    shown = {c.key: {k.type: k for k in c.conditions} for c in written(world).classes}
+    condition = shown["default"]["CapacityReservationsReady"]
+    assert (condition.status, condition.observed_generation) == (status, 2)
+    assert condition.since > 0
+    assert "CapacityReservationsReady" not in shown["without"]
+    assert set(replica.classes.ready()) == {"default", "without"}
+
+
 async def test_templates_that_neither_a_pool_nor_an_unlaunched_claim_needs_are_removed(world: World) -> None:
     world.pending_pods(1)
     world.cloud.failures = [Throttled("slow down")] * 9
