@@ -10,17 +10,19 @@ import time
 
 import pytest
 
-from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
+from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
+from nodeyard.adapters.ec2.placement import find_group
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
 from nodeyard.adapters.pricing.account_commitments import read_account_commitments
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.api import labels as keys
 from nodeyard.api.nodeclass import NodeClass, SelectorTerm
+from nodeyard.api.placement import PlacementGroupSelector
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import NotFound
 from nodeyard.cloudprovider.market import market_of
@@ -79,6 +81,20 @@ async def test_what_runs_can_be_read(session: Ec2Session) -> None:
 
 async def test_what_is_paid_for_can_be_read(session: Ec2Session) -> None:
     await read_account_commitments(session)
+
+
+async def test_capacity_reservations_can_be_counted_and_a_group_looked_for(session: Ec2Session) -> None:
+    now = time.time()
+    sheet = await read_reservations(session, now)
+    assert sheet.asked_at == now
+    for one in sheet.reservations:
+        assert one.id.startswith("cr-")
+        assert one.instance_type
+        assert one.zone
+        assert 0 <= one.available <= one.total
+        assert one.kind in ("default", keys.CAPACITY_BLOCK)
+        assert one.match in ("open", "targeted")
+    assert await find_group(session, PlacementGroupSelector("dry-run-no-such-group")) is None
 
 
 @pytest.mark.parametrize("alias", ["al2023", "bottlerocket", "windows2022"])

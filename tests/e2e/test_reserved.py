@@ -59,3 +59,36 @@ def test_the_last_place_is_used_and_a_node_whose_reservation_ends_turns_on_deman
     yard.dial("DELETE", f"reservations/{reservation}")
     eventually(lambda: told(yard) == [("on-demand", "")] * 2, within_s=90)
     yard.check_nothing_leaked()
+
+
+def test_nodes_of_a_capacity_block_are_drained_before_it_ends(yard: Yard) -> None:
+    wish = {
+        "instance_type": "m5.xlarge", "zone": "eu-west-1b", "tags": {"team": "b"}, "kind": "capacity-block",
+        "ends_in_seconds": 7200,
+    }  # fmt: skip
+    block = yard.dial("POST", "reservations", wish)["CapacityReservationId"]
+    bought = [
+        {"key": TYPE, "operator": "In", "values": ["reserved", "on-demand"]},
+        {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["m5.xlarge"]},
+    ]
+    named = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "blocks"}
+    yard.apply(
+        node_class("blocks", capacityReservationSelectorTerms=[{"tags": {"team": "b"}}]),
+        node_pool("blocks", requirements=bought, disruption=FROZEN, nodeClassRef=named),
+    )
+    chosen = {"karpenter.sh/nodepool": "blocks"}
+    yard.apply(deployment("training", 1, {"cpu": "3", "memory": "1Gi"}, nodeSelector=chosen))
+    yard.wait_running("training", 1, within_s=90)
+
+    def places() -> list[tuple[str, str]]:
+        labels = [node["metadata"]["labels"] for node in yard.nodes()]
+        of_pool = [found for found in labels if found.get("karpenter.sh/nodepool") == "blocks"]
+        return [(found.get(TYPE, ""), found.get(ID, "")) for found in of_pool]
+
+    eventually(lambda: places() == [("reserved", block)], within_s=60)
+    yard.dial("PUT", f"reservations/{block}", {"ends_in_seconds": 2390})
+    eventually(lambda: places() == [("on-demand", "")], within_s=150)
+    yard.wait_running("training", 1)
+    yard.wait_settled()
+    (left,) = (r for r in yard.dial("GET", "reservations") if r["CapacityReservationId"] == block)
+    assert (left["State"], left["AvailableInstanceCount"]) == ("active", 1), "gone before the block was"

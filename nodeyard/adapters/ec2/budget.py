@@ -43,6 +43,8 @@ _MARGIN: Final = 0.95
 """Calls take unequal times to get there, so what leaves at the published rate may arrive faster."""
 _SLOWEST: Final = 0.2
 _REPEATS: Final = 100.0
+_EPSILON: Final = 1e-6
+"""So that a token for which the wait was worked out is there after it, whatever the rounding."""
 _ASK_AGAIN_S: Final = 2.0
 """While the shared buckets are away, how often they are asked for."""
 
@@ -109,13 +111,14 @@ class CallBudget:
 
     async def take(self, action: str) -> None:
         """Waits until the action may be called; first come, first served within this process."""
-        if self._shared is not None and _changes(action):
-            async with self._queues.setdefault(action, asyncio.Lock()):
+        async with self._queues.setdefault(action, asyncio.Lock()):
+            if self._shared is not None and _changes(action):
                 while (wait_s := await self._asked(self._shared, action)) is not None:
                     if wait_s <= 0:
                         return
                     await self._sleep(wait_s)
-        await self._take_own(action)
+            while (wait_s := self._take_own(action)) > 0:
+                await self._sleep(wait_s)
 
     async def succeeded(self, action: str) -> None:
         """A call went through: the action's pace and the purse recover."""
@@ -142,17 +145,23 @@ class CallBudget:
         self._repeats -= 1.0
         return True
 
-    async def _take_own(self, action: str) -> None:
+    def _take_own(self, action: str) -> float:
+        """0 with a token of this process's bucket taken, or seconds until there is one. Nobody has a token in advance, so
+        that a process that stood still for a while lets no more calls go at once than the bucket holds.
+        """
         limit, now = self.limit(action), self._monotonic()
         rate = limit.per_second * self._pace.get(action, 1.0)
         fresh = (limit.burst, now)
         if self._alone_since is not None and _changes(action):
             fresh = (0.0, self._alone_since)  # the others may just have spent what there was
         tokens, at = self._tokens.get(action, fresh)
-        tokens = min(limit.burst, tokens + (now - at) * rate) - 1.0
-        self._tokens[action] = (tokens, now)
-        if tokens < 0:
-            await self._sleep(-tokens / rate)
+        tokens = min(limit.burst, tokens + (now - at) * rate)
+        short = 1.0 - tokens
+        if short > _EPSILON:
+            self._tokens[action] = (tokens, now)
+            return short / rate
+        self._tokens[action] = (tokens - 1.0, now)
+        return 0.0
 
     async def _asked(self, shared: SharedBuckets, action: str) -> float | None:
         """The shared bucket's answer in seconds to wait, 0 with a token; None while there is none to be had."""

@@ -59,6 +59,26 @@ async def test_no_second_sees_more_than_the_bucket_gives() -> None:
         assert sum(start <= at < start + 1 for at in times) <= 6
 
 
+async def test_a_process_that_stood_still_lets_no_more_go_at_once_than_the_bucket_holds() -> None:
+    clock = FakeClock()
+    one = budget(clock)
+    times: list[float] = []
+
+    async def call() -> None:
+        await one.take("CreateFleet")
+        times.append(clock.monotonic())
+
+    tasks = [asyncio.create_task(call()) for _ in range(300)]
+    await clock.advance(1.0)
+    clock.skip(100.0)
+    before = len(times)
+    for _ in range(30):
+        await clock.advance(0.1)
+    for task in tasks:
+        task.cancel()
+    assert 40 <= len(times) - before <= 48 + 3 * 5
+
+
 async def test_actions_do_not_wait_for_one_another() -> None:
     clock = FakeClock()
     one = budget(clock)
