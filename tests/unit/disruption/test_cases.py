@@ -7,16 +7,21 @@ import pytest
 
 from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED, Condition
+from nodeyard.api.nodeclass import NodeClass
 from nodeyard.api.pool import Budget
+from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet, found_of, standing
 from nodeyard.disruption.budgets import Room, active
 from nodeyard.disruption.candidates import candidates
+from nodeyard.disruption.collection import Instance
 from nodeyard.disruption.commands import DISRUPTED_TAINT, MARK, Mark, Verdict, progress, running, stale
 from nodeyard.disruption.draining import Deletion, drain
-from nodeyard.disruption.drift import DRIFTED
+from nodeyard.disruption.drift import DRIFTED, drift_of
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Action, Block, Command, Options, Outcome, Reason, Rule
 from nodeyard.disruption.replacement import cheaper, choices
+from nodeyard.disruption.reserved import OUTSIDE, expiring, fallen_out
 from nodeyard.disruption.validation import validate
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.provisioning.lifecycle import not_initialized
@@ -298,6 +303,33 @@ def test_cron_window_edge() -> None:
         False,
     ]
     assert all(holds(hour, 0, 0, 25 * 3600.0) for hour in range(24))
+
+
+def test_reservation_expiry() -> None:
+    """39 minutes before its end a block takes nothing more and its claim goes; a plain reservation's node stays, and is
+    on-demand once it is outside, which is no drift where the pool allows it.
+    """
+    build = Builder()
+    build.pool(requirements=(Requirement(keys.CAPACITY_TYPE, "In", (keys.RESERVED, keys.ON_DEMAND)),))
+    plain = CapacityReservation("cr-1", "m5.xlarge", ZONE, 1, 1, ends_at=NOW + 39 * 60)
+    block = msgspec.structs.replace(plain, id="cb-1", kind=keys.CAPACITY_BLOCK)
+    left = standing(ReservationSheet(NOW - 600.0, (plain, block)), NOW)
+    assert {r.id: r.available for r in left} == {"cr-1": 1, "cb-1": 0}
+    build.put(Kind.NODE_CLASS, "default", NodeClass("default", capacity_reservations=found_of(left)))
+    for name, id_ in (("plain", "cr-1"), ("block", "cb-1")):
+        _, claim = build.node(name)
+        labels = claim.labels | {keys.CAPACITY_TYPE: keys.RESERVED, keys.RESERVATION_ID: id_}
+        build.put(Kind.NODE_CLAIM, claim.name, msgspec.structs.replace(claim, labels=labels))
+    snapshot = build.snapshot
+    assert [c.name for c in expiring(snapshot)] == ["block-c"]
+    outside = {"i-plain": Instance("i-plain", "running"), "i-block": Instance("i-block", "running")}
+    outside["i-block"] = msgspec.structs.replace(outside["i-block"], reservation="cb-1")
+    (ended,) = fallen_out(snapshot, outside)
+    assert ended.name == "plain-c"
+    labels = {k: v for k, v in (ended.labels | OUTSIDE).items() if v is not None}
+    relabelled = msgspec.structs.replace(ended, labels=labels)
+    assert labels[keys.CAPACITY_TYPE] == keys.ON_DEMAND
+    assert drift_of(relabelled, snapshot, {"": catalogue()}, NOW + 7200.0) is None
 
 
 def test_rollback() -> None:

@@ -90,7 +90,8 @@ def waiting(made: Plan) -> int:
     return sum(u.reason is Reason.RESERVATION for u in made.unschedulable)
 
 
-def test_one_place_and_two_pods_for_two_nodes_the_second_waits_until_the_reservation_is_shown_full() -> None:
+def test_reservation_pessimism() -> None:
+    """One place and two pods for two nodes: the second waits until the reservation is shown full."""
     first = solved(small(in_reservation("cr-1", 1)), 2)
     assert (places(first), waiting(first)) == (["cr-1"], 1)
     under_way = solved(small(in_reservation("cr-1", 1)), 1, claim("c1", "cr-1"))
