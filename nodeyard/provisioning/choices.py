@@ -16,6 +16,8 @@ from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.setting import Draft, Setting, load_of
 
 _RUNNERS_UP = 3
+_MOST_CHOICES = 60
+"""What one launch may name, the first choice among them."""
 _DEAREST_RUNNER_UP = 2.0
 
 
@@ -153,8 +155,8 @@ class Chooser:
             limits.left = limits.left + limits.use[old] - limits.use[new]
 
     def _with_min_values(self, able: Ints, within: Ints) -> tuple[Ints, bool]:
-        """At most the asked number of choices, with enough values of each key that demands several."""
-        most = self.setting.options.max_alternatives
+        """The first choice and at most the asked number of alternatives, with enough values of each key that demands several."""
+        most = min(1 + self.setting.options.max_alternatives, _MOST_CHOICES)
         wanted = [
             r
             for r in self.columns.variants[int(self.columns.variant[able[0]])].pool.requirements

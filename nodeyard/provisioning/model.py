@@ -35,6 +35,7 @@ class Options(msgspec.Struct, frozen=True):
     """What one unit of weight (1..100) of a kept soft term is worth per pod and hour."""
     price_tolerance: float = 0.10
     max_alternatives: int = 60
+    """Beside the first choice; 60 offerings with it at most."""
     max_share_per_node: float | None = None
     """Most of one workload's replicas that one node may take (0..1]; None: no cap."""
     deadline_s: float = 10.0

@@ -141,7 +141,7 @@ def test_of_few_pods_plans_hardly_cost_more_than_the_cheapest_there_is() -> None
 
 # --- options -----------------------------------------------------------------------------------------------------------
 @settings(UNHURRIED, max_examples=15)
-@given(st.floats(0, 0.2), st.floats(0, 0.5), st.integers(1, 10), st.integers(0, 100))
+@given(st.floats(0, 0.2), st.floats(0, 0.5), st.integers(0, 10), st.integers(0, 100))
 def test_settings_of_charge_and_alternatives_are_kept(
     charge: float, tolerance: float, most: int, seed: int
 ) -> None:
