@@ -30,7 +30,7 @@ async def test_pricing_service(tmp_path: Path, capsys: pytest.CaptureFixture[str
         }  # fmt: skip
         warming = PricingProcess(tmp_path, "warming", environment)
         warming.start()
-        await until(warming.ready)
+        await until(warming.ready, 120.0)
         warming.kill()
         redis.stop()
         redis.start()
@@ -38,7 +38,7 @@ async def test_pricing_service(tmp_path: Path, capsys: pytest.CaptureFixture[str
         cold = PricingProcess(tmp_path, "cold", environment)
         began, others = time.perf_counter(), time.process_time()
         cold.start()
-        await until(cold.ready)
+        await until(cold.ready, 120.0)
         figures = [("start and first refresh, cold", time.perf_counter() - began, "s", "6")]
         others = time.process_time() - others
         process = psutil.Process(cold.pid)
@@ -54,7 +54,7 @@ async def test_pricing_service(tmp_path: Path, capsys: pytest.CaptureFixture[str
         warm = PricingProcess(tmp_path, "warm", environment)
         began = time.perf_counter()
         warm.start()
-        await until(warm.ready)
+        await until(warm.ready, 120.0)
         figures.append(("start, warm", time.perf_counter() - began, "s", "1 + imports"))
         figures.append(("memory after it", psutil.Process(warm.pid).memory_info().rss / 1e6, "MB", "150"))
         warm.kill()

@@ -55,6 +55,8 @@ class Cloud:
         self.reserved: tuple[CapacityReservation, ...] | None = ()
         """None: never counted. As last counted at `counted_at`; `places` are what there really is."""
         self.places: dict[str, int] = {}
+        self.market = small_market()
+        """What is for sale, reservations aside."""
         self.counted_at = 0.0
         self._same: dict[tuple[str, str], Catalogue] = {}
         """The same content is the same object, as with the real feed."""
@@ -147,7 +149,7 @@ class Cloud:
         return str(len(self.refused))
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue:
-        market = small_market()
+        market = self.market
         if self.reserved:
             counted = {RESERVATIONS: self.counted_at}
             market = market.with_rows({}, (), {**market.asked_at, **counted}, reservations=self.reserved)

@@ -7,7 +7,10 @@ from nodeyard.adapters.kubernetes.errors import Unavailable
 from nodeyard.api import labels as keys
 from nodeyard.api.node import LAUNCHED, REGISTERED
 from nodeyard.api.selectors import Taint
+from nodeyard.cloudprovider.commitments import Marginal
 from nodeyard.cloudprovider.errors import NotFound, Throttled, Unreachable
+from nodeyard.cloudprovider.market import market_of
+from nodeyard.cloudprovider.refusals import Shut
 from nodeyard.provisioning.claims import (
     LAUNCH_RECORD,
     encode_record,
@@ -17,6 +20,7 @@ from nodeyard.provisioning.claims import (
 from nodeyard.provisioning.model import Placement, Plan, Problem
 from nodeyard.state.cluster import Kind
 from tests.support.allocator import Replica, World
+from tests.support.catalogue import on_demand_sheet, spot_sheet, table_of
 
 
 @pytest.fixture
@@ -37,6 +41,19 @@ async def test_pending_pods_get_one_launched_claim_that_promises_them(world: Wor
     assert claim.labels["team"] == "a"
     assert claim.capacity["cpu"] >= 2000
     assert claim.finalizers == (keys.TERMINATION_FINALIZER,)
+
+
+async def test_a_launch_at_prices_of_our_own_says_in_which_order_to_try_them(world: World) -> None:
+    world.pending_pods(1)
+    table = table_of()
+    paid_for = {("m5.large", zone.name): Marginal(1e-8, 1e-8) for zone in table.zones}
+    world.cloud.market = market_of(
+        table, on_demand_sheet(table), spot_sheet(table), Shut(), now=0.0, margins=paid_for
+    )
+    await world.replica().round()
+    ((_, record),) = world.cloud.calls
+    assert record.prioritized
+    assert {place.partition("/")[0] for place in record.prices} == {"m5.large"}
 
 
 async def test_pods_promised_to_a_claim_are_not_planned_again(world: World) -> None:

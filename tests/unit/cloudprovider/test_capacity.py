@@ -136,6 +136,13 @@ def test_eviction_keeps_memory_free_by_quantity_or_share(signal: str, kept: int 
     assert allocatable["memory"] == capacity["memory"] - (11 * 29 + 255) * MIB - kept
 
 
+def test_huge_pages_are_taken_from_what_pods_get_of_the_memory() -> None:
+    settings = reservations_of(NodeClass("any"))
+    capacity, allocatable = worked_out("m5.large")
+    paged = allocatable_of(described("m5.large"), settings, capacity | {"hugepages-2Mi": 2 * 2**30})
+    assert allocatable["memory"] - paged["memory"] == paged["hugepages-2Mi"] == 2 * 2**30
+
+
 def test_soft_eviction_changes_nothing() -> None:
     soft = NodeClass("x", kubelet=Kubelet(eviction_soft={"memory.available": "2Gi"}))
     assert worked_out("m5.large", soft) == worked_out("m5.large")
