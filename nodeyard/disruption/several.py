@@ -22,6 +22,8 @@ from nodeyard.disruption.worth import worth_of
 from nodeyard.provisioning.model import Options, Placement, PlannedNode, Problem
 
 _SIZES: Final = (2, 3, 4, 6, 8, 12, 16, 24, 36, 54, 81, 120)
+_OWN_SHARE: Final = 0.25
+"""Of a pass's time, what groups have to themselves where single nodes took all of it."""
 _EPSILON: Final = 1e-9
 
 
@@ -36,16 +38,26 @@ class Exchange(msgspec.Struct, frozen=True):
 
 def best_exchange(run: Pass) -> Exchange | None:
     """The group that saves most, or None where none saves anything."""
+    deadline_s = run.view.options.deadline_s
+    until_s = max(deadline_s, run.elapsed_s + _OWN_SHARE * deadline_s)
+    if deadline_s <= 0:
+        return None
     ranked = _by_waste(run, _free(run))
     best: Exchange | None = None
+    tried = 1
     for size in _SIZES:
         group = _within_budgets(run, ranked[:size])
-        if len(group) < 2 or size > len(ranked) * 2:
-            break
-        if run.elapsed_s > run.view.options.deadline_s:
+        if len(group) <= tried:
+            if size > len(ranked):
+                break
+            continue
+        if run.elapsed_s > until_s:
             run.complete = False
             break
+        tried = len(group)
         found = judge_group(run, group)
+        if isinstance(found, Block) and found.rule is Rule.DEADLINE:
+            break  # larger groups take longer still
         if isinstance(found, Exchange) and (best is None or found.saves_per_hour > best.saves_per_hour):
             best = found
     return best

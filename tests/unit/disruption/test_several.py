@@ -10,7 +10,7 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import Budget
 from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Block, Command, Outcome, Reason, View
+from nodeyard.disruption.model import Block, Command, Outcome, Reason, Rule, View
 from nodeyard.disruption.validation import validate
 from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.planner import plan
@@ -103,3 +103,34 @@ def test_the_second_look_refuses_when_pods_have_come() -> None:
         made.pod(f"late{n}", f"n{n}", shape="rest")
     clock = ticking()
     assert isinstance(validate(command, seen(made), planner, lambda: next(clock)), Block)
+
+
+def test_groups_have_their_turn_where_single_nodes_took_the_whole_deadline() -> None:
+    made = three_quarters_full()
+    view = seen(made)
+    step_s = view.options.deadline_s / 9
+    clock = itertools.count(0.0, step_s)
+    outcome = decide(view, planner, lambda: next(clock))
+    assert any(b.rule is Rule.DEADLINE for p in outcome.proposals for b in p.blocks)
+    assert outcome.command is not None
+    assert sorted(outcome.command.nodes) == ["n0", "n1", "n2"]
+
+
+def test_a_look_without_any_time_tries_no_group() -> None:
+    view = seen(three_quarters_full())
+    none = msgspec.structs.replace(view, options=msgspec.structs.replace(view.options, deadline_s=0.0))
+    assert look(none).command is None
+
+
+def test_groups_that_budgets_keep_equal_are_asked_about_once() -> None:
+    asked: list[frozenset[str]] = []
+
+    def noting(problem: Problem) -> Plan:
+        asked.append(problem.without_nodes)
+        return planner(problem)
+
+    clock = ticking()
+    decide(seen(three_quarters_full("2")), noting, lambda: next(clock))
+    groups = [gone for gone in asked if len(gone) > 1]
+    assert groups
+    assert len(groups) == len(set(groups))
