@@ -373,15 +373,50 @@ class Packer:
 
     # --- exact, where lots are few --------------------------------------------------------------------------------------
     def _solved(self, bins: list[Bin], missing: Ints) -> list[Bin]:
-        """The best mix of patterns instead, if it is cheaper and lots are few enough to ask."""
+        """The best mix of patterns instead, part by part, where it is cheaper and lots are few enough to ask."""
         lots = self.lots
         active = np.nonzero((lots.demand > 0) & self.fits.any(axis=1))[0]
-        if len(lots.ceiling) or missing.any() or not len(active) or len(active) > _MOST_EXACT:
+        if len(lots.ceiling) or missing.any() or not len(active):
             return bins
         cost = self._worth(bins, missing)
-        floor = self.floor
-        seconds = self.exact_s()
-        if seconds <= 0.02 or (cost <= floor * 1.004 and cost < 40 * self.shop.cost[self.columns].max()):
+        if cost <= self.floor * 1.004 and cost < 40 * self.shop.cost[self.columns].max():
+            return bins
+        parts = self._parts(active)
+        place = {int(lot): i for i, part in enumerate(parts) for lot in part}
+        out: list[Bin] = []
+        stop, whole = 0.0, self.exact_s()
+        for i, part in enumerate(parts):
+            stop += whole / len(parts)  # what one part leaves goes to the next
+            mine = [b for b in bins if place[int(b.lots[0])] == i]
+            out += self._part_solved(part, mine, self._until(whole - stop))
+        return out
+
+    def _until(self, end: float) -> Callable[[], float]:
+        """Seconds left until so many are left of those for exact patterns."""
+        return lambda: self.exact_s() - end
+
+    def _parts(self, active: Ints) -> list[Ints]:
+        """Lots that share no column with others, such as those dealt to one zone, are a problem by themselves."""
+        if np.isfinite(self.shop.left).any():
+            return [active]
+        fits: Bools = self.fits[active]
+        open_: Bools = np.ones(len(active), np.bool_)
+        parts = []
+        while open_.any():
+            inside: Bools = np.zeros(len(active), np.bool_)
+            inside[np.argmax(open_)] = True
+            while True:
+                wider: Bools = np.asarray(fits[:, fits[inside].any(axis=0)].any(axis=1), np.bool_)
+                if (wider == inside).all():
+                    break
+                inside = wider
+            parts.append(active[inside])
+            open_ &= ~inside
+        return parts
+
+    def _part_solved(self, active: Ints, bins: list[Bin], spare: Callable[[], float]) -> list[Bin]:
+        lots, cost, seconds = self.lots, self._worth(bins, np.zeros(0, np.int64)), spare()
+        if seconds <= 0.02 or len(active) > _MOST_EXACT:
             return bins
         finite = np.isfinite(self.shop.left)
         model = Model(
@@ -391,8 +426,8 @@ class Packer:
         )  # fmt: skip
         place = {int(lot): i for i, lot in enumerate(active)}
         best = [(b.column, _dense(b, place), 1) for b in bins]
-        seeds = [(b.column, _dense(b, place)) for b in self.history]
-        solver = PatternSolver(model, self.exact_s, seeds, best, self.work)
+        seeds = [(b.column, _dense(b, place)) for b in self.history if int(b.lots[0]) in place]
+        solver = PatternSolver(model, spare, seeds, best, self.work)
         answer = solver.solve(cost, integer_s=seconds * 0.7)
         if not answer.nodes or answer.cost >= cost - 1e-9:
             return bins

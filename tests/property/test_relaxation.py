@@ -89,3 +89,21 @@ def test_a_packing_holds_every_pod_once_within_room_and_costs_hardly_more_than_t
     assert (held == demand).all()
     assert not packed.left.any()
     assert sum(cost[b.column] for b in packed.bins) <= cheapest(problem) * 1.005 + 1e-9
+
+
+def test_parts_of_a_packing_that_share_no_columns_are_each_packed_as_well_as_if_alone() -> None:
+    """Pods dealt to zones make such parts; here are more lots in all than one program may hold, of three pods each."""
+    parts = 21
+    request = np.array([[7.0, 6.0], [5.0, 3.0], [4.0, 2.0]])
+    room, cost = np.array([[10.0, 10.0], [21.0, 20.0]]), np.array([1.1, 2.0])
+    none = np.zeros((3 * parts, 0), np.bool_)
+    lots = Lots(
+        np.tile(request, (parts, 1)), np.ones(3 * parts, np.int64), np.repeat(np.arange(parts), 3),
+        np.repeat(np.eye(parts, dtype=np.bool_), 2, axis=1), np.full(3 * parts, 1e9), none, none,
+        np.zeros(0, np.int64),
+    )  # fmt: skip
+    costs = np.tile(cost, parts)
+    shop = Shop(np.tile(room, (parts, 1)), costs, np.zeros((len(costs), 0)), np.zeros(0))
+    packed = Packer(lots, shop, lambda: 0.0, exact_s=lambda: 10.0).run()
+    assert not packed.left.any()
+    assert sum(costs[b.column] for b in packed.bins) <= parts * 2.0 + 1e-9
