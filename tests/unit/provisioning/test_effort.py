@@ -17,7 +17,7 @@ from tests.support import problems
 from tests.support.planning import posed
 from tests.support.problems import PlanningProblem
 
-BRIEF = Options(deadline_s=30.0, search_s=0.4)
+BRIEF = Options(deadline_s=600.0, search_s=0.4)
 
 
 def decided(given: PlanningProblem, clock: Callable[[], float], options: Options = BRIEF) -> Plan:
