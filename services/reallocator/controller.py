@@ -16,6 +16,7 @@ from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.reading import render_time
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.evictability import unreadable_protection
 from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.idleness import stamps
@@ -86,6 +87,9 @@ class Disruption:
         self._poll_s = poll_s
         self._validation_wait_s = validation_wait_s
         self._events = PodEvents()
+        self._burdens = Burdens()
+        self._deciding = asyncio.Lock()
+        """Burdens stand one look at a time."""
         self._quiet: tuple[tuple[str, int], float] | None = None
         self._priced: tuple[str, Mapping[str, Catalogue]] = ("", {})
         """The prices that the last look was made at."""
@@ -163,7 +167,10 @@ class Disruption:
         view = await self._view(snapshot)
         self._priced = (revision, view.catalogues)
         began = self._clock.monotonic()
-        outcome = await asyncio.to_thread(decide, view, self._planner, self._clock.monotonic)
+        async with self._deciding:
+            outcome = await asyncio.to_thread(
+                decide, view, self._planner, self._clock.monotonic, burdens=self._burdens
+            )
         self._measures.evaluation.observe(self._clock.monotonic() - began)
         if not outcome.complete:
             self._measures.timeouts.inc()
