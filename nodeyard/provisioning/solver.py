@@ -3,7 +3,8 @@
 The solver heeds a time limit in most of its phases only, and looks at none inside some of them. So each run has limits
 that no clock decides: iterations of the simplex method, nodes of the search, solutions, looks at whether to go on (each
 stands for about as much work), and a ceiling on the size of what is handed over, which bounds the phases that heed
-nothing (the interior point method behind the analytic centre). The clock's limit is well above them. Phases that may take long and help little here are off: feasibility jump, symmetry. One thread only.
+nothing (the interior point method behind the analytic centre). The clock's limit is well above them. Phases that may
+take long and help little here are off: feasibility jump, symmetry. One thread only.
 Neighbours: `linear`, `pattern_program` and `aggregate` write programs.
 """
 
@@ -28,7 +29,7 @@ _SHORTEST_S = 0.05
 _MOST_NODES = 20_000
 _MOST_SOLUTIONS = 2_000
 _STATUS = highspy.HighsModelStatus
-_LOOK = highspy._core.cb.HighsCallbackType.kCallbackMipInterrupt
+_LOOK = highspy.cb.HighsCallbackType.kCallbackMipInterrupt
 _ROOT_LOOK_S, _ROOT_ENTRY_S = 1e-3, 6e-6
 _LOOK_S, _LOOK_ENTRY_S = 2e-4, 7e-7
 """What passes between two looks, and more for each entry of the program: before the search branches, and after."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -34,11 +33,11 @@ from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import LAUNCH_BATCH
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
-from tests.support.account import REGION, AwsClients, DialBoard, account, dials, reach
+from tests.support.account import REGION, AwsClients, DialBoard, account, dials, session
 from tests.support.clock import FakeClock
 from tests.support.providers import batch, launched
 
-__all__ = ["account", "dials"]
+__all__ = ["account", "dials", "session"]
 
 FOUND_BY = (SelectorTerm(tags={"karpenter.sh/discovery": "nodeyard"}),)
 CLASS = NodeClass(
@@ -51,14 +50,6 @@ BOOT = Boot(
     labels={"team": "a"},
     taints=(Taint(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE),),
 )
-
-
-@pytest.fixture
-def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    reach(account, monkeypatch)
-    session = Ec2Session(attempts=1)
-    yield session
-    session.close()
 
 
 def resolver(session: Ec2Session) -> Resolver:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,19 +14,11 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api.nodeclass import BlockDevice, BlockDeviceMapping, Image, NodeClass, SelectorTerm
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.local.account.server import AccountServer
-from tests.support.account import REGION, AwsClients, account, reach
+from tests.support.account import REGION, AwsClients, account, session
 from tests.support.clock import FakeClock
 from tests.support.launching import CLASS
 
-__all__ = ["account"]
-
-
-@pytest.fixture
-def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    reach(account, monkeypatch)
-    session = Ec2Session(attempts=1)
-    yield session
-    session.close()
+__all__ = ["account", "session"]
 
 
 @pytest.fixture

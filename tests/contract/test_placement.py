@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -24,11 +23,11 @@ from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.batches import Answer, Batch
 from nodeyard.provisioning.claims import LaunchRecord, TemplateChoice
 from nodeyard.provisioning.launches import missing_in
-from tests.support.account import REGION, AwsClients, account, reach
+from tests.support.account import REGION, AwsClients, account, session
 from tests.support.clock import FakeClock
 from tests.support.launching import CLASS, OURS
 
-__all__ = ["account"]
+__all__ = ["account", "session"]
 
 Rows = tuple[tuple[str, str, str], ...]
 ANYWHERE = Placement()
@@ -37,14 +36,6 @@ ANYWHERE = Placement()
 @pytest.fixture
 def ec2(account: AccountServer) -> Any:
     return AwsClients(account.url).ec2
-
-
-@pytest.fixture
-def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
-    reach(account, monkeypatch)
-    session = Ec2Session(attempts=1)
-    yield session
-    session.close()
 
 
 def in_group(name: str = "", id: str = "") -> NodeClass:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from botocore.config import Config
 
+from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.local.account.server import AccountServer
 
 REGION = "eu-west-1"
@@ -48,6 +49,15 @@ def reach(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_SECRET_ACCESS_KEY": "testing",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def session(account: AccountServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2Session]:
+    """The services' own door to the module's account, which tries each call once."""
+    reach(account, monkeypatch)
+    session = Ec2Session(attempts=1)
+    yield session
+    session.close()
 
 
 class AwsClients:

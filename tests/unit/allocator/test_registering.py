@@ -1,6 +1,7 @@
 """From a node that joined to one that is Initialized: nominations, holds and bindings, in a small honest world."""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from nodeyard.provisioning.claims import (
     LAUNCH_RECORD,
 )
 from nodeyard.state.cluster import Kind
-from tests.support.allocator import World
+from tests.support.allocator import Replica, World
 
 
 @pytest.fixture
@@ -57,34 +58,38 @@ async def test_a_nomination_taken_back_is_made_again_before_the_node_opens(world
     assert world.api.writes[:3] == ["nominate", "nominate", "register"]
 
 
-async def test_a_nomination_taken_back_later_is_made_again_unless_another_was_made(world: World) -> None:
-    pods = world.pending_pods(2)
+async def open_node(world: World, pods: int) -> tuple[Replica, list[str], str]:
+    """A replica, pods nominated for a new node, and that node, which is open."""
+    keys_ = world.pending_pods(pods)
     replica = world.replica()
     await replica.round()
     node = world.join(next(iter(world.api.claims)))
     await replica.follow()
     world.change_node(node.name, taints=())
+    return replica, keys_, node.name
+
+
+def nominate(world: World, pods: Sequence[str], nodes: Sequence[str]) -> None:
+    """The pods' nominations as the kube-scheduler leaves them."""
+    for key, node in zip(pods, nodes, strict=True):
+        world.api.put(Kind.POD, key, msgspec.structs.replace(world.api.pods[key], nominated_node=node))
+
+
+async def test_a_nomination_taken_back_later_is_made_again_unless_another_was_made(world: World) -> None:
+    replica, pods, node = await open_node(world, 2)
     await replica.follow()
-    for key, nominated in zip(pods, ("", "where-the-scheduler-preempts"), strict=True):
-        pod = world.api.pods[key]
-        world.api.put(Kind.POD, key, msgspec.structs.replace(pod, nominated_node=nominated))
+    nominate(world, pods, ("", "where-the-scheduler-preempts"))
     await replica.follow()
-    assert [world.api.pods[key].nominated_node for key in pods] == [node.name, "where-the-scheduler-preempts"]
+    assert [world.api.pods[key].nominated_node for key in pods] == [node, "where-the-scheduler-preempts"]
 
 
 async def test_a_nomination_is_not_made_again_for_a_place_that_is_taken(world: World) -> None:
-    pods = world.pending_pods(2)
-    replica = world.replica()
-    await replica.round()
-    node = world.join(next(iter(world.api.claims)))
-    await replica.follow()
+    replica, pods, node = await open_node(world, 2)
     requests = next(iter(replica.stream.snapshot().shapes.values())).requests
-    world.change_node(node.name, taints=(), allocatable={**requests, "pods": 1})
-    for key, where in zip(pods, (node.name, ""), strict=True):
-        pod = world.api.pods[key]
-        world.api.put(Kind.POD, key, msgspec.structs.replace(pod, nominated_node=where))
+    world.change_node(node, allocatable={**requests, "pods": 1})
+    nominate(world, pods, (node, ""))
     await replica.follow()
-    assert [world.api.pods[key].nominated_node for key in pods] == [node.name, ""]
+    assert [world.api.pods[key].nominated_node for key in pods] == [node, ""]
 
 
 async def test_a_node_is_opened_as_it_is_then_not_as_it_was_when_its_pods_were_first_nominated(
