@@ -66,8 +66,20 @@ class _ClaimTemplate(msgspec.Struct):
     spec: dict[str, Any] = {}
 
 
+class _ClaimMade(msgspec.Struct):
+    spec: dict[str, Any] = {}
+
+
+class _Ephemeral(msgspec.Struct, rename="camel"):
+    volume_claim_template: _ClaimMade = msgspec.field(default_factory=_ClaimMade)
+
+
+class _Volume(_Named):
+    ephemeral: _Ephemeral | None = None
+
+
 class _PodSpec(msgspec.Struct):
-    volumes: list[dict[str, Any]] = []
+    volumes: list[_Volume] = []
 
 
 class _Template(msgspec.Struct):
@@ -114,8 +126,9 @@ WANTED: Final[dict[str, Callable[[Json], int]]] = {
 
 
 def expand(objects: Iterable[Json]) -> list[Json]:
-    """The objects with every workload replaced by its missing pods (and the volume claims that a StatefulSet makes for
-    them, unless they are here already); order kept. Raises WorkloadError.
+    """The objects with every workload replaced by its missing pods; order kept. Volume claims that a StatefulSet makes
+    for them, and those of generic ephemeral volumes of any pod that waits, are added unless they are here already.
+    Raises WorkloadError.
     """
     objects = list(objects)
     for item in objects:
@@ -126,15 +139,16 @@ def expand(objects: Iterable[Json]) -> list[Json]:
     present, owned_by_sets = _present(objects)
     out: list[Json] = []
     for item in objects:
-        if item.get("kind") not in WANTED:
-            out.append(item)
-            continue
-        if item["kind"] == "ReplicaSet" and _owner(item) in owned_by_sets:
+        if item.get("kind") == "ReplicaSet" and _owner(item) in owned_by_sets:
             continue  # its Deployment is here too and stands for it
+        made = _pods_of(item, present) if item.get("kind") in WANTED else [item]
+        claims = [claim for each in made if each.get("kind") == "Pod" for claim in _ephemeral_claims(each)]
         out.extend(
-            made
-            for made in _pods_of(item, present)
-            if made["kind"] == "Pod" or (_namespace(made), made["metadata"]["name"]) not in volume_claims
+            each
+            for each in (*claims, *made)
+            if each is item
+            or each["kind"] == "Pod"
+            or (_namespace(each), each["metadata"]["name"]) not in volume_claims
         )
     return out
 
@@ -205,16 +219,38 @@ def _pods_of(workload: Json, present: Counter[tuple[str, str, str]]) -> list[Jso
 def _claims(workload: Json, pod: str) -> list[Json]:
     """The PersistentVolumeClaims that a StatefulSet makes for one of its pods."""
     return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": f"{template['metadata']['name']}-{pod}", "namespace": _namespace(workload)},
-            "spec": template.get("spec") or {},
-            "status": {"phase": "Pending"},
-        }
+        _claim(workload, f"{template['metadata']['name']}-{pod}", template.get("spec") or {})
         for template in workload["spec"].get("volumeClaimTemplates") or []
         if template is not None
     ]
+
+
+def _ephemeral_claims(pod: Json) -> list[Json]:
+    """The PersistentVolumeClaims that Kubernetes will make for the generic ephemeral volumes of a pod that waits; none
+    of a pod that can't be understood, which its reader says. Source: kubernetes.io "Ephemeral Volumes".
+    """
+    spec = pod.get("spec")
+    if not isinstance(spec, dict) or spec.get("nodeName") or not spec.get("volumes"):
+        return []
+    try:
+        volumes = read({"volumes": spec["volumes"]}, _PodSpec).volumes
+    except ConversionError:
+        return []
+    return [
+        _claim(pod, f"{pod['metadata']['name']}-{volume.name}", volume.ephemeral.volume_claim_template.spec)
+        for volume in volumes
+        if volume.ephemeral is not None
+    ]
+
+
+def _claim(of: Json, name: str, spec: Json) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": _namespace(of)},
+        "spec": spec,
+        "status": {"phase": "Pending"},
+    }
 
 
 def _pod(workload: Json, template: Json, name: str) -> Json:

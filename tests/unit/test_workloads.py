@@ -73,6 +73,25 @@ def test_a_stateful_set_brings_the_volume_claims_that_are_missing() -> None:
     assert volumes == [{"name": "data", "persistentVolumeClaim": {"claimName": "data-web-1"}}]
 
 
+def test_generic_ephemeral_volumes_bring_the_claims_that_kubernetes_will_make_for_waiting_pods() -> None:
+    volume = {"name": "scratch", "ephemeral": {"volumeClaimTemplate": {"spec": {"storageClassName": "gp3"}}}}
+    spec: dict[str, object] = {"containers": [], "volumes": [volume]}
+    deployment = workload("Deployment", replicas=2, template={"metadata": {}, "spec": spec})
+    owner = ("Job", "batch")
+    waiting, running = pod("lone", owner), pod("busy", owner)
+    waiting["spec"], running["spec"] = spec, {**spec, "nodeName": "n1"}
+    there = {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "web-0-scratch", "namespace": "shop"},
+        "spec": {},
+    }
+    out = expand([there, deployment, waiting, running])
+    assert names(out, "PersistentVolumeClaim") == ["web-0-scratch", "web-1-scratch", "lone-scratch"]
+    made = next(o for o in out if o["metadata"]["name"] == "web-1-scratch")
+    assert made["spec"] == {"storageClassName": "gp3"}
+    assert made["metadata"]["namespace"] == "shop"
+
+
 def test_an_unusable_workload_is_named() -> None:
     broken = {"kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 1}}
     with pytest.raises(WorkloadError, match=r"Deployment shop/web: spec: .*`template`"):
