@@ -28,7 +28,9 @@ class Condition(Value, frozen=True):
 
 
 class NodeClassRef(Value, frozen=True):
-    """What a pool's nodes are made by. For a Provisioner: group karpenter.sh, kind Provisioner, its own name."""
+    """What a pool's nodes are made by. For a Provisioner with its own settings: group karpenter.sh, kind Provisioner, its
+    own name.
+    """
 
     name: str
     kind: str = "EC2NodeClass"
@@ -36,8 +38,14 @@ class NodeClassRef(Value, frozen=True):
 
     @property
     def key(self) -> str:
-        """`<name>` of an EC2NodeClass, `provisioner/<name>` of a Provisioner that describes its own class."""
-        return f"provisioner/{self.name}" if self.kind == "Provisioner" else self.name
+        """`<name>` of an EC2NodeClass, `provisioner/<name>` of a Provisioner that describes its own class,
+        `awsnodetemplate/<name>` of an AWSNodeTemplate.
+        """
+        return (
+            f"{self.kind.lower()}/{self.name}"
+            if self.kind in ("Provisioner", "AWSNodeTemplate")
+            else self.name
+        )
 
 
 class Node(Value, frozen=True):

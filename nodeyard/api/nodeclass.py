@@ -158,3 +158,5 @@ class NodeClass(Value, frozen=True):
     """Of one launch; set by whoever prepares it, never found in a class."""
     conditions: tuple[Condition, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What is understood in today's terms, or left out, of an AWSNodeTemplate; a Provisioner has its own."""

@@ -31,6 +31,7 @@ LISTED: Final[tuple[tuple[str, str, str], ...]] = (
     ("karpenter.sh/v1", "NodePool", "/apis/karpenter.sh/v1/nodepools"),
     ("karpenter.sh/v1", "NodeClaim", "/apis/karpenter.sh/v1/nodeclaims"),
     ("karpenter.sh/v1alpha5", "Provisioner", "/apis/karpenter.sh/v1alpha5/provisioners"),
+    ("karpenter.k8s.aws/v1alpha1", "AWSNodeTemplate", "/apis/karpenter.k8s.aws/v1alpha1/awsnodetemplates"),
     ("karpenter.k8s.aws/v1", "EC2NodeClass", "/apis/karpenter.k8s.aws/v1/ec2nodeclasses"),
 )
 """(apiVersion, kind, path) of what is read."""

@@ -176,7 +176,28 @@ def snapshot_of_found(found: Sequence[Found]) -> Snapshot:
             if subject not in live:
                 raise InputError(message)
             print(f"nodeyard: {message}: nothing is bought for it", file=sys.stderr)
+    _note(snapshot, found)
     return snapshot
+
+
+def _note(snapshot: Snapshot, found: Sequence[Found]) -> None:
+    """Says on standard error what older objects mean in today's terms, and which node classes can't launch anything."""
+
+    def say(subject: str, note: str) -> None:
+        print(f"nodeyard: {_file_of(subject, found)}{subject}: {note}", file=sys.stderr)
+
+    for pool in snapshot.pools.values():
+        for note in pool.warnings:
+            say(f"Provisioner {pool.key.rpartition('/')[2]}", note)
+    for known in snapshot.node_classes.values():
+        older, _, name = known.key.rpartition("/")
+        if older == "provisioner":
+            continue
+        subject = f"{'AWSNodeTemplate' if older else 'EC2NodeClass'} {name}"
+        for note in known.warnings:
+            say(subject, note)
+        for problem in known.problems[:1]:
+            say(subject, f"{problem}: nothing could be launched by it")
 
 
 def _understood(found: Sequence[Found]) -> tuple[Snapshot, Sequence[Found]]:

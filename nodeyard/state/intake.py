@@ -14,6 +14,7 @@ import msgspec
 
 from nodeyard.api import convert, objects
 from nodeyard.api.nodepool import node_class_of, pool_of_nodepool
+from nodeyard.api.provider import TEMPLATE, node_class_of_template
 from nodeyard.api.provisioner import pool_of_provisioner
 from nodeyard.api.quantity import QuantityError
 from nodeyard.api.reading import ConversionError, Source, identity_of, read
@@ -22,6 +23,7 @@ from nodeyard.state.cluster import Change, ClusterStore, Kind
 
 POD: Final = "Pod"
 _PROVISIONER: Final = "provisioner"
+_TEMPLATE: Final = "awsnodetemplate"
 Converter = Callable[[Source, Shapes], tuple[Change, ...]]
 
 
@@ -79,6 +81,10 @@ def _pool_and_class(cluster_name: str) -> Converter:
     return convert_one
 
 
+def _template(cluster_name: str) -> Converter:
+    return _versioned(Kind.NODE_CLASS, lambda source: node_class_of_template(source, cluster_name), "key")
+
+
 CONVERTERS: Final[Mapping[str, Converter]] = MappingProxyType(
     {
         POD: _pod,
@@ -87,6 +93,7 @@ CONVERTERS: Final[Mapping[str, Converter]] = MappingProxyType(
         "NodePool": _versioned(Kind.POOL, pool_of_nodepool, "key"),
         "EC2NodeClass": _versioned(Kind.NODE_CLASS, node_class_of, "key"),
         "Provisioner": _pool_and_class("nodeyard"),
+        TEMPLATE: _template("nodeyard"),
         "DaemonSet": _plain(Kind.DAEMON_SET, convert.daemon_set_of),
         "PodDisruptionBudget": _plain(Kind.PDB, convert.pdb_of),
         "PersistentVolume": _plain(Kind.PV, convert.pv_of, "name"),
@@ -106,7 +113,8 @@ CONVERTERS: Final[Mapping[str, Converter]] = MappingProxyType(
 
 def converters(cluster_name: str) -> Mapping[str, Converter]:
     """CONVERTERS for a cluster of this name, which a Provisioner's default selectors look for."""
-    return MappingProxyType({**CONVERTERS, "Provisioner": _pool_and_class(cluster_name)})
+    own = {"Provisioner": _pool_and_class(cluster_name), TEMPLATE: _template(cluster_name)}
+    return MappingProxyType({**CONVERTERS, **own})
 
 
 _SOURCE_OF_KIND: Final = MappingProxyType(
@@ -117,6 +125,7 @@ _SOURCE_OF_KIND: Final = MappingProxyType(
         "NodePool": Kind.POOL.value,
         "EC2NodeClass": Kind.NODE_CLASS.value,
         "Provisioner": f"{Kind.POOL.value}/{_PROVISIONER}",
+        TEMPLATE: f"{Kind.NODE_CLASS.value}/{_TEMPLATE}",
         "DaemonSet": Kind.DAEMON_SET.value,
         "PodDisruptionBudget": Kind.PDB.value,
         "PersistentVolume": Kind.PV.value,
@@ -139,6 +148,8 @@ def source_of(kind: Kind, key: str) -> str:
         return f"{kind.value}/{key.partition('/')[0]}"
     if kind in (Kind.POOL, Kind.NODE_CLASS) and key.startswith(f"{_PROVISIONER}/"):
         return f"{Kind.POOL.value}/{_PROVISIONER}"
+    if kind is Kind.NODE_CLASS and key.startswith(f"{_TEMPLATE}/"):
+        return f"{kind.value}/{_TEMPLATE}"
     return kind.value
 
 

@@ -76,7 +76,9 @@ class Pools:
 
     def _conditions(self, pool: Pool, snapshot: Snapshot) -> tuple[Condition, ...]:
         found = self._classes.find(pool.node_class.key)
-        valid = Condition("ValidationSucceeded", "True", "ValidationSucceeded")
+        of_class = () if isinstance(found, NotReady) else found.warnings
+        noted = "; ".join((*pool.warnings, *of_class))
+        valid = Condition("ValidationSucceeded", "True", "ValidationSucceeded", noted)
         if pool.problems:
             valid = Condition("ValidationSucceeded", "False", "InvalidSpec", "; ".join(pool.problems))
         class_ready = Condition("NodeClassReady", "True", "NodeClassReady")

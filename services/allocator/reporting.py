@@ -64,9 +64,12 @@ class Reporter:
         )  # fmt: skip
 
     def node_class(self, node_class: NodeClass, reason: str, message: str, *, warning: bool = False) -> None:
-        """An event on an EC2NodeClass."""
+        """An event on an EC2NodeClass or AWSNodeTemplate."""
+        older, _, name = node_class.key.rpartition("/")
         self._events.publish(
-            kind="EC2NodeClass", api_version="karpenter.k8s.aws/v1", name=node_class.key, uid=node_class.uid,
+            kind="AWSNodeTemplate" if older else "EC2NodeClass",
+            api_version="karpenter.k8s.aws/v1alpha1" if older else "karpenter.k8s.aws/v1",
+            name=name, uid=node_class.uid,
             type="Warning" if warning else "Normal", reason=reason, message=message,
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import boto3
 import httpx
@@ -14,10 +15,13 @@ from tests.support.yard import (
     CLAIMS,
     CLUSTER_UID,
     NODEPOOLS,
+    PROVISIONERS,
+    TEMPLATES,
     Yard,
     deployment,
     node_class,
     node_pool,
+    node_template,
     provisioner,
 )
 
@@ -35,6 +39,17 @@ def yard(make_yard: YardFactory) -> Yard:
     )
     yard.apply(node_class(), node_pool(), provisioner(ttlSecondsAfterEmpty=1))
     return yard
+
+
+def ec2_of(yard: Yard) -> Any:
+    """EC2 as the account's owner sees it."""
+    return boto3.client(
+        "ec2",
+        endpoint_url=yard.stand.account_url,
+        region_name="eu-west-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +94,27 @@ def test_a_provisioners_pods_get_on_demand_nodes_of_its_own(yard: Yard) -> None:
         )
 
 
+def test_a_provisioner_gets_its_nodes_by_the_node_template_it_refers_to(yard: Yard) -> None:
+    old = provisioner("templated", labels={"made": "by-template"})
+    del old["spec"]["provider"]
+    old["spec"]["providerRef"] = {"name": "shared"}
+    yard.apply(node_template("shared", tags={"team": "shop"}), old)
+    try:
+        yard.apply(deployment("templated", 2, nodeSelector={"made": "by-template"}))
+        yard.wait_running("templated", 2)
+        for claim in yard.claims():
+            assert claim["spec"]["nodeClassRef"] == {
+                "group": "karpenter.k8s.aws", "kind": "AWSNodeTemplate", "name": "shared",
+            }  # fmt: skip
+        tagged = ec2_of(yard).describe_instances(Filters=[{"Name": "tag:team", "Values": ["shop"]}])
+        assert len(tagged["Reservations"]) == len(yard.claims()) == 1
+        found = yard.kube.get(f"{TEMPLATES}/shared")["status"]
+        assert condition({"status": found}, "Ready")["status"] == "True"
+        assert found["amis"]
+    finally:
+        yard.kube.delete(f"{PROVISIONERS}/templated")
+
+
 def test_a_pod_that_no_pool_admits_is_told_why_and_others_go_on(yard: Yard) -> None:
     yard.apply(deployment("giant", 1, {"memory": "60Ti"}), deployment("small", 2))
     yard.wait_running("small", 2)
@@ -117,13 +153,7 @@ def test_instances_carry_the_clusters_uid(yard: Yard) -> None:
     yard.apply(deployment("web", 1))
     yard.wait_running("web", 1)
     uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
-    ec2 = boto3.client(
-        "ec2",
-        endpoint_url=yard.stand.account_url,
-        region_name="eu-west-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-    )
+    ec2 = ec2_of(yard)
     (reservation,) = ec2.describe_instances(
         Filters=[
             {"Name": f"tag:{CLUSTER_UID}", "Values": [uid]},

@@ -14,6 +14,7 @@ PATHS = {
     "NodeClaim": "/apis/karpenter.sh/v1/nodeclaims",
     "EC2NodeClass": "/apis/karpenter.k8s.aws/v1/ec2nodeclasses",
     "Provisioner": "/apis/karpenter.sh/v1alpha5/provisioners",
+    "AWSNodeTemplate": "/apis/karpenter.k8s.aws/v1alpha1/awsnodetemplates",
 }
 REF = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"}
 ARCH = {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]}
@@ -133,6 +134,12 @@ GOOD = {
         requirements=[req("karpenter.k8s.aws/instance-cpu", "Gt", "4"), req("team", "Exists")],
         taints=[{"key": "a"}], startupTaints=[{"key": "b", "effect": ""}],
     ),
+    "a node template": thing("AWSNodeTemplate", {
+        "amiFamily": "Bottlerocket", "instanceProfile": "p", "userData": "[settings]", "detailedMonitoring": True,
+        "subnetSelector": {"karpenter.sh/discovery": "demo"}, "securityGroupSelector": {"aws-ids": "sg-1,sg-2"},
+        "amiSelector": {"aws::name": "mine-*"}, "tags": {"team": "a"}, "metadataOptions": {"httpTokens": "optional"},
+        "blockDeviceMappings": [{"deviceName": "/dev/xvda", "ebs": {"volumeSize": "100Gi", "volumeType": "gp3"}}],
+    }),
     "an empty provisioner": thing("Provisioner", {}),
     "a claim": nodeclaim(
         resources={"requests": {"cpu": "1500m", "pods": 5}}, expireAfter="720h",
@@ -250,6 +257,11 @@ BAD = {
     "provider beside providerRef": (provisioner(providerRef={"name": "x"}), "can't both be set"),
     "a later operator": (provisioner(requirements=[req("a", "Gte", "1")]), "operator"),
     "a provisioner's restricted label": (provisioner(labels={"karpenter.sh/provisioner-name": "x"}), "set for you"),
+    "a node template with an empty tag": (
+        thing("AWSNodeTemplate", {"subnetSelector": {"a": ""}}), "empty keys or values"),
+    "a node template of two minds": (
+        thing("AWSNodeTemplate", {"launchTemplate": "a", "userData": "b"}), "can't both be set"),
+    "a custom node template without an image": (thing("AWSNodeTemplate", {"amiFamily": "Custom"}), "needs an amiSelector"),
     "a claim without a class": (thing("NodeClaim", {"requirements": []}), "nodeClassRef"),
 }  # fmt: skip
 
@@ -311,6 +323,7 @@ def test_the_kind_of_a_pools_class_never_changes(kube: KubeApi) -> None:
         ("NodeClaim", ["Name", "Type", "Capacity", "Zone", "Node", "Ready", "Age"]),
         ("EC2NodeClass", ["Name", "Ready", "Age"]),
         ("Provisioner", ["Name", "Nodes", "Ready", "Age"]),
+        ("AWSNodeTemplate", ["Name", "Ready", "Age"]),
     ],
 )
 def test_kubectl_get_shows_what_matters(kube: KubeApi, kind: str, columns: list[str]) -> None:

@@ -55,6 +55,8 @@ def may(kube: KubeApi, service: str, verb: str, resource: str, group: str = "", 
 ALLOWED = [
     ("watcher", "watch", "pods", ""),
     ("watcher", "list", "provisioners", "karpenter.sh"),
+    ("watcher", "watch", "awsnodetemplates", "karpenter.k8s.aws"),
+    ("allocator", "patch", "awsnodetemplates/status", "karpenter.k8s.aws"),
     ("allocator", "create", "nodeclaims", "karpenter.sh"),
     ("allocator", "patch", "nodeclaims/status", "karpenter.sh"),
     ("allocator", "patch", "pods/status", ""),

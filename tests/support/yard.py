@@ -19,6 +19,7 @@ from tests.support.cluster import condition, eventually
 Json = dict[str, Any]
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
 PROVISIONERS = "/apis/karpenter.sh/v1alpha5/provisioners"
+TEMPLATES = "/apis/karpenter.k8s.aws/v1alpha1/awsnodetemplates"
 NODEPOOLS = "/apis/karpenter.sh/v1/nodepools"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PODS = "/api/v1/namespaces/default/pods"
@@ -74,6 +75,17 @@ def provisioner(name: str = "default", **spec: Any) -> Json:
     return {
         "apiVersion": "karpenter.sh/v1alpha5",
         "kind": "Provisioner",
+        "metadata": {"name": name},
+        "spec": {**body, **spec},
+    }
+
+
+def node_template(name: str = "default", **spec: Any) -> Json:
+    """A v1alpha1 AWSNodeTemplate, which Provisioners refer to."""
+    body = {"instanceProfile": "KarpenterNodeInstanceProfile-nodeyard", "amiFamily": "Bottlerocket"}
+    return {
+        "apiVersion": "karpenter.k8s.aws/v1alpha1",
+        "kind": "AWSNodeTemplate",
         "metadata": {"name": name},
         "spec": {**body, **spec},
     }

@@ -116,6 +116,15 @@ def test_a_provisioner_is_a_pool_and_a_class_and_takes_both_with_it() -> None:
     ]
 
 
+def test_node_templates_and_node_classes_of_one_name_are_two_and_are_listed_apart() -> None:
+    world = World()
+    world.listing("EC2NodeClass", thing("default", spec={}))
+    world.listing("AWSNodeTemplate", thing("default", spec={"instanceProfile": "p"}))
+    assert set(world.store.snapshot().node_classes) == {"default", "awsnodetemplate/default"}
+    world.listing("AWSNodeTemplate")
+    assert set(world.store.snapshot().node_classes) == {"default"}
+
+
 def test_a_nodepool_and_a_provisioner_of_one_name_are_two_pools() -> None:
     world = World()
     world.listing("NodePool", thing("default"))

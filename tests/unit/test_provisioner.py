@@ -217,6 +217,26 @@ def test_an_ec2nodeclass_may_be_referred_to() -> None:
     assert (pool.node_class, pool.problems) == (NodeClassRef("shared"), ())
 
 
+def test_a_node_template_may_be_referred_to_by_its_name_alone() -> None:
+    pool, node_class = pool_of_provisioner(provisioner(provider=None, providerRef={"name": "shared"}))
+    assert node_class is None
+    assert (pool.node_class.key, pool.problems) == ("awsnodetemplate/shared", ())
+    assert pool.node_class.group == "karpenter.k8s.aws"
+
+
+def test_kubelet_settings_beside_a_reference_are_refused_rather_than_left_out() -> None:
+    ref = {"name": "shared"}
+    pool, _ = pool_of_provisioner(
+        provisioner(provider=None, providerRef=ref, kubeletConfiguration={"maxPods": 20})
+    )
+    assert any("spec.kubeletConfiguration" in problem for problem in pool.problems)
+    pool, _ = pool_of_provisioner(
+        provisioner(provider=None, providerRef=ref, kubeletConfiguration={"containerRuntime": "containerd"})
+    )
+    assert pool.problems == ()
+    assert any("containerRuntime" in warning for warning in pool.warnings)
+
+
 @pytest.mark.parametrize(
     ("spec", "names"),
     [
@@ -229,7 +249,7 @@ def test_an_ec2nodeclass_may_be_referred_to() -> None:
         ({"provider": {"instanceProfile": "p", "tags": {"a": ""}}}, "spec.provider.tags[a]"),
         ({"provider": {"instanceProfile": "p", "subnetSelector": {"a": ""}}}, "spec.provider.subnetSelector"),
         ({"provider": {"instanceProfile": "p", "amiFamily": "Ubuntu"}}, "spec.provider.amiFamily"),
-        ({"provider": None, "providerRef": {"name": "x"}}, "AWSNodeTemplate"),
+        ({"provider": None, "providerRef": {"name": "x", "kind": "GCENodeTemplate"}}, "GCENodeTemplate"),
         ({"ttlSecondsAfterEmpty": -1}, "spec.ttlSecondsAfterEmpty"),
         ({"ttlSecondsUntilExpired": -1}, "spec.ttlSecondsUntilExpired"),
         ({"ttlSecondsAfterEmpty": 1, "consolidation": {"enabled": True}}, "consolidation"),

@@ -9,6 +9,7 @@ CORE: Final = "/api/v1"
 KARPENTER: Final = "/apis/karpenter.sh/v1"
 PROVISIONING: Final = "/apis/karpenter.sh/v1alpha5"
 KARPENTER_AWS: Final = "/apis/karpenter.k8s.aws/v1"
+TEMPLATES: Final = "/apis/karpenter.k8s.aws/v1alpha1"
 LEASES: Final = "/apis/coordination.k8s.io/v1"
 
 
@@ -82,6 +83,20 @@ def ec2nodeclass(name: str) -> str:
     return f"{KARPENTER_AWS}/ec2nodeclasses/{name}"
 
 
+def awsnodetemplates() -> str:
+    return f"{TEMPLATES}/awsnodetemplates"
+
+
+def awsnodetemplate(name: str) -> str:
+    return f"{TEMPLATES}/awsnodetemplates/{name}"
+
+
+def node_class(key: str) -> str:
+    """Of the object that a node class's key names, but a Provisioner's own."""
+    kind, _, name = key.rpartition("/")
+    return awsnodetemplate(name) if kind == "awsnodetemplate" else ec2nodeclass(name)
+
+
 def lease(namespace: str, name: str) -> str:
     return f"{LEASES}/namespaces/{namespace}/leases/{name}"
 
@@ -101,6 +116,7 @@ COLLECTIONS: Final = {
     "NodePool": nodepools(),
     "EC2NodeClass": ec2nodeclasses(),
     "Provisioner": provisioners(),
+    "AWSNodeTemplate": awsnodetemplates(),
     "DaemonSet": "/apis/apps/v1/daemonsets",
     "PodDisruptionBudget": "/apis/policy/v1/poddisruptionbudgets",
     "PersistentVolume": f"{CORE}/persistentvolumes",

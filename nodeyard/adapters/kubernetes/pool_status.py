@@ -46,7 +46,7 @@ class PoolStatus:
         kind, _, name = found.key.rpartition("/")
         if kind == "provisioner":
             return await self._patch(paths.provisioner(name), {"status": {"nodeClass": status}}, "status")
-        return await self._patch(paths.ec2nodeclass(name), {"status": status}, "status")
+        return await self._patch(paths.node_class(found.key), {"status": status}, "status")
 
     async def hold_class(self, node_class: NodeClass) -> bool:
         """Puts our finalizer on a class, so that it outlives its nodes."""

@@ -105,6 +105,20 @@ async def test_a_pool_that_can_not_be_understood_says_why(world: World) -> None:
     assert "spec.limits.cpu" in conditions["Ready"].message
 
 
+async def test_what_a_pool_meant_in_older_terms_is_told_on_it(world: World) -> None:
+    pool = msgspec.structs.replace(
+        world.pool, warnings=("spec.provider.amiFamily: AL2 is at its end of life",)
+    )
+    replica = world.replica()
+    world.api.put(Kind.POOL, "default", pool)
+    await replica.classes.refresh()
+    await pools_of(world, replica).refresh()
+    _, conditions = written(world).pools["default"]
+    told = conditions["ValidationSucceeded"]
+    assert (told.status, told.message) == ("True", "spec.provider.amiFamily: AL2 is at its end of life")
+    assert conditions["Ready"].message == ""
+
+
 async def test_a_pool_whose_class_is_missing_says_so(world: World) -> None:
     replica = world.replica()
     world.api.put(Kind.NODE_CLASS, "default", None)

@@ -41,3 +41,31 @@ def test_what_is_wrong_in_a_cluster_is_named_and_the_rest_counts(
     assert list(snapshot.nodes) == ["a"]
     assert not snapshot.pods
     assert f"https://cluster: {named}: spec" in capsys.readouterr().err
+
+
+def test_older_objects_and_unusable_classes_in_files_are_noted_and_the_plan_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = {
+        "apiVersion": "karpenter.sh/v1alpha5", "kind": "Provisioner", "metadata": {"name": "old"},
+        "spec": {"provider": {"instanceProfile": "p", "amiFamily": "AL2"}},
+    }  # fmt: skip
+    template = {
+        "apiVersion": "karpenter.k8s.aws/v1alpha1", "kind": "AWSNodeTemplate", "metadata": {"name": "bare"},
+        "spec": {"amiFamily": "AL2"},
+    }  # fmt: skip
+    node_class = {
+        "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass", "metadata": {"name": "odd"},
+        "spec": {"role": "r", "amiSelectorTerms": [{"alias": "ubuntu"}], "subnetSelectorTerms": [{"id": "subnet-1"}],
+                 "securityGroupSelectorTerms": [{"id": "sg-1"}]},
+    }  # fmt: skip
+    snapshot = snapshot_of_found([Found(item, "here.yaml") for item in (old, template, node_class)])
+    assert set(snapshot.node_classes) == {"provisioner/old", "awsnodetemplate/bare", "odd"}
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2:4] for line in said] == [
+        ["Provisioner old", "spec.provider.amiFamily"],
+        ["AWSNodeTemplate bare", "spec.amiFamily"],
+        ["AWSNodeTemplate bare", "spec.instanceProfile"],
+        ["EC2NodeClass odd", "spec.amiSelectorTerms"],
+    ]
+    assert said[2].endswith("nothing could be launched by it")
