@@ -8,7 +8,7 @@ seconds, or when pools, classes or prices changed.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,7 +16,6 @@ import msgspec
 from nodeyard.adapters.ec2.user_data import UserDataError
 from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.api import labels as keys
-from nodeyard.api.decision import Decision
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.pod import PodKey
 from nodeyard.cloudprovider.errors import CloudError
@@ -29,7 +28,7 @@ from nodeyard.provisioning.claims import (
     record_annotations,
 )
 from nodeyard.provisioning.landing import Planner
-from nodeyard.provisioning.model import Options, Placement, Plan, PlannedNode, Problem, Reason, Unschedulable
+from nodeyard.provisioning.model import Options, Placement, Plan, PlannedNode, Problem, Reason
 from nodeyard.provisioning.pending import Pending, next_landing, pending
 from nodeyard.provisioning.zones import effective_zones, zones_of
 from nodeyard.runtime.batcher import Batcher
@@ -45,6 +44,7 @@ from services.allocator.metrics import AllocatorMetrics
 from services.allocator.ports import Claims, Cluster, Leader, Nominated, Offers
 from services.allocator.registrar import NOMINATION_S
 from services.allocator.reporting import Reporter, log
+from services.allocator.telling import Telling
 
 GROUP: Final = "all"
 LEASE: Final = f"planning/{GROUP}"
@@ -60,8 +60,6 @@ _LOOK_SHARE: Final = 5.0
 leaves the processor to those who work on it."""
 _MOST_LOOK_S: Final = 0.1
 _SAY_UNSYNCED_S: Final = 30.0
-_MOST_EVENTS: Final = 100
-"""Pod events of one kind per round; the journal has them all."""
 _UNSUPPORTED: Final = frozenset({Reason.UNSUPPORTED, Reason.INVALID, Reason.VOLUME_INVALID})
 
 
@@ -107,7 +105,7 @@ class Controller:
         self._stopped = stopped
         self._new_plan_id = new_plan_id
         self._considered: dict[str, tuple[float, object]] = {}
-        self._told: dict[PodKey, tuple[str, str]] = {}
+        self._telling = Telling(report)
         self._planned_epoch = 0
         self._batch_ended_at = 0.0
         self._drafts = Drafts()
@@ -303,9 +301,8 @@ class Controller:
                 for key in (waits.pod, f"moving/{waits.pod}"):
                     self._considered[key] = (self._clock.monotonic() + RETRY_S, self._world())
         await self._onto_existing(plan.existing, snapshot)
-        await self._tell(
-            plan, snapshot, plan_id, [(n, c) for (_, n), c in zip(pairs, created, strict=True) if c]
-        )
+        made = [(node, claim) for (_, node), claim in zip(pairs, created, strict=True) if claim]
+        await self._telling.tell(plan, snapshot, plan_id, made)
 
     async def _create(
         self, node: PlannedNode, snapshot: Snapshot, name: str, plan_id: str, epoch: int
@@ -366,60 +363,6 @@ class Controller:
         written = await self._claims.annotate(claim, {keys.PLANNED_PODS: text})
         if written is not None:
             self._show(written)
-
-    # --- telling ------------------------------------------------------------------------------------------------------
-    async def _tell(
-        self, plan: Plan, snapshot: Snapshot, plan_id: str, created: Sequence[tuple[PlannedNode, NodeClaim]]
-    ) -> None:
-        decisions = [self._planned(node, claim, plan_id) for node, claim in created]
-        decisions.append(self._batch(plan, plan_id, len(created)))
-        refused = [u for u in plan.unschedulable if u.reason is not Reason.RESERVATION]
-        decisions += self._refused(refused, snapshot)
-        await self._report.decided_all(decisions)
-        told = 0
-        destinations = [(p.pods, f"node/{p.node.removeprefix('nodeclaim/')}") for p in plan.existing]
-        destinations += [(node.pods, f"nodeclaim/{claim.name}") for node, claim in created]
-        for pods, where in destinations:
-            for key in pods:
-                if told < _MOST_EVENTS and (pod := snapshot.pods.get(key)) is not None:
-                    told += 1
-                    self._report.pod(pod, "Nominated", f"pod should schedule on {where}")
-
-    def _planned(self, node: PlannedNode, claim: NodeClaim, plan_id: str) -> Decision:
-        facts: dict[str, str | int | float | bool] = {
-            "planId": plan_id, "pool": node.pool, "instanceType": node.instance_type, "zone": node.zone,
-            "capacityType": node.capacity_type, "pricePerHour": node.price_per_hour, "pods": len(node.pods),
-            "alternatives": len(node.alternatives),
-        }  # fmt: skip
-        return self._report.decision("planned", f"nodeclaim/{claim.name}", "Planned", node.why, facts)
-
-    def _batch(self, plan: Plan, plan_id: str, created: int) -> Decision:
-        facts: dict[str, str | int | float | bool] = {
-            "nodes": created,
-            "pods": sum(len(n.pods) for n in plan.nodes),
-            "ontoExisting": sum(len(p.pods) for p in plan.existing),
-            "refused": len(plan.unschedulable),
-            "pricePerHour": plan.cost.price_per_hour,
-            "seconds": round(plan.plan_s, 4),
-            "complete": plan.complete,
-        }
-        if plan.cost.gap is not None:
-            facts["gap"] = plan.cost.gap
-        return self._report.decision("planned", f"plan/{plan_id}", "Batch", "", facts)
-
-    def _refused(self, refused: Sequence[Unschedulable], snapshot: Snapshot) -> Iterable[Decision]:
-        """Events for refused pods each round (they are deduplicated), journal entries when the reason is new."""
-        now_refused = {u.pod for u in refused}
-        self._told = {key: said for key, said in self._told.items() if key in now_refused}
-        for count, u in enumerate(refused):
-            pod = snapshot.pods.get(u.pod)
-            if pod is not None and count < _MOST_EVENTS:
-                self._report.pod(
-                    pod, "FailedScheduling", f"no node can be made for it: {u.message}", warning=True
-                )
-            if self._told.get(u.pod) != (u.reason, u.message):
-                self._told[u.pod] = (u.reason, u.message)
-                yield self._report.decision("refused", f"pod/{u.pod}", str(u.reason), u.message)
 
     def _measure_call(self, claim: NodeClaim) -> None:
         """How long after its batch ended a claim of this round is launched."""

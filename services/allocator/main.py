@@ -18,13 +18,12 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.kubernetes import paths
 from nodeyard.adapters.kubernetes.client import KubernetesClient
 from nodeyard.adapters.kubernetes.epochs import KubernetesEpochs
-from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.adapters.kubernetes.events import EventRecorder
 from nodeyard.adapters.kubernetes.node_claims import NodeClaims
 from nodeyard.adapters.kubernetes.placement import Placement
 from nodeyard.adapters.kubernetes.pool_status import PoolStatus
 from nodeyard.adapters.kubernetes.registration import Registration
-from nodeyard.adapters.kubernetes.rival import karpenter_active
+from nodeyard.adapters.kubernetes.rival import Rivals
 from nodeyard.adapters.redis.call_buckets import CallBuckets
 from nodeyard.adapters.redis.connection import connect, key_prefix
 from nodeyard.adapters.redis.journal import Journal
@@ -42,7 +41,6 @@ from nodeyard.rpc.catalog import CatalogFeed
 from nodeyard.rpc.cluster import ClusterFeed
 from nodeyard.rpc.v1 import planning_pb2_grpc
 from nodeyard.runtime.batcher import Batcher
-from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import Leadership, LeadershipMetrics
 from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
 from services.allocator.batches import Batches
@@ -60,30 +58,7 @@ from services.allocator.reporting import Reporter, log
 from services.allocator.servicer import AllocatorServicer
 from services.allocator.settings import AllocatorSettings
 
-_RIVAL_EVERY_S = 10.0
 _AWS_THREADS = 16
-
-
-class Rival:
-    """Whether Karpenter itself is at work in this cluster; then we do nothing."""
-
-    def __init__(self, client: KubernetesClient, clock: Clock) -> None:
-        self._client = client
-        self._clock = clock
-        self.reason: str | None = "not looked for another autoscaler yet"
-
-    async def run(self) -> None:
-        """Looks every ten seconds."""
-        while True:
-            try:
-                found = await karpenter_active(self._client)
-            except KubernetesError as error:
-                log.warning("could not look for another autoscaler", error=str(error))
-            else:
-                if found != self.reason and found is not None:
-                    log.warning("another autoscaler is at work, so this one does nothing", reason=found)
-                self.reason = found
-            await self._clock.sleep(_RIVAL_EVERY_S)
 
 
 class _Identity(msgspec.Struct):
@@ -133,7 +108,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         redis_leases, epochs, LEASE, settings.replica, settings.lease_ttl,
         clock, LeadershipMetrics(runtime.registry),
     )  # fmt: skip
-    rival = Rival(client, clock)
+    rivals = Rivals(client, clock)
     events = EventRecorder(client, "nodeyard", clock=clock, instance=settings.replica)
     journal = Journal(redis, prefix, writer=f"allocator/{settings.replica}", clock=clock)
     report = Reporter(journal, events, clock, settings.replica)
@@ -180,13 +155,13 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     follower = Follower(
         cluster=cluster, launcher=launcher, registrar=registrar,
         leases=node_leases, report=report, clock=clock, deadlines=Deadlines(settings.launch_ttl, settings.registration_ttl),
-        stopped=lambda: rival.reason,
+        stopped=lambda: rivals.reason,
     )  # fmt: skip
     controller = Controller(
         cluster=cluster, offers=offers, classes=classes, claims=claims, launcher=launcher, follower=follower,
         leader=leader, nominated=nominated, report=report, measures=measures, clock=clock,
         batcher=Batcher(settings.batch_idle_duration, settings.batch_max_duration, clock),
-        planner=plan, options=options, stopped=lambda: rival.reason, new_plan_id=lambda: uuid4().hex[:12],
+        planner=plan, options=options, stopped=lambda: rivals.reason, new_plan_id=lambda: uuid4().hex[:12],
         nomination_s=settings.nomination_s,
     )  # fmt: skip
     pools = Pools(
@@ -203,19 +178,19 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
 
     return Service(
         loops={
-            "cluster": cluster.run, "offers": offers.run, "planning-lease": leader.run, "rival": rival.run,
+            "cluster": cluster.run, "offers": offers.run, "planning-lease": leader.run, "rivals": rivals.run,
             "events": events.run, "journal": journal.run, "classes": classes.run, "claims": follower.run, "names": namer.run,
             "pending": controller.watch, "planning": controller.run, "drafts": controller.draft, "pools": pools.run, "learning": Learning(cluster, offers, clock).run,
         },
-        ready=_ready(rival, cluster, offers),
+        ready=_ready(rivals, cluster, offers),
         register=register,
     )  # fmt: skip
 
 
-def _ready(rival: Rival, cluster: ClusterFeed, offers: CatalogFeed) -> Callable[[], str | None]:
+def _ready(rivals: Rivals, cluster: ClusterFeed, offers: CatalogFeed) -> Callable[[], str | None]:
     def reason() -> str | None:
-        if rival.reason or cluster.not_synced_because:
-            return rival.reason or cluster.not_synced_because
+        if rivals.reason or cluster.not_synced_because:
+            return rivals.reason or cluster.not_synced_because
         return None if offers.ready else f"no catalogue from pricing: {offers.problem}"
 
     return reason

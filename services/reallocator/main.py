@@ -16,7 +16,7 @@ from nodeyard.adapters.kubernetes.epochs import KubernetesEpochs
 from nodeyard.adapters.kubernetes.events import EventRecorder
 from nodeyard.adapters.kubernetes.evictions import Evictions
 from nodeyard.adapters.kubernetes.node_claims import NodeClaims
-from nodeyard.adapters.kubernetes.rival import karpenter_active
+from nodeyard.adapters.kubernetes.rival import Rivals
 from nodeyard.adapters.kubernetes.termination import NodeTermination
 from nodeyard.adapters.redis.call_buckets import CallBuckets
 from nodeyard.adapters.redis.connection import connect, key_prefix
@@ -45,7 +45,6 @@ from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
 from services.reallocator.reserved import ReservedNodes
-from services.reallocator.rivals import Rivals
 from services.reallocator.servicer import Servicer
 from services.reallocator.settings import Settings
 from services.reallocator.simulating import Simulator
@@ -93,7 +92,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         leases, KubernetesEpochs(client, settings.namespace), LEASE, settings.replica, settings.lease_ttl, clock,
         LeadershipMetrics(runtime.registry),
     )  # fmt: skip
-    rivals = Rivals(lambda: karpenter_active(client, clock), clock)
+    rivals = Rivals(client, clock)
     events = EventRecorder(client, "nodeyard", clock=clock, instance=settings.replica)
     journal = Journal(redis, prefix, writer=who, clock=clock)
     chronicle = Chronicle(journal, events, replica=settings.replica, now=clock.now)

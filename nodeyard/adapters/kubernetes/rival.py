@@ -11,12 +11,17 @@ from typing import Final
 import msgspec
 
 from nodeyard.adapters.kubernetes.client import KubernetesClient
+from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.adapters.kubernetes.paths import LEASES
 from nodeyard.runtime.clock import Clock, SystemClock
+from nodeyard.runtime.logging import get_logger
 
 RIVAL_LEASE: Final = "karpenter-leader-election"
 _SKEW_S: Final = 15.0
 """How far the clocks of two machines may be apart without a live leader looking dead."""
+_EVERY_S: Final = 10.0
+
+log = get_logger("nodeyard.adapters.kubernetes.rival")
 
 
 class _Spec(msgspec.Struct, rename="camel"):
@@ -60,3 +65,32 @@ async def karpenter_active(client: KubernetesClient, clock: Clock | None = None)
                 f"scale it to zero first"
             )
     return None
+
+
+class Rivals:
+    """Whether we may act, looked up every ten seconds; until Karpenter was looked for once, and while it is at work, nothing
+    is touched.
+    """
+
+    def __init__(self, client: KubernetesClient, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self.reason: str | None = "not looked for another autoscaler yet"
+
+    @property
+    def permitted(self) -> bool:
+        """Whether we may act."""
+        return self.reason is None
+
+    async def run(self) -> None:
+        """Looks for ever; what could not be asked leaves the last answer."""
+        while True:
+            try:
+                found = await karpenter_active(self._client, self._clock)
+            except KubernetesError as error:
+                log.warning("could not look for another autoscaler", error=str(error))
+            else:
+                if found is not None and found != self.reason:
+                    log.warning("another autoscaler is at work, so this one does nothing", reason=found)
+                self.reason = found
+            await self._clock.sleep(_EVERY_S)
