@@ -20,7 +20,9 @@ from nodeyard.state.cluster import Snapshot
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A node that stands or is to be made. `movable`: it may go. `planned`: what makes it, None where it runs already."""
+    """A node that stands or is to be made. `movable`: it may go. `planned`: what makes it, with the pods it was first
+    planned for; None where it runs already.
+    """
 
     node: Node
     pool: str = ""
@@ -181,7 +183,7 @@ def place_to_make(planned: PlannedNode, name: str, catalogue: Catalogue | None) 
         planned.price_per_hour,
         planned.node_charge_per_hour,
         True,
-        msgspec.structs.replace(planned, name=name, pods=()),
+        msgspec.structs.replace(planned, name=name),
     )
 
 

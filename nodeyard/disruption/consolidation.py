@@ -2,8 +2,8 @@
 
 `Play` takes one view of a cluster and says what it would become, in which steps, which nodes stay and why, and how
 far the end is from the least possible. Waits are skipped (consolidateAfter, windows of budgets); gates are not. The
-live loop does not play it: it takes one command at a time (`methods`, `several`). Neighbours: `search`,
-`unfolding`, `candidates` for the gates.
+live loop plays only what can be done in one go (`course`). Neighbours: `search`, `unfolding`, `candidates` for the
+gates.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ _WAYS = 5
 """Looks for a way to the same nodes that time is kept for while nodes are searched."""
 _PROVING = 0.3
 """Of the time that is left: what a better proof of the bound may take."""
-_AT_ONCE = 4
+AT_ONCE = 4
 """How many nodes should find room below the ceiling at once."""
 
 
@@ -65,7 +65,7 @@ class Played(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-class _Way(msgspec.Struct, frozen=True):
+class Way(msgspec.Struct, frozen=True):
     """Steps, what they lead to, and pods that still have no node then."""
 
     steps: list[Step]
@@ -94,7 +94,7 @@ class Play:
         """How long it took at most to make steps of a target."""
         self.names = Names(snapshot.nodes.keys())
         self._allowed: dict[tuple[PoolKey, Reason, int], int | None] = {}
-        self.kept = {c.node: block for c in self.found if (block := self._block(c)) is not None}
+        self.kept = {c.node: block for c in self.found if (block := self.block(c)) is not None}
         self.start = self._start()
 
     # --- what may move ------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Play:
             node, instance_type=kind, zone=zone, capacity_type=capacity_type, price=cost, charge=charge
         )
 
-    def _block(self, candidate: Candidate) -> Block | None:
+    def block(self, candidate: Candidate) -> Block | None:
         """The first rule that keeps the node for good."""
         if candidate.blocks:
             return candidate.blocks[0]
@@ -167,10 +167,10 @@ class Play:
         until = self.began + self.settings.seconds
         self.ceiling = self.start.rent * (1 + self.settings.rise)
         self.pace = Pace(self.allowed, self.ceiling, self.settings.spot_to_spot)
-        way, bound = _Way([], self.start, self.homeless), 0.0
+        way, bound = Way([], self.start, self.homeless), 0.0
         for number in range(_MOST_ROUNDS):
             before = way.after.cost
-            search = self._search(way)
+            search = self.search(way)
             target = search.first((until - self.clock()) * (0.2 if number else 0.6), prove=number == 0)
             if number == 0:
                 if target.arrangement.cost > target.bound * (1 + _LEAST_GAIN):
@@ -196,7 +196,7 @@ class Play:
             self.clock() - self.began,
         )  # fmt: skip
 
-    def _widen(self, way: "_Way", target: Target) -> bool:
+    def _widen(self, way: "Way", target: Target) -> bool:
         """More room: for one new node at a time where a share of the rent pays for none, else twice as much as there was,
         up to all new nodes beside all old ones; whether that is more than there was.
         """
@@ -210,13 +210,13 @@ class Play:
         return True
 
     def _wider(
-        self, way: "_Way", there: "_Way", target: Target, until: float, *, share: float = _TRYING
-    ) -> "_Way":
+        self, way: "Way", there: "Way", target: Target, until: float, *, share: float = _TRYING
+    ) -> "Way":
         """The same with as much room as it takes, as long as a try takes no more than that share of the time."""
-        while not _reached(there, target) and self.unfolding_s < share * (until - self.clock()):
+        while not reached(there, target) and self.unfolding_s < share * (until - self.clock()):
             if not self._widen(way, target):
                 break
-            there = self._towards(way, target)
+            there = self.towards(way, target)
         return there
 
     def _share(self, until: float, share: float) -> float:
@@ -224,48 +224,48 @@ class Play:
         return now + max(0.3, (until - now) * share)
 
     def _round(
-        self, way: "_Way", search: Search, target: Target, until: float, *, first: bool
-    ) -> tuple["_Way", bool]:
+        self, way: "Way", search: Search, target: Target, until: float, *, first: bool
+    ) -> tuple["Way", bool]:
         """As near to the cheapest as can be reached in one go; and whether that was the cheapest. Where nodes of any size
         can't be reached below the ceiling, groups of nodes at a time; then ones small enough to be made a few at a time.
         """
-        there = self._towards(way, target)
+        there = self.towards(way, target)
         if first:
             there = self._wider(way, there, target, until)
-        if _reached(there, target):
+        if reached(there, target):
             return self._further(way, there, search, target, until), True
         others = [there]
         if not first:
-            most = (self.ceiling - way.after.rent) / _AT_ONCE
-            smaller = self._search(way, cheap_ones(self.view.catalogues, most))
+            most = (self.ceiling - way.after.rent) / AT_ONCE
+            smaller = self.search(way, cheap_ones(self.view.catalogues, most))
             target = smaller.first(0.2 * (until - self.clock()), prove=False)
-            other = self._towards(way, target)
-            if _reached(other, target) and other.after.cost < way.after.cost * (1 - _LEAST_GAIN):
+            other = self.towards(way, target)
+            if reached(other, target) and other.after.cost < way.after.cost * (1 - _LEAST_GAIN):
                 others.append(self._further(way, other, smaller, target, self._share(until, 0.4)))
         if len(others) == 1:
             others.append(self._onwards(way, self._share(until, 0.5), sweep=True))
         return min(others, key=lambda w: (len(w.homeless), w.after.cost)), False
 
-    def _further(self, way: "_Way", there: "_Way", search: Search, target: Target, until: float) -> "_Way":
+    def _further(self, way: "Way", there: "Way", search: Search, target: Target, until: float) -> "Way":
         """The same, after more searching."""
         better = search.improved(target, until - _WAYS * self.unfolding_s)
-        improved = self._wider(way, self._towards(way, better), better, until, share=1.0)
+        improved = self._wider(way, self.towards(way, better), better, until, share=1.0)
         return min(there, improved, key=lambda w: (len(w.homeless), w.after.cost))
 
-    def _towards(self, way: "_Way", target: Target) -> "_Way":
+    def towards(self, way: "Way", target: Target) -> "Way":
         began = self.clock()
-        unfolding = Unfolding(way.after, target.arrangement, self.guard, self.pods, self.pace, self._park)
+        unfolding = Unfolding(way.after, target.arrangement, self.guard, self.pods, self.pace, self.park)
         steps, after = unfolding.run(way.homeless)
         steps, after = self._worthwhile(way.after, steps, after)
         placed = {key for held in after.held.values() for key in held}
         homeless = tuple(key for key in way.homeless if key not in placed)
         self.unfolding_s = max(self.unfolding_s, self.clock() - began)
         made = {name: target.arrangement.places[name] for step in steps for name in step.add}
-        return _Way([*way.steps, *steps], after, homeless, way.made | made)
+        return Way([*way.steps, *steps], after, homeless, way.made | made)
 
-    def _onwards(self, way: "_Way", until: float, *, sweep: bool) -> "_Way":
+    def _onwards(self, way: "Way", until: float, *, sweep: bool) -> "Way":
         """Exchanges each of which may be made as it is: every node once in large groups, or here and there."""
-        search = self._search(way)
+        search = self.search(way)
         moves = search.stepwise(until, _Permit(self), sweep=sweep)
         steps, now = list(way.steps), way.after
         for move in moves:
@@ -283,9 +283,9 @@ class Play:
                 )
             )  # fmt: skip
         made = {place.name: place for move in moves for place in move.made}
-        return _Way(steps, now, way.homeless, way.made | made)
+        return Way(steps, now, way.homeless, way.made | made)
 
-    def _search(self, way: "_Way", catalogues: Mapping[str, Catalogue] | None = None) -> Search:
+    def search(self, way: "Way", catalogues: Mapping[str, Catalogue] | None = None) -> Search:
         pods, now = self.view.snapshot.pods, way.after
         moving = [key for held in now.held.values() for key in held]
         cost = {
@@ -304,7 +304,7 @@ class Play:
         for name, why in target.stuck.items():
             self.kept[name] = Block(Rule.UNPLACED, why)
 
-    def _park(self, now: Arrangement, name: str, closed: object) -> dict[PodKey, str] | None:
+    def park(self, now: Arrangement, name: str, closed: object) -> dict[PodKey, str] | None:
         """Room for one node's pods on nodes that go later."""
         assert isinstance(closed, (set, frozenset))
         problem = problem_of(
@@ -380,7 +380,7 @@ class _Permit:
         return len(gone) == 1 or all(count <= room[key] for key, count in evicted.items())
 
 
-def _reached(way: _Way, target: Target) -> bool:
+def reached(way: Way, target: Target) -> bool:
     return way.after.cost <= target.arrangement.cost * (1 + _LEAST_GAIN)
 
 

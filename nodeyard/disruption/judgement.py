@@ -21,6 +21,7 @@ from nodeyard.disruption.model import (
     Block,
     Candidate,
     Command,
+    Course,
     Planner,
     Proposal,
     Reason,
@@ -37,10 +38,12 @@ _BALANCE: Final = 0.5
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a method found: its judgement of nodes, and at most one command."""
+    """What a method found: its judgement of nodes, and at most one command or one course."""
 
     proposals: tuple[Proposal, ...] = ()
     command: Command | None = None
+    course: Course | None = None
+    no_course: Block | None = None
 
 
 class Pass:

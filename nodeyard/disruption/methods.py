@@ -6,7 +6,7 @@ Source: Karpenter documentation, "Disruption", "Automated Graceful Methods".
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -14,6 +14,7 @@ from nodeyard.api.pool import PoolKey
 from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.candidates import EVENTUAL
 from nodeyard.disruption.commands import command_of
+from nodeyard.disruption.course import best_course
 from nodeyard.disruption.judgement import (
     Clock,
     Found,
@@ -24,6 +25,7 @@ from nodeyard.disruption.judgement import (
     judge,
     judge_empty,
     kept,
+    proposal_of,
     quiet_since,
 )
 from nodeyard.disruption.model import (
@@ -66,27 +68,36 @@ _COMING_S = 30.0
 Method = Callable[[Pass], Found]
 
 
-def decide(view: View, planner: Planner, clock: Clock, *, burdens: Burdens | None = None) -> Outcome:
+def decide(
+    view: View,
+    planner: Planner,
+    clock: Clock,
+    *,
+    burdens: Burdens | None = None,
+    methods: Sequence[Method] | None = None,
+) -> Outcome:
     """What to do now, and what would be done with every node and why not. `burdens`: kept from pass to pass, it saves
-    looking at pods of nodes that have not changed.
+    looking at pods of nodes that have not changed. `methods`: METHODS, or others in its place.
     """
     run = Pass(view, planner, clock, burdens)
     allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
     proposals: dict[str, Proposal] = {}
     judged: dict[str, tuple[Proposal, ...]] = {}
-    command: Command | None = None
-    for method in METHODS:
+    command, way, no_course = None, None, None
+    for method in METHODS if methods is None else methods:
         found = method(run)
         proposals |= {p.node: p for p in found.proposals if _tells_more(p, proposals.get(p.node))}
         judged[method.__name__] = found.proposals
-        command = found.command
-        if command is not None:
+        command, way, no_course = found.command, found.course, no_course or found.no_course
+        if command is not None or way is not None:
             break
     blocks = [block for p in proposals.values() for block in p.blocks]
     return Outcome(
         proposals=tuple(proposals[node] for node in sorted(proposals)),
         command=command,
-        quiet=command is None and run.complete and not any(b.rule in PASSING for b in blocks),
+        course=way,
+        no_course=no_course,
+        quiet=command is None and way is None and run.complete and not any(b.rule in PASSING for b in blocks),
         recheck_at=_recheck_at(run, blocks),
         complete=run.complete,
         allowed=allowed,
@@ -139,6 +150,25 @@ def emptiness(run: Pass) -> Found:
     return Found(tuple(proposals), command)
 
 
+def course(run: Pass) -> Found:
+    """All nodes that can go for a cheaper cluster, in commands that follow one another."""
+    found = best_course(run)
+    if isinstance(found, Block):
+        return Found(no_course=found)
+    proposals = []
+    for command in found.commands:
+        paid = sum(c.price_per_hour or 0.0 for c in command.candidates)
+        action = command.action
+        for candidate in command.candidates:
+            share = (candidate.price_per_hour or 0.0) / paid if paid else 0.0
+            proposals.append(
+                proposal_of(
+                    run, candidate, action, command.reason, saves_per_hour=command.saves_per_hour * share
+                )
+            )
+    return Found(tuple(proposals), course=found)
+
+
 def underutilization(run: Pass) -> Found:
     """The first node, dearest per disruption first and pools in turn, whose pods fit elsewhere for less."""
     proposals: list[Proposal] = []
@@ -187,6 +217,10 @@ def _machines_coming(view: View) -> bool:
 
 
 METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization, together)
+LIVE: tuple[Method, ...] = (course, *METHODS)
+"""For whoever can carry out a course; it takes empty nodes along."""
+URGENT: tuple[Method, ...] = (emptiness, drift, expiration)
+"""What does not wait until the cluster is calm enough for a course."""
 
 
 def by_savings(found: Iterable[Candidate]) -> list[Candidate]:

@@ -15,6 +15,7 @@ from nodeyard.api.pod import PodKey
 from nodeyard.api.pool import PoolKey
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.keeping import Kept
 from nodeyard.provisioning.model import Placement, Plan, PlannedNode, Problem
 from nodeyard.state.cluster import Snapshot
 
@@ -158,6 +159,8 @@ class Command(Value, frozen=True):
     replacements: tuple[PlannedNode, ...] = ()
     saves_per_hour: float = 0.0
     decided_at: float = 0.0
+    keeps: tuple[tuple[Kept, ...], ...] = ()
+    """Per replacement, the pods that its node is to hold in the end; () where no place is kept."""
 
     @property
     def action(self) -> Action:
@@ -166,6 +169,27 @@ class Command(Value, frozen=True):
     @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(c.node for c in self.candidates)
+
+
+class Course(Value, frozen=True):
+    """Commands that lead to cheaper nodes together, to be carried out one after the other. `kept`: node that stays ->
+    the pods it is to hold in the end, places for them being kept from the first command on. `id`: its first command's.
+    """
+
+    id: str
+    commands: tuple[Command, ...]
+    kept: dict[str, tuple[Kept, ...]] = {}
+    saves_per_hour: float = 0.0
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """Nodes that its commands take away."""
+        return frozenset(node for command in self.commands for node in command.nodes)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Nodes it is about: those that go and those that take pods."""
+        return self.leaving | self.kept.keys()
 
 
 class Fate(enum.StrEnum):
@@ -229,6 +253,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
     proposals: tuple[Proposal, ...] = ()
     command: Command | None = None
+    course: Course | None = None
+    no_course: Block | None = None
+    """Why there is none, where one was looked for."""
     quiet: bool = True
     recheck_at: float | None = None
     complete: bool = True

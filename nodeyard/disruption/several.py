@@ -117,7 +117,8 @@ def judge_group(run: Pass, group: Sequence[Candidate]) -> Exchange | Block:
         return Block(Rule.UNPLACED, message, {"pod": refused.pod})
     if not plan.complete:
         return Block(Rule.DEADLINE, "the planner ran out of time")
-    nodes = _priced(run, plan.nodes, group)
+    priced_nodes = priced(run, plan.nodes, group)
+    nodes = priced_nodes if isinstance(priced_nodes, Block) else _below_ceiling(run, priced_nodes)
     if isinstance(nodes, Block):
         return nodes
     steady = steadied(run.view, list(group), nodes)
@@ -130,7 +131,7 @@ def judge_group(run: Pass, group: Sequence[Candidate]) -> Exchange | Block:
     return Exchange(tuple(group), tuple(steady), plan.existing, saves)
 
 
-def _priced(
+def priced(
     run: Pass, nodes: Sequence[PlannedNode], group: Sequence[Candidate]
 ) -> tuple[PlannedNode, ...] | Block:
     """The nodes with only offerings that keep the whole cheaper than what goes, whichever of them are launched."""
@@ -138,7 +139,7 @@ def _priced(
         return ()
     if len(nodes) == 1:
         one = cheaper(nodes[0], group, run.view.options)
-        return one if isinstance(one, Block) else _below_ceiling(run, (one,))
+        return one if isinstance(one, Block) else (one,)
     paid = sum(c.price_per_hour or 0.0 for c in group)
     total = sum(n.price_per_hour for n in nodes)
     if total >= paid - _EPSILON:
@@ -162,7 +163,7 @@ def _priced(
         if kept is None:
             return Block(Rule.NOT_CHEAPER, "too few cheaper instance types are left for the pool's minValues")
         out.append(kept)
-    return _below_ceiling(run, tuple(out))
+    return tuple(out)
 
 
 def _below_ceiling(run: Pass, nodes: tuple[PlannedNode, ...]) -> tuple[PlannedNode, ...] | Block:

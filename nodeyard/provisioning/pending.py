@@ -6,6 +6,7 @@ while the drain runs. Neighbours: the allocator's loop (when to look), `planner`
 Source: Karpenter documentation, "Scheduling" and "Disruption"; Kubernetes API reference, policy/v1.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -19,6 +20,8 @@ from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.quantity import fits, total
 from nodeyard.api.selectors import LabelSelector
 from nodeyard.provisioning.claims import planned_pods_of, was_planned
+from nodeyard.provisioning.keeping import Kind as KindOfPod
+from nodeyard.provisioning.keeping import homes, kind_of
 from nodeyard.state.cluster import Snapshot
 
 LANDING_S: Final = 30.0
@@ -27,7 +30,8 @@ LANDING_S: Final = 30.0
 
 class Pending(msgspec.Struct, frozen=True):
     """`pods`: pending ones to plan. `moving`: bound pods of `leaving` nodes, to plan as if unbound.
-    `promised`: pending pods that a claim on its way was planned for -> that claim.
+    `promised`: pending pods that a claim on its way was planned for, or whose place is kept -> that claim. Bound pods
+    that will come back to a kept place are not moving.
     """
 
     pods: tuple[PodKey, ...] = ()
@@ -43,6 +47,8 @@ class Pending(msgspec.Struct, frozen=True):
 def pending(snapshot: Snapshot, now: float) -> Pending:
     """What needs a place in this snapshot. `now`: seconds since the epoch."""
     promised = promises(snapshot, now)
+    coming_back = homes(snapshot, now)
+    promised |= coming_back.of
     pods, kept = [], {}
     for key, pod in snapshot.pods.items():
         if not pod.unschedulable or pod.node or not pod.provisionable or preempting(snapshot, pod):
@@ -53,7 +59,21 @@ def pending(snapshot: Snapshot, now: float) -> Pending:
             pods.append(key)
     leaving = frozenset(name for name, node in snapshot.nodes.items() if node_leaving(snapshot, node))
     moving = [key for node in sorted(leaving) for key in movable(snapshot, node, now)]
-    return Pending(tuple(sorted(pods)), tuple(moving), leaving, kept)
+    return Pending(tuple(sorted(pods)), _without_a_place(snapshot, moving, coming_back.left), leaving, kept)
+
+
+def _without_a_place(
+    snapshot: Snapshot, moving: Iterable[PodKey], places: Counter[KindOfPod]
+) -> tuple[PodKey, ...]:
+    """Those of the moving pods that no place is kept for."""
+    left, out = Counter(places), []
+    for key in moving:
+        kind = kind_of(snapshot.pods[key])
+        if left[kind] > 0:
+            left[kind] -= 1
+        else:
+            out.append(key)
+    return tuple(out)
 
 
 def promises(snapshot: Snapshot, now: float) -> dict[PodKey, str]:

@@ -18,6 +18,7 @@ from nodeyard.api.node import INITIALIZED, REGISTERED, Condition, Node, NodeClai
 from nodeyard.api.placement import PARTITION
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.reading import render_time
+from nodeyard.provisioning.keeping import keeping_of
 from nodeyard.provisioning.landing import Planner, accepted, landing, waiting_pods, with_room
 from nodeyard.provisioning.lifecycle import HOLD_S, not_initialized, starting_taint, with_condition
 from nodeyard.provisioning.pending import landed_too_late
@@ -86,7 +87,7 @@ class Registrar:
             return
         claim = in_partition
         pods = landing(snapshot, claim, self._mode)
-        hold_until = render_time(self._clock.now() + HOLD_S) or "" if pods.bind else ""
+        hold_until = self._hold_until(claim, bool(pods.bind))
         unregistered = any(t.key == keys.TAINT_UNREGISTERED for t in node.taints)
 
         async def open_() -> Node | None:
@@ -119,6 +120,13 @@ class Registrar:
             log.info("node waits for its placement group's partition to be known", claim=claim.name)
             return None
         return await self._claims.annotate(claim, labels={keys.PLACEMENT_PARTITION: str(partition)})
+
+    def _hold_until(self, claim: NodeClaim, binds: bool) -> str:
+        """When the node's hold is to end (RFC 3339); empty for none."""
+        keeping = keeping_of(claim, self._clock.now())
+        if keeping is not None:
+            return render_time(keeping.until) or ""
+        return render_time(self._clock.now() + HOLD_S) or "" if binds else ""
 
     async def _registered(self, claim: NodeClaim, node: Node) -> NodeClaim | None:
         def change(now: NodeClaim) -> NodeClaim:
@@ -245,7 +253,11 @@ class Registrar:
         return failed
 
     def ready_to_settle(self, claim: NodeClaim, node: Node) -> bool:
-        """Whether a held node can take its pods, or has been held long enough."""
+        """Whether a held node can take its pods, or has been held long enough. While it keeps places for pods that come
+        back, whoever keeps them ends the hold.
+        """
+        if keeping_of(claim, self._clock.now()) is not None:
+            return False
         return self.hold_expired(node) or (node.ready and starting_taint(node, claim) is None)
 
     def hold_expired(self, node: Node) -> bool:

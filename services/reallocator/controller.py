@@ -1,4 +1,4 @@
-"""The pass: look at the whole cluster, decide, wait, look again, act. One command at a time begins here.
+"""The pass: look at the whole cluster, decide, wait, look again, act. One command or one course at a time begins here.
 
 Runs in the holder of the lease `disruption`. A pass that found nothing is not repeated until the cluster, a price that
 touches a node or the end of a window changes something, five minutes at the latest. Beside it run commands' turns, expiry, and the
@@ -17,11 +17,23 @@ from nodeyard.api.node import NodeClaim
 from nodeyard.api.reading import render_time
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.burdens import Burdens
+from nodeyard.disruption.course import still_holds
 from nodeyard.disruption.evictability import unreadable_protection
 from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.idleness import stamps
 from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Block, Command, Options, Outcome, Planner, Proposal, Reason, View
+from nodeyard.disruption.model import (
+    Block,
+    Command,
+    Course,
+    Options,
+    Outcome,
+    Planner,
+    Proposal,
+    Reason,
+    Rule,
+    View,
+)
 from nodeyard.disruption.pod_events import PodEvents
 from nodeyard.disruption.repricing import repriced
 from nodeyard.disruption.validation import still_open, validate
@@ -31,9 +43,11 @@ from nodeyard.runtime.logging import get_logger
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.reallocator.chronicle import Chronicle, Fact
 from services.reallocator.claim_marks import ClaimMarks
+from services.reallocator.courses import Courses
 from services.reallocator.execution import NOMINATION_S, Execution, LostLead
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
+from services.reallocator.patience import Patience, Terms
 from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating, Prices
 from services.reallocator.surveying import Proposals, drain_facts
 
@@ -43,6 +57,7 @@ _SOONEST_S: Final = 1.0
 _REST: Final = 3.0
 """After a pass, this many times as long for the loops that are in a hurry."""
 _TURN_S: Final = 2.0
+_COURSE_TURN_S: Final = 0.1
 
 log = get_logger("services.reallocator.controller")
 
@@ -61,6 +76,7 @@ class Disruption:
         moves: MoveMemory,
         lead: Lead,
         execution: Execution,
+        courses: Courses,
         chronicle: Chronicle,
         planner: Planner,
         options: Options,
@@ -78,6 +94,7 @@ class Disruption:
         self._moves = moves
         self._lead = lead
         self._execution = execution
+        self._courses = courses
         self._chronicle = chronicle
         self._planner = planner
         self._options = options
@@ -93,6 +110,7 @@ class Disruption:
         self._quiet: tuple[tuple[str, int], float] | None = None
         self._priced: tuple[str, Mapping[str, Catalogue]] = ("", {})
         """The prices that the last look was made at."""
+        self._patience = Patience()
         self._marks = ClaimMarks(cluster, claims, chronicle, clock)
         self.proposals = Proposals(chronicle)
 
@@ -131,7 +149,9 @@ class Disruption:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def once(self) -> Outcome | None:
-        """One pass; None where the last one still holds."""
+        """One pass; None where the last one still holds, or a course is under way, beside which nothing else may move."""
+        if self._courses.on:
+            return None
         snapshot = self._cluster.snapshot()
         stamp = (snapshot.epoch, snapshot.revision)
         if (
@@ -148,6 +168,8 @@ class Disruption:
         self._quiet = (stamp, until) if outcome.quiet else None
         if outcome.command is not None:
             await self._carry_out(outcome.command)
+        if outcome.course is not None:
+            await self._set_out(outcome.course)
         return outcome
 
     async def _touched_by_prices(self, snapshot: Snapshot) -> bool:
@@ -166,15 +188,25 @@ class Disruption:
         revision = self._prices.revision
         view = await self._view(snapshot)
         self._priced = (revision, view.catalogues)
-        began = self._clock.monotonic()
+        terms, began = self._terms(), self._clock.monotonic()
+        methods = self._patience.methods(view, terms)
         async with self._deciding:
             outcome = await asyncio.to_thread(
-                decide, view, self._planner, self._clock.monotonic, burdens=self._burdens
+                decide, view, self._planner, self._clock.monotonic, burdens=self._burdens, methods=methods
             )
-        self._measures.evaluation.observe(self._clock.monotonic() - began)
+        took_s = self._clock.monotonic() - began
+        if (why := outcome.no_course) is not None:
+            log.debug("no course was found", rule=why.rule.value, reason=why.message, **why.facts)
+            if why.rule is not Rule.SEVERAL_NODES:
+                self._patience.fruitless(view.now, terms, took_s)
+        self._measures.evaluation.observe(took_s)
         if not outcome.complete:
             self._measures.timeouts.inc()
-        return outcome
+        return self._patience.awake(outcome, methods, view.now)
+
+    def _terms(self) -> Terms:
+        pools = self._cluster.snapshot().pools.values()
+        return self._prices.revision, tuple(sorted((p.key, p.generation, p.deleting) for p in pools))
 
     async def _publish(self, outcome: Outcome) -> None:
         await self.proposals.take(outcome, self._cluster.snapshot())
@@ -184,14 +216,15 @@ class Disruption:
             for reason, count in by_reason.items():
                 self._measures.allowed.labels(pool, reason.value).set(count)
 
-    async def _view(self, snapshot: Snapshot) -> View:
+    async def _view(self, snapshot: Snapshot, aside: frozenset[str] = frozenset()) -> View:
+        """What is to be judged. `aside`: nodes that count as in no command, though they are."""
         self._events.observe(snapshot, self._clock.now())
         return View(
             snapshot=snapshot,
             catalogues=self._catalogues(snapshot),
             now=self._clock.now(),
             nominated=await self._nominations.nominated(),
-            in_command=self._execution.busy(snapshot),
+            in_command=(self._execution.busy(snapshot) | self._courses.nodes) - aside,
             quiet_since=dict(self._events.last),
             options=self._options,
             moves=await self._moves.recall(),
@@ -215,6 +248,10 @@ class Disruption:
                 "blocked", f"command/{command.id}", again.rule.value, f"no longer holds: {again.message}"
             )  # fmt: skip
             return
+        await self._begin(again, view)
+
+    async def _begin(self, again: Command, view: View) -> bool:
+        """Says what is done and begins it; False where it was undone at once."""
         self._measures.decisions.labels(again.action.value.lower(), again.reason.value).inc()
         facts: dict[str, Fact] = {
             "nodes": len(again.nodes), "replacements": len(again.replacements),
@@ -227,8 +264,55 @@ class Disruption:
         )  # fmt: skip
         if homes := self.proposals.homes_of_singletons(again):
             await self._nominations.nominate(homes, NOMINATION_S)
-        if await self._execution.begin(again):
+        begun = await self._execution.begin(again)
+        if begun:
             self._quiet = None
+        return begun
+
+    # --- courses ----------------------------------------------------------------------------------------------------
+    async def _set_out(self, course: Course) -> None:
+        """Waits, looks once more, and closes the course's nodes; its commands begin in turns of their own."""
+        await self._clock.sleep(self._validation_wait_s)
+        if not self.may_decide or self._lead.epoch is None:
+            return
+        view = await self._view(self._cluster.snapshot())
+        block = await asyncio.to_thread(still_holds, course, view)
+        if block is not None:
+            await self._chronicle.decided(
+                "blocked", f"course/{course.id}", block.rule.value, f"no longer holds: {block.message}"
+            )  # fmt: skip
+            return
+        if not await self._courses.begin(course):
+            self._patience.given_up(self._clock.now(), self._terms())
+
+    async def run_courses(self) -> None:
+        """Pods to the places kept for them, and the commands of a course one after the other, until cancelled."""
+        while True:
+            await self._lead.wait_held()
+            revision = self._cluster.snapshot().revision
+            if self._cluster.synced and self._permitted():
+                try:
+                    await self.turn_course()
+                except (LostLead, KubernetesError, StoreUnavailableError) as error:
+                    log.warning("a course can't go on now", error=str(error))
+                    await self._clock.sleep(_SOONEST_S)
+            await self._clock.sleep(_COURSE_TURN_S)
+            await self._cluster.wait_changed(revision, _SOONEST_S)
+
+    async def turn_course(self) -> None:
+        """One turn of it. Raises LostLead, KubernetesError, StoreUnavailableError."""
+        await self._courses.land()
+        was_on = self._courses.on
+        due = await self._courses.due(lambda nodes: self._view(self._cluster.snapshot(), nodes))
+        if was_on and not self._courses.on and not self._courses.arrived:
+            self._patience.given_up(self._clock.now(), self._terms())
+        if due is None:
+            return
+        command, view = due
+        if await self._begin(command, view):
+            self._courses.begun(command)
+        else:
+            await self._courses.give_up(f"command {command.id} could not be begun")
 
     # --- beside it --------------------------------------------------------------------------------------------------
     async def run_turns(self) -> None:

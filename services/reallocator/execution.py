@@ -7,7 +7,7 @@ again before every write. Kill points: reallocator.before-/after- disrupt-node, 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,6 +22,7 @@ from nodeyard.disruption.commands import (
     Verdict,
     concerned,
     mark_of,
+    marked,
     progress,
     reasons,
     running,
@@ -29,6 +30,7 @@ from nodeyard.disruption.commands import (
 )
 from nodeyard.disruption.model import Candidate, Command, Fate, Reason
 from nodeyard.provisioning.claims import DISRUPTION_GROUP, claim_names, claim_of
+from nodeyard.provisioning.keeping import Keeping, Kept, encoded
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.lifecycle import kill_point
@@ -40,6 +42,10 @@ from services.reallocator.moves import MoveMemory
 from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating
 
 NOMINATION_S: Final = 20.0
+_CLOSING_TRIES: Final = 4
+_CLOSING_PAUSE_S: Final = 0.25
+KEEP_S: Final = 60.0
+"""How long places are kept for pods that come back, if nobody says so again."""
 
 log = get_logger("services.reallocator.execution")
 
@@ -92,6 +98,36 @@ class Execution:
         finally:
             self._starting -= set(command.nodes)
 
+    async def close(self, command: Command) -> bool:
+        """Closes the nodes of a command that is to begin later to new pods; False where one has moved on."""
+        self._starting |= set(command.nodes)
+        mark = msgspec.json.encode(mark_of(command, self._clock.now())).decode()
+        left = list(command.candidates)
+        for _ in range(_CLOSING_TRIES):
+            taken = await asyncio.gather(*(self._take(c, command, mark) for c in left))
+            left = [c for c, ok in zip(left, taken, strict=True) if not ok]
+            if not left:
+                return True
+            await self._clock.sleep(_CLOSING_PAUSE_S)
+        return False
+
+    async def open(self, commands: Iterable[Command]) -> None:
+        """Leaves nodes that were closed for commands that won't begin as they were, unless another has taken them since.
+        Raises KubernetesError, LostLead.
+        """
+        snapshot = self._cluster.snapshot()
+        closed = [(command.id, name) for command in commands for name in command.nodes]
+        self._starting -= {name for _, name in closed}
+        for id_, name in closed:
+            node = snapshot.nodes.get(name)
+            mark = marked(node) if node is not None else None
+            if mark is not None and mark.id == id_:
+                await self._restore(snapshot, name, "Undone", "the command before it led elsewhere")
+
+    def made_by(self, command: Command) -> list[str]:
+        """Names of the claims of the command's replacements, in order."""
+        return claim_names(command.id, command.replacements)
+
     async def _begin(self, command: Command) -> bool:
         mark = msgspec.json.encode(mark_of(command, self._clock.now())).decode()
         taken = await asyncio.gather(*(self._take(c, command, mark) for c in command.candidates))
@@ -134,9 +170,10 @@ class Execution:
 
     async def _replace(self, command: Command) -> None:
         snapshot = self._cluster.snapshot()
-        names = claim_names(command.id, command.replacements)
+        names = self.made_by(command)
+        keeps = command.keeps or ((),) * len(names)
         replaces = msgspec.json.encode(list(command.nodes)).decode()
-        for name, node in zip(names, command.replacements, strict=True):
+        for name, node, kept in zip(names, command.replacements, keeps, strict=True):
             pool = snapshot.pools.get(node.pool)
             if pool is None:
                 raise LostLead(f"pool {node.pool} is gone")
@@ -151,6 +188,7 @@ class Execution:
                     MARK: command.id,
                     keys.REPLACES: replaces,
                     keys.DISRUPTION_REASON: command.reason.value,
+                    **self._keeping(kept),
                 },
                 pods=(),
             )
@@ -162,6 +200,11 @@ class Execution:
                 command=command.id, instance_type=node.instance_type, zone=node.zone,
                 capacity_type=node.capacity_type, price_per_hour=node.price_per_hour,
             )  # fmt: skip
+
+    def _keeping(self, kept: tuple[Kept, ...]) -> dict[str, str]:
+        """The annotation of a claim whose node keeps places from its first moment on."""
+        until = self._clock.now() + KEEP_S
+        return {keys.KEPT_PLACES: encoded(Keeping(until, kept))} if kept else {}
 
     async def advance(self) -> None:
         """Every command under way one turn further, and what no command stands behind cleaned up."""

@@ -16,6 +16,7 @@ from nodeyard.adapters.kubernetes.epochs import KubernetesEpochs
 from nodeyard.adapters.kubernetes.events import EventRecorder
 from nodeyard.adapters.kubernetes.evictions import Evictions
 from nodeyard.adapters.kubernetes.node_claims import NodeClaims
+from nodeyard.adapters.kubernetes.placement import Placement
 from nodeyard.adapters.kubernetes.rival import Rivals
 from nodeyard.adapters.kubernetes.termination import NodeTermination
 from nodeyard.adapters.redis.call_buckets import CallBuckets
@@ -37,6 +38,7 @@ from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
 from services.reallocator.chronicle import Chronicle
 from services.reallocator.collection import Collector
 from services.reallocator.controller import Disruption
+from services.reallocator.courses import Courses
 from services.reallocator.drains import Drains
 from services.reallocator.execution import Execution
 from services.reallocator.interruptions import Interruptions
@@ -120,9 +122,13 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         cluster=cluster, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,
         chronicle=chronicle, clock=clock, measures=measures,
     )  # fmt: skip
+    courses = Courses(
+        cluster=cluster, claims=claims, nodes=nodes, pods=Placement(client, "reallocator"), lead=lead,
+        execution=execution, chronicle=chronicle, planner=plan, clock=clock,
+    )  # fmt: skip
     disruption = Disruption(
         cluster=cluster, prices=prices, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,
-        execution=execution, chronicle=chronicle, planner=planner,
+        execution=execution, courses=courses, chronicle=chronicle, planner=planner,
         options=Options(
             node_charge_usd_per_hour=settings.node_charge, spot_to_spot=settings.spot_to_spot,
             eviction_usd=settings.eviction_cost, max_payback_s=settings.max_payback,
@@ -150,7 +156,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     loops = {
         "cluster": cluster.run, "prices": prices.run, "disruption-lease": lead.run, "rivals": rivals.run,
         "events": events.run, "journal": journal.run, "passes": disruption.run_passes,
-        "commands": disruption.run_turns, "marks": disruption.run_marks, "terminations": termination.run,
+        "commands": disruption.run_turns, "courses": disruption.run_courses, "marks": disruption.run_marks, "terminations": termination.run,
         "garbage": collector.run, "reserved": reserved.run,
     }  # fmt: skip
     if settings.interruption_queue:

@@ -46,7 +46,7 @@ def running(yard: Yard) -> int:
 
 
 def wait_running(yard: Yard, count: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while running(yard) != count or len(yard.items(PODS)) != count:
         assert time.monotonic() < deadline, f"{running(yard)} pods run, not {count}"
         time.sleep(0.5)

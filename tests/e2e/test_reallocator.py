@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import Any
 
@@ -183,6 +184,63 @@ def test_an_expired_node_goes_and_its_pods_get_another(yard: Yard) -> None:
     eventually(lambda: first not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
     yard.wait_running("web", 1)
     assert node_of(yard, "web") != first
+
+
+def half_empty(yard: Yard) -> None:
+    """Eight nodes of four cores that were full: each has one small pod left."""
+    xlarge = {"key": "karpenter.k8s.aws/instance-size", "operator": "In", "values": ["xlarge"]}
+    pool(yard, requirements=[*ON_DEMAND, xlarge])
+    wanted = (("one", 4, "1"), ("two", 4, "1"), ("away", 8, "2500m"))
+    yard.apply(*(deployment(name, many, {"cpu": cpu, "memory": "512Mi"}) for name, many, cpu in wanted))
+    for name, many, _ in wanted:
+        yard.wait_running(name, many, within_s=120)
+    yard.wait_settled()
+    yard.scale("away", 0)
+    yard.wait_running("away", 0)
+
+
+def places_kept(yard: Yard) -> dict[str, dict[str, int]]:
+    """Node name -> owner's UID -> pods that it is to hold, as claims say now."""
+    found: dict[str, dict[str, int]] = {}
+    for claim in yard.claims():
+        text = claim["metadata"].get("annotations", {}).get("nodeyard.dev/kept-places")
+        if text and (node := claim.get("status", {}).get("nodeName")):
+            places = json.loads(text)["places"]
+            found[node] = {p["owner"]: p["pods"] for p in places}
+    return found
+
+
+def placed(yard: Yard) -> dict[str, dict[str, int]]:
+    """The same as it is."""
+    found: dict[str, dict[str, int]] = {}
+    for pod in [*yard.pods("one"), *yard.pods("two")]:
+        owner = pod["metadata"]["ownerReferences"][0]["uid"]
+        on = found.setdefault(pod["spec"].get("nodeName", ""), {})
+        on[owner] = on.get(owner, 0) + 1
+    return found
+
+
+def test_pods_come_back_to_the_places_kept_for_them_while_many_nodes_go(yard: Yard) -> None:
+    half_empty(yard)
+    began = len(yard.nodes())
+    seen: dict[str, dict[str, int]] = {}
+    before = {p["metadata"]["uid"] for p in [*yard.pods("one"), *yard.pods("two")]}
+    pool(yard, disruption=UNDERUTILIZED)
+
+    def over() -> bool:
+        kept = places_kept(yard)
+        seen.update(kept)
+        return bool(seen) and not kept
+
+    eventually(over, within_s=120, every_s=0.2)
+    assert placed(yard) == seen, "every node holds what it was to hold"
+    yard.wait_settled()
+    assert len(yard.nodes()) == len(seen) < began - 2
+    taints = [t for n in yard.nodes() for t in n["spec"].get("taints") or []]
+    assert not taints, "all is open again"
+    alive = [*yard.pods("one"), *yard.pods("two")]
+    assert len(alive) == len(before)
+    assert all(p["status"]["phase"] == "Running" for p in alive)
 
 
 def test_a_provisioners_empty_node_goes_after_its_seconds(yard: Yard) -> None:

@@ -63,6 +63,7 @@ ALLOWED = [
     ("allocator", "patch", "nodes", ""),
     ("allocator", "patch", "ec2nodeclasses/status", "karpenter.k8s.aws"),
     ("reallocator", "create", "pods/eviction", ""),
+    ("reallocator", "create", "pods/binding", ""),
     ("reallocator", "delete", "nodes", ""),
     ("reallocator", "list", "volumeattachments", "storage.k8s.io"),
 ]

@@ -14,9 +14,10 @@ from nodeyard.api import labels as keys
 from nodeyard.api.cluster import PodDisruptionBudget
 from nodeyard.api.node import INITIALIZED, LAUNCHED, REGISTERED, Condition, Node, NodeClaim, NodeClassRef
 from nodeyard.api.nodeclass import NodeClass
-from nodeyard.api.pod import PodRecord, PodShape
+from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.pool import Budget, Disruption, Pool
 from nodeyard.api.quantity import Resources, fits, total
+from nodeyard.api.reading import render_time
 from nodeyard.api.selectors import LabelSelector, Requirement, Toleration
 from nodeyard.cloudprovider.errors import Unreachable
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
@@ -24,7 +25,7 @@ from nodeyard.disruption.collection import Instance, instance_id
 from nodeyard.disruption.commands import DISRUPTED_TAINT, MARK
 from nodeyard.disruption.draining import Answer, Verdict
 from nodeyard.disruption.model import Options, View
-from nodeyard.provisioning.lifecycle import with_condition
+from nodeyard.provisioning.lifecycle import HOLD, with_condition
 from nodeyard.provisioning.model import (
     OfferingRef,
     Placement,
@@ -375,9 +376,8 @@ class World:
 
     async def disrupt(self, node: Node, mark: str) -> Node | None:
         annotations = {**node.annotations, MARK: mark}
-        return self._write_node(
-            node, "disrupt", taints=(*node.taints, DISRUPTED_TAINT), annotations=annotations
-        )
+        taints = node.taints if DISRUPTED_TAINT in node.taints else (*node.taints, DISRUPTED_TAINT)
+        return self._write_node(node, "disrupt", taints=taints, annotations=annotations)
 
     async def restore(self, node: Node) -> Node | None:
         annotations = {k: v for k, v in node.annotations.items() if k != MARK}
@@ -398,6 +398,22 @@ class World:
         if empty_since:
             annotations[keys.EMPTINESS_TIMESTAMP] = empty_since
         return self._write_node(node, "stamp", annotations=annotations)
+
+    async def hold(self, node: Node, until: float) -> Node | None:
+        annotations = {**node.annotations, keys.BIND_HOLD_DEADLINE: render_time(until) or ""}
+        return self._write_node(node, "hold", taints=(*node.taints, HOLD), annotations=annotations)
+
+    async def lift(self, node: Node) -> Node | None:
+        annotations = {k: v for k, v in node.annotations.items() if k != keys.BIND_HOLD_DEADLINE}
+        taints = tuple(t for t in node.taints if t.key != keys.BIND_HOLD)
+        return self._write_node(node, "lift", taints=taints, annotations=annotations)
+
+    async def bind(self, pods: Iterable[PodRecord], node: str) -> dict[PodKey, str]:
+        self._check(f"bind {node}")
+        for pod in pods:
+            bound = msgspec.structs.replace(pod, node=node, unschedulable=False, phase="Running", ready=True)
+            self.build.put(Kind.POD, pod.key, bound)
+        return {}
 
     async def drop_finalizer(self, node: Node) -> bool:
         self._check(f"drop-node-finalizer {node.name}")

@@ -8,11 +8,13 @@ from nodeyard.api.decision import Decision
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.model import Move, Options, Planner
+from nodeyard.provisioning.planner import plan
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.metrics import new_registry
 from services.reallocator.chronicle import Chronicle
 from services.reallocator.collection import Collector
 from services.reallocator.controller import Disruption
+from services.reallocator.courses import Courses
 from services.reallocator.drains import Drains
 from services.reallocator.execution import Execution
 from services.reallocator.leases import HeldLeases
@@ -189,6 +191,17 @@ class Replica:
             interval_s=120.0,
             fast=20,
         )
+        self.courses = Courses(
+            cluster=world,
+            claims=world,
+            nodes=world,
+            pods=world,
+            lead=self.lead,
+            execution=self.execution,
+            chronicle=self.chronicle,
+            planner=plan,
+            clock=clock,
+        )
         self.disruption = self._disruption(first_fit)
 
     async def _approved(self) -> str:
@@ -204,6 +217,7 @@ class Replica:
             moves=self.memory,
             lead=self.lead,
             execution=self.execution,
+            courses=self.courses,
             chronicle=self.chronicle,
             planner=planner,
             options=Options(),

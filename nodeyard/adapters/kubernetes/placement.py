@@ -23,28 +23,29 @@ server closes those that are full, the kube-scheduler's too, which then has to l
 
 
 class Placement:
-    """Writes Pods on the allocator's behalf; what fails is reported by pod, never raised."""
+    """Writes Pods for `service`; what fails is reported by pod, never raised."""
 
-    def __init__(self, client: KubernetesClient) -> None:
+    def __init__(self, client: KubernetesClient, service: str = "allocator") -> None:
         self._client = client
+        self._service = service
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def nominate(self, pods: Sequence[PodRecord], node: str) -> dict[PodKey, str]:
         """Sets status.nominatedNodeName of the pods, all at once; returns why where it failed. Pods that are gone or
         made anew are no failure.
         """
-        kill_point("allocator.before-nominate-pods")
+        kill_point(f"{self._service}.before-nominate-pods")
         said = await asyncio.gather(
             *(self._nominate(pod, node) for pod in pods if pod.nominated_node != node)
         )
-        kill_point("allocator.after-nominate-pods")
+        kill_point(f"{self._service}.after-nominate-pods")
         return _failures(said)
 
     async def bind(self, pods: Iterable[PodRecord], node: str) -> dict[PodKey, str]:
         """Binds the pods to the node, all at once; returns why where it failed."""
-        kill_point("allocator.before-bind-pods")
+        kill_point(f"{self._service}.before-bind-pods")
         said = await asyncio.gather(*(self._bind(pod, node) for pod in pods))
-        kill_point("allocator.after-bind-pods")
+        kill_point(f"{self._service}.after-bind-pods")
         return _failures(said)
 
     async def _nominate(self, pod: PodRecord, node: str) -> tuple[PodKey, str]:

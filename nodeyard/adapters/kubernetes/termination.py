@@ -18,7 +18,9 @@ from nodeyard.adapters.kubernetes.errors import Conflict, Invalid, NotFound
 from nodeyard.api import labels as keys
 from nodeyard.api.convert import node_of
 from nodeyard.api.node import Node
-from nodeyard.disruption.commands import MARK, disrupted
+from nodeyard.api.reading import render_time
+from nodeyard.disruption.commands import MARK
+from nodeyard.runtime.lifecycle import kill_point
 
 BALANCER_VALUE: Final = "karpenter"
 Operation = dict[str, Any]
@@ -45,7 +47,7 @@ class NodeTermination:
 
     async def disrupt(self, node: Node, mark: str) -> Node | None:
         """The disrupted taint and the command's mark, in one patch; None where the node has moved on."""
-        operations = _taint(node) + _set(node.annotations, "annotations", MARK, mark)
+        operations = _tainted(node) + _set(node.annotations, "annotations", MARK, mark)
         return await self._patch(node, operations)
 
     async def restore(self, node: Node) -> Node | None:
@@ -57,7 +59,7 @@ class NodeTermination:
 
     async def prepare_drain(self, node: Node) -> Node | None:
         """The disrupted taint, and the label that takes the node out of external load balancers."""
-        operations = [] if disrupted(node) else _taint(node)
+        operations = _tainted(node)
         return await self._patch(
             node, operations + _set(node.labels, "labels", keys.EXCLUDE_BALANCERS, BALANCER_VALUE)
         )
@@ -80,6 +82,28 @@ class NodeTermination:
             elif key in node.labels:
                 operations.append({"op": "remove", "path": f"/metadata/labels/{_escaped(key)}"})
         return await self._patch(node, operations)
+
+    async def hold(self, node: Node, until: float) -> Node | None:
+        """The taint that keeps the kube-scheduler off while places are kept, and when that ends by itself (seconds since
+        the epoch); None where the node has moved on.
+        """
+        kill_point("reallocator.before-hold-node")
+        operations = _tainted(node, keys.BIND_HOLD)
+        operations += _set(node.annotations, "annotations", keys.BIND_HOLD_DEADLINE, render_time(until) or "")
+        held = await self._patch(node, operations)
+        kill_point("reallocator.after-hold-node")
+        return held
+
+    async def lift(self, node: Node) -> Node | None:
+        """Takes that taint and its end off again."""
+        kill_point("reallocator.before-lift-hold")
+        operations = _untaint(node, keys.BIND_HOLD)
+        if keys.BIND_HOLD_DEADLINE in node.annotations:
+            path = f"/metadata/annotations/{_escaped(keys.BIND_HOLD_DEADLINE)}"
+            operations.append({"op": "remove", "path": path})
+        lifted = await self._patch(node, operations)
+        kill_point("reallocator.after-lift-hold")
+        return lifted
 
     async def delete(self, node: Node) -> None:
         """Asks for the Node's deletion; one that is gone or another of the same name is left alone."""
@@ -118,19 +142,21 @@ class NodeTermination:
             return None
 
 
-def _taint(node: Node) -> list[Operation]:
-    taint = {"key": keys.TAINT_DISRUPTED, "effect": keys.NO_SCHEDULE}
+def _tainted(node: Node, key: str = keys.TAINT_DISRUPTED) -> list[Operation]:
+    taint = {"key": key, "effect": keys.NO_SCHEDULE}
+    if any(t.key == key for t in node.taints):
+        return []
     if node.taints:
-        return [] if disrupted(node) else [{"op": "add", "path": "/spec/taints/-", "value": taint}]
+        return [{"op": "add", "path": "/spec/taints/-", "value": taint}]
     return [{"op": "add", "path": "/spec/taints", "value": [taint]}]
 
 
-def _untaint(node: Node) -> list[Operation]:
+def _untaint(node: Node, key: str = keys.TAINT_DISRUPTED) -> list[Operation]:
     operations: list[Operation] = []
     for index in reversed(range(len(node.taints))):
-        if node.taints[index].key == keys.TAINT_DISRUPTED:
+        if node.taints[index].key == key:
             path = f"/spec/taints/{index}"
-            operations.append({"op": "test", "path": f"{path}/key", "value": keys.TAINT_DISRUPTED})
+            operations.append({"op": "test", "path": f"{path}/key", "value": key})
             operations.append({"op": "remove", "path": path})
     return operations
 
