@@ -1,7 +1,8 @@
 """A consolidation for the live loop: where the cluster could be in one go, and the commands that lead there.
 
 The search and its steps are a play's (`consolidation`), but under the rules of this moment: windows and budgets as they
-are now, no pod moved twice, nothing dearer on the way than a tenth above the start. Pods come back under other names and
+are now, no more nodes in all than budgets let go at once, no pod moved twice, nothing dearer on the way than a tenth above
+the start. Pods come back under other names and
 would go wherever there is room, so a course says what each node is to hold by owner and shape, and only pods that may be
 bound to such a place take part. It is for calm clusters only, and where several nodes can go for a gain that is worth the
 quiet; everything else is left to single commands. `still_holds` looks again before each of its commands.
@@ -61,6 +62,8 @@ def best_course(run: Pass) -> Course | Block:
     if gone < _LEAST_NODES or saves < least:
         facts: Facts = {"nodes": gone, "savesPerHour": round(saves, 6), "leastPerHour": round(least, 6)}
         return Block(Rule.NOT_CHEAPER, "what could go is not worth a course", facts)
+    if (block := play.beyond_budgets(way)) is not None:
+        return block
     if any(saved < -_EPSILON for saved in accumulate(step.saves_per_hour for step in way.steps)):
         return Block(Rule.NOT_CHEAPER, "it would cost more on the way, were it given up there")
     return _course_of(run, play.start, way)
@@ -166,6 +169,20 @@ class _Ahead(Play):
         pool = self.view.snapshot.pools.get(key)
         most = limit(pool, reason, nodes, self.view.now) if pool is not None else 0
         return None if most is None else max(0, most - self.live.room.busy[key])
+
+    def beyond_budgets(self, way: Way) -> Block | None:
+        """The pool whose budgets let fewer nodes go at once than all the steps take: a course taints them together."""
+        pool_of = {name: place.pool for name, place in self.start.places.items()}
+        nodes = Counter(pool_of.values())
+        going = Counter(pool_of[name] for step in way.steps for name in step.remove)
+        reasons = {Reason(step.reason) for step in way.steps}
+        for key, many in sorted(going.items()):
+            for reason in sorted(reasons):
+                most = self.allowed(key, reason, nodes[key])
+                if most is not None and many > most:
+                    facts: Facts = {"nodes": many, "allowed": most, "reason": reason.value}
+                    return Block(Rule.BUDGET, f"the budgets of pool {key} let fewer nodes go at once", facts)
+        return None
 
     def park(self, now: Arrangement, name: str, closed: object) -> dict[PodKey, str] | None:
         """Never: a pod that is parked moves twice."""

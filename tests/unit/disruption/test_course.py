@@ -96,9 +96,9 @@ def test_two_nodes_are_left_to_single_commands() -> None:
     assert why_not(half_empty(2).view()) is Rule.SEVERAL_NODES
 
 
-def test_no_command_takes_more_nodes_than_the_budgets_allow_at_once() -> None:
-    course = found(half_empty(budgets=(Budget("2"),)).view())
-    assert all(len(command.nodes) <= 2 for command in course.commands)
+def test_budgets_that_let_fewer_nodes_go_at_once_than_it_takes_leave_them_to_single_commands() -> None:
+    assert why_not(half_empty(budgets=(Budget("2"),)).view()) is Rule.BUDGET
+    assert len(found(half_empty(budgets=(Budget("8"),)).view()).leaving) == 8
 
 
 def test_a_budget_of_nothing_means_no_course() -> None:
