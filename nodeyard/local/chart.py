@@ -59,9 +59,15 @@ def render(
     return found
 
 
-def render_rbac(namespace: str = NAMESPACE, *, placement_mode: str = "nominate") -> list[dict[str, Any]]:
+def render_rbac(
+    namespace: str = NAMESPACE, *, placement_mode: str = "nominate", bind_returning_pods: bool = True
+) -> list[dict[str, Any]]:
     """Service accounts, roles and bindings of the services, exactly as the chart installs them."""
-    return render(namespace, values={"placementMode": placement_mode}, files="rbac-*.yaml")
+    values = {
+        "placementMode": placement_mode,
+        "reallocator": {"bindReturningPods": bind_returning_pods},
+    }
+    return render(namespace, values=values, files="rbac-*.yaml")
 
 
 def _scope(root: Path, namespace: str, release: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,9 +41,13 @@ def definitions(directory: Path | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def rights(namespace: str = NAMESPACE, *, placement_mode: str = "nominate") -> list[dict[str, Any]]:
-    """The chart's ServiceAccounts and RBAC objects, rendered for one namespace and the allocator's placement mode."""
-    return chart.render_rbac(namespace=namespace, placement_mode=placement_mode)
+def rights(
+    namespace: str = NAMESPACE, *, placement_mode: str = "nominate", bind_returning_pods: bool = True
+) -> list[dict[str, Any]]:
+    """The chart's ServiceAccounts and RBAC objects, rendered for one namespace and for who may bind pods."""
+    return chart.render_rbac(
+        namespace=namespace, placement_mode=placement_mode, bind_returning_pods=bind_returning_pods
+    )
 
 
 def install(api: KubeApi, manifests: Iterable[Manifest], *, namespace: str = NAMESPACE) -> None:

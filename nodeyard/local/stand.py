@@ -223,9 +223,13 @@ class Stand:
             self._start_services()
 
     def _make_service_kubeconfigs(self, api: KubeApi) -> None:
-        allocator = {**self.options.settings, **self.options.service_settings.get("allocator", {})}
+        allocator, reallocator = (
+            {**self.options.settings, **self.options.service_settings.get(name, {})}
+            for name in ("allocator", "reallocator")
+        )
         mode = allocator.get("NODEYARD_PLACEMENT_MODE", "nominate")
-        manifests = [*install.rights(placement_mode=mode)]
+        returning = reallocator.get("NODEYARD_BIND_RETURNING_PODS", "true") == "true"
+        manifests = [*install.rights(placement_mode=mode, bind_returning_pods=returning)]
         install.install(api, manifests)
         for name in services.WITH_KUBERNETES:
             path = self.cluster.kubeconfig_dir / f"{name}.kubeconfig"

@@ -110,7 +110,7 @@ class Disruption:
         self._quiet: tuple[tuple[str, int], float] | None = None
         self._priced: tuple[str, Mapping[str, Catalogue]] = ("", {})
         """The prices that the last look was made at."""
-        self._patience = Patience()
+        self._patience = Patience(courses=courses.possible)
         self._marks = ClaimMarks(cluster, claims, chronicle, clock)
         self.proposals = Proposals(chronicle)
 

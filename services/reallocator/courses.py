@@ -43,7 +43,9 @@ log = get_logger("services.reallocator.courses")
 
 
 class Courses:
-    """At most one course at a time."""
+    """At most one course at a time. `pods`: None where no pod may be bound; then none begins, and what is left of one is
+    opened when its time is up.
+    """
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class Courses:
         cluster: Cluster,
         claims: Claims,
         nodes: Nodes,
-        pods: Placing,
+        pods: Placing | None,
         lead: Lead,
         execution: Execution,
         chronicle: Chronicle,
@@ -80,6 +82,11 @@ class Courses:
         """Claim -> what its node is to hold, of the course that is on."""
         self._looking: dict[str, float] = {}
         """Pod's UID -> since when it looks for its kept place."""
+
+    @property
+    def possible(self) -> bool:
+        """Whether a course could be carried out at all."""
+        return self._pods is not None
 
     @property
     def on(self) -> bool:
@@ -262,6 +269,8 @@ class Courses:
     # --- landing --------------------------------------------------------------------------------------------------------
     async def land(self) -> None:
         """Binds every pod whose kept place is ready to it, once the planner has nothing against it."""
+        if self._pods is None:
+            return
         snapshot = self._cluster.snapshot()
         now = self._clock.now()
         found = homes(snapshot, now).of
@@ -270,9 +279,10 @@ class Courses:
         by_claim: defaultdict[str, list[PodRecord]] = defaultdict(list)
         for key, claim in found.items():
             by_claim[claim].append(snapshot.pods[key])
-        await asyncio.gather(*(self._bring(snapshot, name, pods) for name, pods in by_claim.items()))
+        binder = self._pods
+        await asyncio.gather(*(self._bring(binder, snapshot, n, pods) for n, pods in by_claim.items()))
 
-    async def _bring(self, snapshot: Snapshot, name: str, pods: Iterable[PodRecord]) -> None:
+    async def _bring(self, binder: Placing, snapshot: Snapshot, name: str, pods: Iterable[PodRecord]) -> None:
         claim = snapshot.claims[name]
         node = snapshot.node_of(claim)
         if node is None or not node.ready or not claim.is_true(INITIALIZED):
@@ -286,7 +296,7 @@ class Courses:
         )  # fmt: skip
         chosen = [pod for pod in waiting if pod.key in fitting]
         self._check_lead()
-        failed = await self._pods.bind(chosen, node.name) if chosen else {}
+        failed = await binder.bind(chosen, node.name) if chosen else {}
         for pod in chosen:
             if pod.key not in failed:
                 self._cluster.overlay(

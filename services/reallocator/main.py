@@ -122,9 +122,10 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         cluster=cluster, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,
         chronicle=chronicle, clock=clock, measures=measures,
     )  # fmt: skip
+    binder = Placement(client, "reallocator") if settings.bind_returning_pods else None
     courses = Courses(
-        cluster=cluster, claims=claims, nodes=nodes, pods=Placement(client, "reallocator"), lead=lead,
-        execution=execution, chronicle=chronicle, planner=plan, clock=clock,
+        cluster=cluster, claims=claims, nodes=nodes, pods=binder, lead=lead, execution=execution,
+        chronicle=chronicle, planner=plan, clock=clock,
     )  # fmt: skip
     disruption = Disruption(
         cluster=cluster, prices=prices, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,

@@ -26,12 +26,16 @@ Terms = object
 class Patience:
     """Remembers since when the cluster has not been calm, and until when no course is looked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, courses: bool = True) -> None:
+        """`courses`: whether one could be carried out at all."""
+        self._courses = courses
         self._rest: tuple[float, Terms] = (0.0, None)
         self._restless: tuple[float, Terms] | None = None
 
     def methods(self, view: View, terms: Terms) -> Sequence[Method]:
         """What is tried now; other terms than before end every wait."""
+        if not self._courses:
+            return METHODS
         until, then = self._rest
         if view.now < until and terms == then:
             return METHODS
@@ -46,7 +50,7 @@ class Patience:
         """The outcome, but that a wait which ends by itself lets no pass rest beyond it."""
         if methods is URGENT:
             return msgspec.structs.replace(outcome, quiet=False)
-        if methods is METHODS:
+        if methods is METHODS and self._courses:
             again = min(outcome.recheck_at or now + CALM_S, now + CALM_S)
             return msgspec.structs.replace(outcome, recheck_at=again)
         return outcome

@@ -36,5 +36,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     """USD that one unit of eviction cost is taken to cost."""
     max_payback: Seconds = 8 * 3600.0
     """Longest time in which a move's saving makes up for its evictions."""
+    bind_returning_pods: bool = True
+    """Whether many nodes may go at once, for which pods that come back are bound to places kept for them."""
     no_return: Seconds = 3600.0
     """How long an instance type that was left is not gone back to."""

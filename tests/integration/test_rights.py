@@ -35,7 +35,9 @@ async def allocator(kube: KubeApi, installed: str, tmp_path: Path) -> AsyncItera
     await client.close()
 
 
-def may(kube: KubeApi, service: str, verb: str, resource: str, group: str = "", **more: str) -> bool:
+def may(
+    kube: KubeApi, service: str, verb: str, resource: str, group: str = "", *, space: str = SPACE, **more: str
+) -> bool:
     plural, _, sub = resource.partition("/")
     attributes: dict[str, Any] = {"verb": verb, "group": group, "resource": plural, **more}
     if sub:
@@ -44,7 +46,7 @@ def may(kube: KubeApi, service: str, verb: str, resource: str, group: str = "", 
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
         "spec": {
-            "user": f"system:serviceaccount:{SPACE}:nodeyard-{service}",
+            "user": f"system:serviceaccount:{space}:nodeyard-{service}",
             "resourceAttributes": attributes,
         },
     }
@@ -97,6 +99,24 @@ def test_a_service_may_do_nothing_else(
 ) -> None:
     service, verb, resource, group = case
     assert not may(kube, service, verb, resource, group)
+
+
+@pytest.mark.parametrize("returning", [True, False])
+def test_the_reallocator_may_bind_pods_only_where_it_is_to(kube: KubeApi, *, returning: bool) -> None:
+    space = f"rights-{returning}".lower()
+    install.install(kube, _renamed(render_rbac(space, bind_returning_pods=returning), space), namespace=space)
+    for service, allowed in (("reallocator", returning), ("allocator", False)):
+        assert may(kube, service, "create", "pods/binding", space=space) is allowed
+
+
+def _renamed(things: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
+    """Roles of the whole cluster under names of their own, beside those installed already."""
+    for thing in things:
+        if thing["kind"].startswith("ClusterRole"):
+            thing["metadata"]["name"] += f"-{suffix}"
+        if thing["kind"] == "ClusterRoleBinding":
+            thing["roleRef"]["name"] += f"-{suffix}"
+    return things
 
 
 def test_leases_are_each_services_own_and_in_its_namespace(kube: KubeApi, installed: str) -> None:

@@ -138,7 +138,13 @@ class Replica:
     """One reallocator over a world; several may share one."""
 
     def __init__(
-        self, world: World, clock: FakeClock, *, name: str = "r0", leases: Leases | None = None
+        self,
+        world: World,
+        clock: FakeClock,
+        *,
+        name: str = "r0",
+        leases: Leases | None = None,
+        binds: bool = True,
     ) -> None:
         self.world = world
         self.clock = clock
@@ -195,7 +201,7 @@ class Replica:
             cluster=world,
             claims=world,
             nodes=world,
-            pods=world,
+            pods=world if binds else None,
             lead=self.lead,
             execution=self.execution,
             chronicle=self.chronicle,

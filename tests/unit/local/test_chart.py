@@ -125,15 +125,27 @@ def test_no_right_is_a_wildcard_and_nobody_may_escalate() -> None:
                 assert not {"secrets", "pods/exec", "roles", "clusterroles"} & set(rule["resources"])
 
 
-def test_bindings_may_be_created_in_bind_mode_only() -> None:
-    def may_bind(mode: str) -> list[str]:
-        roles = of_kind(render_rbac(placement_mode=mode), "ClusterRole")
-        return [
+def test_bindings_may_be_created_by_those_only_that_are_told_to() -> None:
+    def may_bind(mode: str, *, returning: bool) -> list[str]:
+        roles = of_kind(render_rbac(placement_mode=mode, bind_returning_pods=returning), "ClusterRole")
+        return sorted(
             n for n, role in roles.items() for rule in role["rules"] if "pods/binding" in rule["resources"]
-        ]
+        )
 
-    assert may_bind("nominate") == []
-    assert may_bind("bind") == ["nodeyard-allocator"]
+    assert may_bind("nominate", returning=False) == []
+    assert may_bind("bind", returning=False) == ["nodeyard-allocator"]
+    assert may_bind("nominate", returning=True) == ["nodeyard-reallocator"]
+    assert may_bind("bind", returning=True) == ["nodeyard-allocator", "nodeyard-reallocator"]
+
+
+@pytest.mark.parametrize("returning", [True, False])
+def test_the_reallocator_is_told_what_it_has_the_right_to(returning: bool) -> None:
+    values = {**PASSWORD, "reallocator": {"bindReturningPods": returning}}
+    (container,) = pod_spec(of_kind(render(values=values), "Deployment")["nodeyard-reallocator"])[
+        "containers"
+    ]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    assert told["NODEYARD_BIND_RETURNING_PODS"] == str(returning).lower()
 
 
 def test_the_watcher_only_reads_and_pricing_and_admin_have_no_rights() -> None:

@@ -184,6 +184,25 @@ async def test_a_replica_that_takes_over_brings_pods_home_and_begins_nothing_mor
     assert not scene.deleting("b")
 
 
+async def test_a_replica_that_may_bind_no_pod_leaves_them_be_and_opens_when_the_time_is_up(
+    scene: Scene,
+) -> None:
+    await scene.begin()
+    await scene.turn()
+    scene.replica = Replica(scene.world, scene.clock, name="r1", binds=False)
+    await scene.gone("a")
+    await scene.turn()
+    assert scene.where("new-a") == ""
+    scene.clock.skip(61)
+    scene.world.build.put(Kind.NODE_CLAIM, "a-c", None)
+    scene.world.build.put(Kind.NODE, "a", None)
+    await scene.replica.execution.advance()
+    await scene.turn()
+    assert scene.where("new-a") == ""
+    assert not scene.held()
+    assert not scene.kept()
+
+
 async def test_what_cannot_be_closed_is_opened_again_and_nothing_goes(scene: Scene) -> None:
     course = scene.course()
     scene.world.delete_claim("b-c")

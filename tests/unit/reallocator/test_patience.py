@@ -47,6 +47,13 @@ def test_a_course_given_up_leaves_a_while_to_single_commands() -> None:
     assert patience.methods(view(LONGEST_REST_S), 1) is LIVE
 
 
+def test_where_no_course_is_possible_single_commands_never_wait() -> None:
+    patience, found = Patience(courses=False), Outcome(quiet=True)
+    assert patience.methods(view(), 1) is METHODS
+    assert patience.methods(view(calm=False), 1) is METHODS
+    assert patience.awake(found, METHODS, NOW) == found
+
+
 def test_a_wait_that_ends_by_itself_lets_no_pass_rest_beyond_it() -> None:
     patience, found = Patience(), Outcome(quiet=True)
     assert not patience.awake(found, URGENT, NOW).quiet
