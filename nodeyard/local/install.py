@@ -1,6 +1,6 @@
 """Installing Nodeyard into a cluster as the chart does: custom resources, service accounts, rights.
 
-The custom resource definitions come from `deploy/crds`, everything else from the chart under `deploy/chart`,
+Custom resource definitions, service accounts and rights come from the chart under `deploy/chart`, the latter
 rendered by `nodeyard.local.chart`; so that services run here with exactly the rights that the chart gives
 them, each under its own ServiceAccount with a token from the TokenRequest API.
 """
@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from nodeyard.local import chart, kubeconfig
-from nodeyard.local.binaries import source_root
 from nodeyard.local.errors import StandError
 from nodeyard.local.kubeapi import KubeApi, Manifest
 from nodeyard.local.kubeconfig import Access
@@ -24,12 +23,12 @@ TOKEN_SECONDS = 30 * 24 * 3600
 
 
 def definitions(directory: Path | None = None) -> list[dict[str, Any]]:
-    """The custom resource definitions under `deploy/crds` (or the given directory).
+    """The custom resource definitions that Helm installs with the chart (or those of the given directory).
 
     Raises StandError, naming the file, when one is not a list of Kubernetes objects.
     """
     found: list[dict[str, Any]] = []
-    for path in sorted((directory or source_root() / "deploy" / "crds").glob("*.yaml")):
+    for path in sorted((directory or chart.chart_root() / "crds").glob("*.yaml")):
         try:
             documents = [each for each in yaml.safe_load_all(path.read_text()) if each is not None]
         except yaml.YAMLError as error:

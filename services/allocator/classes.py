@@ -1,12 +1,13 @@
 """Node classes kept resolved, their status written, their launch templates and catalogues made ahead of need.
 
 Every replica resolves for itself, so that each can launch; the status is written by whoever sees that it differs.
-Refuses to launch by a class that is not ready, with the reason. Neighbours: `adapters/ec2/node_class` (what the
+Refuses to launch by a class that is not ready, with the reason; looks at none, and writes nothing about any, while
+`stopped` gives a reason. Neighbours: `adapters/ec2/node_class` (what the
 account has), `launcher` (who asks).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -52,8 +53,11 @@ class Classes:
         clock: Clock,
         boot: Boot,
         report: Reporter,
+        stopped: Callable[[], str | None],
     ) -> None:
-        """`boot`: what all nodes of the cluster share; labels, taints and kubelet settings are filled in per launch."""
+        """`boot`: what all nodes of the cluster share; labels, taints and kubelet settings are filled in per launch.
+        `stopped`: why nothing may be done now, None normally.
+        """
         self._cluster = cluster
         self._offers = offers
         self._resolver = resolver
@@ -62,6 +66,7 @@ class Classes:
         self._clock = clock
         self._boot = boot
         self._report = report
+        self._stopped = stopped
         self._ahead: dict[str, set[str]] = {}
         self._prune_at = clock.monotonic() + _PRUNE_S
         self._said: dict[str, float] = {}
@@ -110,7 +115,7 @@ class Classes:
         try:
             while True:
                 self._wake.clear()  # before looking, so that what changes meanwhile is looked at again
-                if self._cluster.synced:
+                if self._cluster.synced and self._stopped() is None:
                     await self.refresh()
                 try:
                     async with asyncio.timeout(_PERIOD_S if self._cluster.synced else 0.2):
@@ -121,7 +126,7 @@ class Classes:
             watching.cancel()
 
     async def _watch(self) -> None:
-        """Wakes the loop when a class's spec, a pool or the catalogue changed."""
+        """Wakes the loop when a class's spec, a pool or the catalogue changed, or when it may look again."""
         seen: object = None
         revision = -1
         while True:
@@ -137,6 +142,7 @@ class Classes:
             {key: (c.uid, c.generation, c.deleting) for key, c in snapshot.node_classes.items()},
             {key: (p.uid, p.generation, p.deleting) for key, p in snapshot.pools.items()},
             self._offers.revision,
+            self._stopped() is None,
         )
 
     async def refresh(self) -> None:

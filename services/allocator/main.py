@@ -109,6 +109,10 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
         clock, LeadershipMetrics(runtime.registry),
     )  # fmt: skip
     rivals = Rivals(client, clock)
+
+    def stopped() -> str | None:
+        return rivals.reason
+
     events = EventRecorder(client, "nodeyard", clock=clock, instance=settings.replica)
     journal = Journal(redis, prefix, writer=f"allocator/{settings.replica}", clock=clock)
     report = Reporter(journal, events, clock, settings.replica)
@@ -123,7 +127,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     addresses = Addresses()
     classes = Classes(
         cluster=cluster, offers=offers, templates=templates, statuses=statuses, clock=clock, report=report,
-        resolver=Resolver(
+        stopped=stopped, resolver=Resolver(
             session, clock, cluster=settings.cluster_name, cluster_uid=cluster_uid,
             kubernetes_version=f"{version.major}.{version.minor.rstrip('+')}", addresses=addresses,
             dry_runs=DryRuns(session, clock, cluster=settings.cluster_name, tags=tags) if settings.dry_runs else None,
@@ -136,7 +140,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     )  # fmt: skip
     node_leases = NodeLeases(redis_leases, settings.replica, settings.lease_ttl, clock)
     fleet = Fleet(session, cluster_uid=cluster_uid)
-    namer = Namer(fleet, cluster, clock)
+    namer = Namer(fleet, cluster, clock, stopped)
     launcher = Launcher(
         cluster=cluster, offers=offers, claims=claims, region=session.region, namer=namer,
         batches=Batches(
@@ -155,18 +159,19 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     follower = Follower(
         cluster=cluster, launcher=launcher, registrar=registrar,
         leases=node_leases, report=report, clock=clock, deadlines=Deadlines(settings.launch_ttl, settings.registration_ttl),
-        stopped=lambda: rivals.reason,
+        stopped=stopped,
     )  # fmt: skip
     controller = Controller(
         cluster=cluster, offers=offers, classes=classes, claims=claims, launcher=launcher, follower=follower,
         leader=leader, nominated=nominated, report=report, measures=measures, clock=clock,
         batcher=Batcher(settings.batch_idle_duration, settings.batch_max_duration, clock),
-        planner=plan, options=options, stopped=lambda: rivals.reason, new_plan_id=lambda: uuid4().hex[:12],
+        planner=plan, options=options, stopped=stopped, new_plan_id=lambda: uuid4().hex[:12],
         nomination_s=settings.nomination_s,
     )  # fmt: skip
     pools = Pools(
-        cluster=cluster, classes=classes, statuses=statuses, leader=leader, measures=measures, clock=clock
-    )
+        cluster=cluster, classes=classes, statuses=statuses, leader=leader, measures=measures, clock=clock,
+        stopped=stopped,
+    )  # fmt: skip
     servicer = AllocatorServicer(
         cluster=cluster, offers=offers, controller=controller, planner=plan, report=plan_json,
         options=msgspec.structs.replace(options, search_s=None),

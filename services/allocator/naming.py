@@ -6,6 +6,7 @@ asking EC2 now and then for instances of this cluster with a batch but no claim.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -33,7 +34,11 @@ class _Task(msgspec.Struct, frozen=True):
 class Namer:
     """Tags instances. `run` does it, `add` says which."""
 
-    def __init__(self, fleet: Fleet, cluster: Cluster, clock: Clock) -> None:
+    def __init__(
+        self, fleet: Fleet, cluster: Cluster, clock: Clock, stopped: Callable[[], str | None]
+    ) -> None:
+        """`stopped`: why nothing may be done now, None normally."""
+        self._stopped = stopped
         self._fleet = fleet
         self._cluster = cluster
         self._clock = clock
@@ -84,7 +89,7 @@ class Namer:
         while True:
             await self._clock.sleep(wait_s)
             wait_s = SWEEP_S
-            if self._cluster.synced:
+            if self._cluster.synced and self._stopped() is None:
                 try:
                     await self.sweep()
                 except CloudError as error:

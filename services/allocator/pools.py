@@ -4,7 +4,7 @@ Owned by the replica that plans; every five seconds, written only where it diffe
 "NodePools" (status, limits).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -38,18 +38,21 @@ class Pools:
         leader: Leader,
         measures: AllocatorMetrics,
         clock: Clock,
+        stopped: Callable[[], str | None],
     ) -> None:
+        """`stopped`: why nothing may be done now, None normally."""
         self._cluster = cluster
         self._classes = classes
         self._statuses = statuses
         self._leader = leader
         self._measures = measures
         self._clock = clock
+        self._stopped = stopped
 
     async def run(self) -> None:
         """Every five seconds, while we plan."""
         while True:
-            if self._cluster.synced and self._leader.epoch is not None:
+            if self._cluster.synced and self._leader.epoch is not None and self._stopped() is None:
                 await self.refresh()
             await self._clock.sleep(PERIOD_S)
 

@@ -13,6 +13,7 @@ from tests.e2e.conftest import YardFactory
 from tests.support.cluster import condition, eventually
 from tests.support.yard import (
     CLAIMS,
+    CLASSES,
     CLUSTER_UID,
     NODEPOOLS,
     PROVISIONERS,
@@ -207,8 +208,26 @@ def test_nothing_is_done_beside_a_karpenter_that_works(yard: Yard) -> None:
 
     eventually(lambda: len(refusals()) == 4, within_s=20)
     before = yard.launched()
-    yard.apply(deployment("web", 2))
-    eventually(lambda: yard.phases("web")["Pending"] == 2)
+    theirs = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "theirs"}
+    yard.apply(node_class("theirs"), node_pool("theirs", nodeClassRef=theirs), deployment("web", 2))
+    eventually(lambda: refused_for_s(yard, "web", 2) > 5.0, within_s=30)
     assert yard.launched() == before
+    assert yard.claims() == []
+    node_class_now, pool_now = yard.kube.get(f"{CLASSES}/theirs"), yard.kube.get(f"{NODEPOOLS}/theirs")
+    assert "finalizers" not in node_class_now["metadata"]
+    assert not node_class_now.get("status")
+    assert not pool_now.get("status")
     yard.kube.delete(f"{path}/karpenter-leader-election")
     yard.wait_running("web", 2)
+    eventually(lambda: condition(yard.kube.get(f"{NODEPOOLS}/theirs"), "Ready").get("status") == "True")
+    for each in (f"{NODEPOOLS}/theirs", f"{CLASSES}/theirs"):
+        yard.kube.delete(each)
+
+
+def refused_for_s(yard: Yard, app: str, count: int) -> float:
+    """How long the kube-scheduler has had no place for all of the app's pods; 0 before it says so of every one."""
+    pods = [condition(pod, "PodScheduled") for pod in yard.pods(app)]
+    since = [c["lastTransitionTime"] for c in pods if c.get("reason") == "Unschedulable"]
+    if len(since) < count:
+        return 0.0
+    return min((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() for at in since)

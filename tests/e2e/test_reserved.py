@@ -6,10 +6,9 @@ import pytest
 
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
-from tests.support.yard import Yard, deployment, node_class, node_pool
+from tests.support.yard import CLASSES, Yard, deployment, node_class, node_pool
 
 pytestmark = pytest.mark.cluster
-CLASSES = "/apis/karpenter.k8s.aws/v1/ec2nodeclasses"
 FROZEN = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never", "budgets": [{"nodes": "0"}]}
 TYPE, ID = "karpenter.sh/capacity-type", "karpenter.k8s.aws/capacity-reservation-id"
 

@@ -202,6 +202,7 @@ class Replica:
         self.classes = Classes(
             cluster=self.stream, offers=world.cloud, resolver=world.account, templates=world.account,
             statuses=world.quiet, clock=world.clock, boot=Boot(cluster="nodeyard"), report=report,
+            stopped=world.why_stopped,
         )  # fmt: skip
         self.addresses = Addresses()
         self.leases = NodeLeases(world.leases, name, 5.0, world.clock)
@@ -209,7 +210,7 @@ class Replica:
             fleet=world.cloud, claims=world.api, cluster=self.stream, leases=self.leases, clock=world.clock,
             idle_s=window_s,
         )  # fmt: skip
-        self.namer = Namer(world.cloud, self.stream, world.clock)
+        self.namer = Namer(world.cloud, self.stream, world.clock, world.why_stopped)
         self.launcher = Launcher(
             cluster=self.stream, offers=world.cloud, claims=world.api, region=world.cloud.region,
             batches=self.batches, namer=self.namer, templates=world.account,
@@ -224,14 +225,14 @@ class Replica:
         self.follower = Follower(
             cluster=self.stream, launcher=self.launcher, registrar=self.registrar,
             leases=self.leases, report=report, clock=world.clock,
-            deadlines=Deadlines(), stopped=lambda: None,
+            deadlines=Deadlines(), stopped=world.why_stopped,
         )  # fmt: skip
         self.batcher = Batcher(1.0, 10.0, world.clock)
         self.controller = Controller(
             cluster=self.stream, offers=world.cloud, classes=self.classes, claims=world.api, launcher=self.launcher,
             follower=self.follower, leader=world.leader, nominated=world.quiet, report=report, measures=measures,
             clock=world.clock, batcher=self.batcher, planner=planner, options=Options(),
-            stopped=lambda: None, new_plan_id=lambda: f"plan{next(world.plans)}",
+            stopped=world.why_stopped, new_plan_id=lambda: f"plan{next(world.plans)}",
         )  # fmt: skip
 
     async def round(self) -> None:
@@ -259,6 +260,8 @@ class World:
         self.leases = LeaseTable()
         self.leader = Leader()
         self.plans = itertools.count(1)
+        self.stopped: str | None = None
+        """Why no replica may do anything."""
         self.pool = Pool(
             "default", uid="pool", node_class=NodeClassRef("default"),
             taints=(Taint("team", "NoSchedule", "a"),), startup_taints=(Taint("cni", "NoExecute"),),
@@ -268,6 +271,9 @@ class World:
             Change(Kind.POOL, "default", self.pool),
             Change(Kind.NODE_CLASS, "default", NodeClass("default", uid="class", generation=1)),
         ]
+
+    def why_stopped(self) -> str | None:
+        return self.stopped
 
     def replica(self, name: str = "a", mode: str = "nominate", window_s: float = 0.0) -> Replica:
         return Replica(self, name, mode, window_s)

@@ -94,9 +94,9 @@ class LaunchBench:
         self.classes = Classes(
             cluster=self.stream, offers=offers, templates=templates, statuses=quiet, clock=clock,
             resolver=Resolver(session, clock, cluster="nodeyard", cluster_uid="uid", kubernetes_version="1.36", addresses=self.addresses),
-            boot=Boot(cluster="nodeyard"), report=report,
+            boot=Boot(cluster="nodeyard"), report=report, stopped=lambda: None,
         )  # fmt: skip
-        self.namer = Namer(fleet, self.stream, clock)
+        self.namer = Namer(fleet, self.stream, clock, lambda: None)
         launcher = Launcher(
             cluster=self.stream, offers=offers, claims=self.api, region=REGION, namer=self.namer,
             batches=Batches(

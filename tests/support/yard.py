@@ -24,6 +24,7 @@ NODEPOOLS = "/apis/karpenter.sh/v1/nodepools"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/api/v1/namespaces/default/events"
+CLASSES = "/apis/karpenter.k8s.aws/v1/ec2nodeclasses"
 CLUSTER_UID = "nodeyard.dev/cluster-uid"
 
 

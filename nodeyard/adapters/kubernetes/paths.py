@@ -1,4 +1,4 @@
-"""Where each object is served. Source: Kubernetes API reference; the CRDs under deploy/crds.
+"""Where each object is served. Source: Kubernetes API reference; the CRDs under deploy/chart/crds.
 
 `pods()` and the like are collections (create, list, watch), `pod(namespace, name)` and the like single objects.
 """

@@ -58,7 +58,7 @@ def world() -> World:
 def pools_of(world: World, replica: Replica) -> Pools:
     return Pools(
         cluster=replica.stream, classes=replica.classes, statuses=world.quiet, leader=world.leader,
-        measures=AllocatorMetrics(new_registry(process=False)), clock=world.clock,
+        measures=AllocatorMetrics(new_registry(process=False)), clock=world.clock, stopped=world.why_stopped,
     )  # fmt: skip
 
 

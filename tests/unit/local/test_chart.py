@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from nodeyard.adapters.kubernetes.paths import COLLECTIONS
+from nodeyard.local import install
 from nodeyard.local.binaries import cache_root
 from nodeyard.local.chart import ChartError, chart_root, render, render_rbac
 from nodeyard.local.services import SERVICES, command
@@ -172,6 +174,29 @@ def test_grpc_and_redis_are_reached_by_our_own_pods_only() -> None:
                 for peer in rule["from"]:
                     assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "nodeyard"}, name
                     assert "namespaceSelector" not in peer, name
+
+
+def test_nothing_is_reached_from_outside_the_cluster() -> None:
+    """No policy lets in what is no pod, and no Service has an address outside."""
+    objects = render(values=PASSWORD)
+    for name, policy in of_kind(objects, "NetworkPolicy").items():
+        assert policy["spec"]["policyTypes"] == ["Ingress"], name
+        for rule in policy["spec"]["ingress"]:
+            assert rule["from"], name
+            assert all(peer.keys() <= {"podSelector", "namespaceSelector"} for peer in rule["from"]), name
+    assert {each["spec"]["type"] for each in of_kind(objects, "Service").values()} == {"ClusterIP"}
+    assert not {"Ingress", "Gateway", "HTTPRoute"} & {each["kind"] for each in objects}
+
+
+def test_helm_installs_the_custom_resources_that_the_services_read() -> None:
+    """Helm takes them from the chart's own directory `crds`, and so does the stand."""
+    served = {
+        f"/apis/{each['spec']['group']}/{version['name']}/{each['spec']['names']['plural']}"
+        for each in install.definitions()
+        for version in each["spec"]["versions"]
+        if version["served"]
+    }
+    assert served == {path for path in COLLECTIONS.values() if path.startswith("/apis/karpenter")}
 
 
 def test_redis_wants_a_password_and_nobody_else_sees_it() -> None:
