@@ -6,6 +6,7 @@ nothing that planning depends on has changed since it was begun; otherwise it is
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -16,9 +17,13 @@ from nodeyard.provisioning.pending import Pending
 from nodeyard.state.cluster import Snapshot
 
 _WHOLE = (
-    "pools", "claims", "node_classes", "daemon_sets", "pvs", "pvcs", "storage_classes", "csi_nodes", "namespaces",
-    "priority_classes", "selecting", "pods_on",
+    "daemon_sets", "pvs", "pvcs", "storage_classes", "csi_nodes", "namespaces", "priority_classes", "selecting", "pods_on",
 )  # fmt: skip
+_BUT: Final[Mapping[str, dict[str, Any]]] = {
+    "pools": {"resource_version": "", "conditions": (), "resources": {}},
+    "claims": {"resource_version": "", "last_pod_event_at": 0.0},
+}
+"""What of a pool and a claim is written every few seconds and means nothing to a plan."""
 _OF_A_NODE = ("labels", "taints", "allocatable", "unschedulable", "deleted_at", "provider_id", "ready")
 
 
@@ -86,10 +91,22 @@ def _same_cluster(one: Inputs, other: Inputs) -> bool:
     before, now = one.snapshot, other.snapshot
     if any(getattr(before, name) != getattr(now, name) for name in _WHOLE):
         return False
+    if not all(_same_but(getattr(before, name), getattr(now, name), less) for name, less in _BUT.items()):
+        return False
     if any(before.pods[key].shape != now.pods[key].shape for key in one.need.all):
         return False
     return before.nodes.keys() == now.nodes.keys() and all(
         _same_node(before.nodes[name], now.nodes[name]) for name in now.nodes
+    )
+
+
+def _same_but(
+    one: Mapping[str, msgspec.Struct], other: Mapping[str, msgspec.Struct], less: dict[str, Any]
+) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key] is other[key]
+        or msgspec.structs.replace(one[key], **less) == msgspec.structs.replace(other[key], **less)
+        for key in one
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from nodeyard.api import labels as keys
-from nodeyard.api.node import Condition, Node
+from nodeyard.api.node import Condition, Node, NodeClaim
 from nodeyard.api.pod import PodRecord, PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Taint
@@ -59,6 +59,26 @@ async def test_a_heartbeat_changes_nothing() -> None:
     beat = (Condition("Ready", "True", since=99.0),)
     assert await drafted(
         inputs(), inputs(node=msgspec.structs.replace(NODE, resource_version="2", conditions=beat))
+    )
+
+
+async def test_what_is_counted_and_noted_on_pools_and_claims_changes_nothing() -> None:
+    claim = NodeClaim("c", resource_version="1", provider_id="i-1")
+    pool = Pool("default", resource_version="1")
+    later = msgspec.structs.replace(claim, resource_version="2", last_pod_event_at=5.0)
+    counted = msgspec.structs.replace(
+        pool,
+        resource_version="2",
+        resources={"nodes": 1},
+        conditions=(Condition("Ready", "True", since=9.0),),
+    )
+    before = inputs(Change(Kind.POOL, "default", pool), Change(Kind.NODE_CLAIM, "c", claim))
+    assert await drafted(
+        before, inputs(Change(Kind.POOL, "default", counted), Change(Kind.NODE_CLAIM, "c", later))
+    )
+    gone = msgspec.structs.replace(later, deleted_at=1.0)
+    assert not await drafted(
+        before, inputs(Change(Kind.POOL, "default", counted), Change(Kind.NODE_CLAIM, "c", gone))
     )
 
 
