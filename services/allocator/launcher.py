@@ -181,10 +181,10 @@ class Launcher:
                 return
             claim, record = recorded
             outcome = await self._batches.launch(claim, record)
+            claim = self._cluster.snapshot().claims.get(claim.name, claim)
             if not isinstance(outcome, Nothing):
                 await self._answered(claim, record, outcome)
                 return
-            claim = self._cluster.snapshot().claims.get(claim.name, claim)
             if isinstance(outcome.cause, NotFound):
                 self._templates.forget([choice.template for choice in record.choices])
                 self._classes.forget(claim.node_class.key)

@@ -58,6 +58,8 @@ class Api:
 
     def __init__(self, clock: FakeClock) -> None:
         self.stale_writes = 0
+        self.stale_claims = 0
+        """Writes on a claim that had changed since the writer saw it: an API server refuses them once."""
         self.takes_back = 0
         """Nominations that the kube-scheduler takes back at once."""
         self.streams: list[Stream] = []
@@ -114,6 +116,7 @@ class Api:
         now = self.claims.get(claim.name)
         if now is None or (claim.uid and claim.uid != now.uid):
             return None
+        self.stale_claims += claim.resource_version != now.resource_version
         changed = change(now)
         if changed == now:
             return now

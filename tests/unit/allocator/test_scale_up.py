@@ -43,6 +43,14 @@ async def test_pending_pods_get_one_launched_claim_that_promises_them(world: Wor
     assert claim.finalizers == (keys.TERMINATION_FINALIZER,)
 
 
+async def test_a_launch_writes_on_the_claim_as_it_is_and_never_on_an_older_one(world: World) -> None:
+    world.pending_pods(3)
+    await world.replica().round()
+    (claim,) = world.api.claims.values()
+    assert claim.is_true(LAUNCHED)
+    assert world.api.stale_claims == 0
+
+
 async def test_a_launch_at_prices_of_our_own_says_in_which_order_to_try_them(world: World) -> None:
     world.pending_pods(1)
     table = table_of()
