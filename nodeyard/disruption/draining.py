@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from nodeyard.api.pod import PodKey, PodRecord, PodShape, ShapeId
-from nodeyard.api.selectors import Taint, Toleration, Value
-from nodeyard.disruption.commands import DISRUPTED_TAINT
-from nodeyard.disruption.evictability import protected
+from nodeyard.api.selectors import Value
+from nodeyard.disruption.evictability import evicted, protected
 
 _CRITICAL_PRIORITY: Final = 2_000_000_000
 """system-cluster-critical; nothing users define may be as high."""
@@ -99,9 +98,7 @@ def drain(
 
 def drainable(pod: PodRecord, shape: PodShape, now: float) -> bool:
     """Whether the drain has to see the pod off."""
-    if pod.finished or pod.owner_kind == "Node" or tolerates(shape.tolerations, DISRUPTED_TAINT):
-        return False
-    return not (pod.terminating and now - pod.deleted_at > _STUCK_S)
+    return evicted(pod, shape) and not (pod.terminating and now - pod.deleted_at > _STUCK_S)
 
 
 def tier(pod: PodRecord, shape: PodShape) -> int:
@@ -117,16 +114,3 @@ def _overdue(pod: PodRecord, now: float, deadline: float | None) -> Deletion | N
     if pod.terminating:
         return Deletion(pod.key, grace) if pod.deleted_at > max(deadline, now) + 1.0 else None
     return Deletion(pod.key, grace) if now >= deadline - pod.grace_period_s else None
-
-
-def tolerates(tolerations: Iterable[Toleration], taint: Taint) -> bool:
-    """Whether any toleration covers the taint, as Kubernetes matches them."""
-    return any(_covers(toleration, taint) for toleration in tolerations)
-
-
-def _covers(toleration: Toleration, taint: Taint) -> bool:
-    if toleration.effect not in ("", taint.effect) or toleration.key not in ("", taint.key):
-        return False
-    if toleration.operator == "Exists":
-        return True
-    return bool(toleration.key) and toleration.value == taint.value

@@ -10,9 +10,11 @@ from typing import Final
 from nodeyard.api.cluster import PodDisruptionBudget
 from nodeyard.api.duration import parse_duration
 from nodeyard.api.pod import PodRecord, PodShape
+from nodeyard.disruption.commands import DISRUPTED_TAINT
 from nodeyard.disruption.model import Block, Rule
 from nodeyard.provisioning.pending import protected as protected_in_itself
 from nodeyard.provisioning.pending import selects
+from nodeyard.scheduling.taints import tolerates
 from nodeyard.state.cluster import Snapshot
 
 _COST_UNIT: Final = 2.0**27
@@ -33,6 +35,13 @@ def must_move(pod: PodRecord) -> bool:
     if pod.daemon or pod.finished:
         return False
     return not pod.terminating or pod.owner_kind == "StatefulSet"
+
+
+def evicted(pod: PodRecord, shape: PodShape) -> bool:
+    """Whether a drain evicts the pod: daemons too, but not what belongs to the node itself or would come straight back
+    because it tolerates the taint of a drain.
+    """
+    return not (pod.finished or pod.owner_kind == "Node" or tolerates(shape.tolerations, (DISRUPTED_TAINT,)))
 
 
 def unreadable_protection(pod: PodRecord) -> bool:
@@ -75,8 +84,8 @@ class PodGuard:
     def block(self, pod: PodRecord) -> Block | None:
         """What keeps a graceful disruption from touching the pod; None: it may be evicted."""
         if protected(pod, self._now):
-            return Block(Rule.POD_DO_NOT_DISRUPT, f"pod {pod.key} asks not to be disrupted", {"pod": pod.key})
-        if not must_move(pod) or pod.terminating:
+            return _asks_to_stay(pod)
+        if pod.terminating or not evicted(pod, self._snapshot.shape(pod)):
             return None
         pdbs = self.pdbs_of(pod)
         if len(pdbs) > 1:
@@ -101,3 +110,11 @@ class PodGuard:
                 Rule.PDB, f"PodDisruptionBudget {pdb.key} allows no eviction of pod {pod.key}", facts
             )
         return None
+
+
+def _asks_to_stay(pod: PodRecord) -> Block:
+    """With the moment its protection ends, where that is known."""
+    facts: dict[str, str | int | float | bool] = {"pod": pod.key}
+    if pod.do_not_disrupt != "true" and pod.started_at:
+        facts["until"] = pod.started_at + parse_duration(pod.do_not_disrupt)
+    return Block(Rule.POD_DO_NOT_DISRUPT, f"pod {pod.key} asks not to be disrupted", facts)

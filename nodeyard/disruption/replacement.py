@@ -32,7 +32,7 @@ def cheaper(node: PlannedNode, gone: Sequence[Candidate], options: Options) -> P
     }
     if not left:
         return Block(Rule.NOT_CHEAPER, "no node that holds its pods is cheaper than it is", facts)
-    left_or_block = _capacity_types(left, gone, options)
+    left_or_block = _capacity_types(node, left, gone, options)
     if isinstance(left_or_block, Block):
         return left_or_block
     kept = narrowed(node, left_or_block)
@@ -60,7 +60,7 @@ def choices(node: PlannedNode) -> list[OfferingRef]:
 
 
 def _capacity_types(
-    left: list[OfferingRef], gone: Sequence[Candidate], options: Options
+    node: PlannedNode, left: list[OfferingRef], gone: Sequence[Candidate], options: Options
 ) -> list[OfferingRef] | Block:
     spot = [ref for ref in left if ref.capacity_type == keys.SPOT]
     if not spot:
@@ -75,8 +75,13 @@ def _capacity_types(
     if len(types) < options.spot_to_spot_types:
         message = "too few cheaper spot types to exchange a spot node for another"
         return Block(Rule.SPOT_TO_SPOT, message, {"types": len(types), "wanted": options.spot_to_spot_types})
-    kept = set(types[: options.spot_to_spot_types])
+    kept = set(types[: max(options.spot_to_spot_types, _least(node, keys.INSTANCE_TYPE))])
     return [ref for ref in spot if ref.instance_type in kept]
+
+
+def _least(node: PlannedNode, key: str) -> int:
+    """How many values the pool's minValues wants of a label."""
+    return max((r.min_values or 0 for r in node.requirements if r.key == key), default=0)
 
 
 def narrowed(node: PlannedNode, refs: Sequence[OfferingRef]) -> PlannedNode | None:
@@ -92,7 +97,7 @@ def narrowed(node: PlannedNode, refs: Sequence[OfferingRef]) -> PlannedNode | No
     }
     requirements = [r for r in node.requirements if r.key not in allowed]
     for key, values in allowed.items():
-        least = max((r.min_values or 0 for r in node.requirements if r.key == key), default=0)
+        least = _least(node, key)
         if least > len(values):
             return None
         requirements.append(Requirement(key, "In", values, least or None))

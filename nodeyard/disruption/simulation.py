@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED
 from nodeyard.api.pod import PodKey
 from nodeyard.disruption.model import Candidate, Planner, View
@@ -63,8 +64,15 @@ class Simulation:
                 without_claims=frozenset(c.claim for c in gone if c.claim),
                 uninitialized_targets=False,
                 closed_nodes=((self._closed if windows else self._view.in_command) | closed) - nodes,
+                least_types=self._least_types(gone),
             )
         )
+
+    def _least_types(self, gone: Sequence[Candidate]) -> int:
+        """One spot node is exchanged for spot only where many types would do, so all of these have to be named."""
+        options = self._view.options
+        alone = len(gone) == 1 and gone[0].capacity_type == keys.SPOT
+        return options.spot_to_spot_types if options.spot_to_spot and alone else 0
 
     def _settle(self) -> Snapshot:
         snapshot = self._view.snapshot

@@ -17,8 +17,8 @@ from nodeyard.api.node import LAUNCHED, Condition, Node, NodeClaim
 from nodeyard.api.pod import PodRecord
 from nodeyard.api.selectors import Value
 from nodeyard.disruption.budgets import INSTANCE_TERMINATING
-from nodeyard.disruption.commands import DISRUPTED_TAINT, disrupted
-from nodeyard.disruption.draining import Drain, drain, drainable, tolerates
+from nodeyard.disruption.commands import disrupted
+from nodeyard.disruption.draining import Drain, drain, drainable
 from nodeyard.state.cluster import Snapshot
 
 DRAINED: Final = "Drained"
@@ -205,7 +205,7 @@ def _volumes_that_stay(facts: Facts) -> frozenset[str]:
     names = set()
     for pod in facts.pods:
         shape = snapshot.shapes[pod.shape]
-        if drainable(pod, shape, facts.now) and not tolerates(shape.tolerations, DISRUPTED_TAINT):
+        if drainable(pod, shape, facts.now):
             continue
         for claim_name in shape.volume_claims:
             pvc = snapshot.pvcs.get(f"{pod.namespace}/{claim_name}")

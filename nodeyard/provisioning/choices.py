@@ -38,6 +38,7 @@ class Chooser:
     def __init__(self, setting: Setting, draft: Draft) -> None:
         self.setting, self.draft = setting, draft
         self.columns, self.state = setting.columns, draft.state
+        self.least_types = setting.problem.least_types
         self.order = np.lexsort((self.columns.expected, self.columns.variant))
         self.prices = self.columns.expected[self.order]
         self.starts = [v.first for v in self.columns.variants]
@@ -107,7 +108,7 @@ class Chooser:
         """Columns of the pool variant that keep the rules of pods with these signs, whatever they ask for."""
         columns, variant = self.columns, self.columns.variants[int(self.columns.variant[column])]
         first, last = variant.first, variant.last
-        demanding = any(r.min_values for r in columns.pool_of(column).requirements)
+        demanding = self.least_types or any(r.min_values for r in columns.pool_of(column).requirements)
         dearest = max(_DEAREST_RUNNER_UP, 1 + self.setting.options.price_tolerance)
         ceiling = np.inf if demanding else columns.expected[column] * dearest + 1e-9
         stop = int(np.searchsorted(self.prices[first:last], ceiling, side="right"))
@@ -157,22 +158,19 @@ class Chooser:
     def _with_min_values(self, able: Ints, within: Ints) -> tuple[Ints, bool]:
         """The first choice and at most the asked number of alternatives, with enough values of each key that demands several."""
         most = min(1 + self.setting.options.max_alternatives, _MOST_CHOICES)
-        wanted = [
-            r
-            for r in self.columns.variants[int(self.columns.variant[able[0]])].pool.requirements
-            if r.min_values
-        ]
+        pool = self.columns.variants[int(self.columns.variant[able[0]])].pool
+        wanted = [(r.key, r.min_values, True) for r in pool.requirements if r.min_values]
+        if self.least_types:
+            wanted.append((keys.INSTANCE_TYPE, self.least_types, False))
         chosen = within[:most]
-        if not wanted:
-            return chosen, False
         relaxed = False
-        for requirement in wanted:
-            codes, _ = self.columns.labelled.column(requirement.key)
-            if len(np.unique(codes[chosen])) >= (requirement.min_values or 0):
+        for key, least, demanded in wanted:
+            codes, _ = self.columns.labelled.column(key)
+            if len(np.unique(codes[chosen])) >= least:
                 continue
             _, firsts = np.unique(codes[able], return_index=True)
-            picked = able[np.sort(firsts)][: requirement.min_values]
-            relaxed |= len(picked) < (requirement.min_values or 0)
+            picked = able[np.sort(firsts)][:least]
+            relaxed |= demanded and len(picked) < least
             merged = [*picked.tolist(), *[c for c in chosen.tolist() if c not in set(picked.tolist())]]
             chosen = np.array(merged[: max(most, len(picked))], np.int64)
             chosen = chosen[np.lexsort((chosen, self.columns.expected[chosen]))]

@@ -72,6 +72,8 @@ class Problem(msgspec.Struct, frozen=True):
     closed_nodes: frozenset[str] = frozenset()
     """Existing nodes that stay with their pods but take no new ones."""
     allow_new_nodes: bool = True
+    least_types: int = 0
+    """How many instance types each new node may be made as, where there are so many, however much dearer they are."""
 
     def catalogue_of(self, node_class: str) -> Catalogue | None:
         return self.catalogues.get(node_class, self.catalogues.get(""))

@@ -144,8 +144,6 @@ def free_to_go(view: View, pod: PodRecord) -> bool:
     """Whether do-not-disrupt and budgets let the pod be evicted, by their own words."""
     if pod.do_not_disrupt in ("true", "1h"):
         return False
-    if pod.owner_kind == "DaemonSet":
-        return True
     tags = {pod.shape, "any"}
     covering: list[PodDisruptionBudget] = []
     for pdb in view.snapshot.pdbs.values():

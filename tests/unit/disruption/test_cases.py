@@ -19,14 +19,16 @@ from nodeyard.disruption.commands import DISRUPTED_TAINT, MARK, Mark, Verdict, p
 from nodeyard.disruption.draining import Deletion, drain
 from nodeyard.disruption.drift import DRIFTED, drift_of
 from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Action, Block, Command, Options, Outcome, Reason, Rule
+from nodeyard.disruption.model import Action, Block, Command, Options, Outcome, Planner, Reason, Rule
 from nodeyard.disruption.replacement import cheaper, choices
 from nodeyard.disruption.reserved import OUTSIDE, expiring, fallen_out
 from nodeyard.disruption.validation import validate
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.provisioning.lifecycle import not_initialized
-from nodeyard.provisioning.model import OfferingRef, PlannedNode, Problem
+from nodeyard.provisioning.model import OfferingRef, Plan, PlannedNode, Problem
+from nodeyard.provisioning.model import Options as PlanOptions
 from nodeyard.provisioning.pending import pending
+from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import NOW, ZONE, Builder, catalogue, first_fit, shape
 
@@ -121,27 +123,36 @@ def test_same_type_trap() -> None:
     assert choices(kept) == [less]
 
 
-def test_spot_ladder() -> None:
-    """Fourteen cheaper types are too few, of more than fifteen the fifteen cheapest; the new node stays then."""
+def planned(problem: Problem) -> Plan:
+    return plan(problem, PlanOptions(bound=False), clock)
+
+
+@pytest.mark.parametrize(("planner", "least"), [(first_fit, None), (planned, None), (planned, 20)])
+def test_spot_ladder(planner: Planner, least: int | None) -> None:
+    """Fourteen cheaper types are too few, of more than fifteen the fifteen cheapest (as many as the pool's minValues wants,
+    if that is more); the new node stays then. How much dearer than the cheapest the fifteenth is does not matter.
+    """
     gate = Options(spot_to_spot=True)
+    wanted = (Requirement(keys.INSTANCE_TYPE, "Exists", (), least),) if least else ()
 
     def ladder(count: int, current: str) -> Outcome:
         build = Builder()
-        build.pool()
+        build.pool(requirements=wanted)
         build.node("a", "m5.4xlarge", capacity_type=keys.SPOT)
         node = build.snapshot.nodes["a"]
         labels = node.labels | {keys.INSTANCE_TYPE: current}
         build.put(Kind.NODE, "a", msgspec.structs.replace(node, labels=labels))
         build.pod("p", "a")
-        rows = [(f"t{i:02}.large", 9.0, 0.03 + i / 1000) for i in range(count)]
-        return passed(build, options=gate, catalogues=market(*rows, ("m5.4xlarge", 9.0, 0.8)))
+        rows = [(f"t{i:02}.large", 9.0, 0.03 * 1.1**i) for i in range(count)]
+        sold = market(*rows, ("m5.4xlarge", 9.0, 0.8))
+        return decide(build.view(options=gate, catalogues=sold), planner, clock)
 
-    assert rule_of(ladder(14, "m5.4xlarge"), "a") is Rule.SPOT_TO_SPOT
-    (new,) = command_of(ladder(20, "m5.4xlarge")).replacements
+    assert rule_of(ladder(14, "m5.4xlarge"), "a") in (Rule.SPOT_TO_SPOT, Rule.UNPLACED)
+    (new,) = command_of(ladder(24, "m5.4xlarge")).replacements
     types = {r.instance_type for r in choices(new)}
-    assert types == {f"t{i:02}.large" for i in range(15)}
-    for launched in sorted(types):
-        assert ladder(20, launched).command is None
+    assert types == {f"t{i:02}.large" for i in range(least or 15)}
+    for launched in sorted(types)[:15]:
+        assert ladder(24, launched).command is None
 
 
 def test_budget_does_not_freeze() -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from nodeyard.api.pod import PodRecord, PodShape
 from nodeyard.api.selectors import Toleration
-from nodeyard.disruption.commands import DISRUPTED_TAINT
-from nodeyard.disruption.draining import Deletion, Drain, Wait, drain, tolerates
+from nodeyard.disruption.draining import Deletion, Drain, Wait, drain, drainable
 from tests.support.disruption import NOW, TOLERATES_ALL, shape
 
 SHAPES: dict[str, PodShape] = {
@@ -104,4 +103,4 @@ def test_a_pod_whose_own_grace_ends_after_the_deadline_is_hurried_once() -> None
     ],
 )
 def test_tolerations_are_matched_as_kubernetes_does(toleration: Toleration, covers: bool) -> None:
-    assert tolerates((toleration,), DISRUPTED_TAINT) is covers
+    assert drainable(pod("p"), shape("web", tolerations=(toleration,)), NOW) is not covers

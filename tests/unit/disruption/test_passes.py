@@ -10,13 +10,14 @@ import pytest
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Condition
 from nodeyard.api.pool import Budget
+from nodeyard.api.selectors import Toleration
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Action, Block, Command, Options, Outcome, Reason, Rule, View
 from nodeyard.disruption.validation import still_open, validate
 from nodeyard.provisioning.model import Placement, Plan, Problem
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, Builder, catalogue, first_fit
+from tests.support.disruption import NOW, TOLERATES_ALL, Builder, catalogue, first_fit
 
 
 def clock() -> float:
@@ -166,7 +167,37 @@ def test_do_not_disrupt_may_be_a_time_from_the_pods_start(
     build = Builder()
     two_half_empty(build)
     build.pod("a-pod", "a", do_not_disrupt=protection, started_at=started)
-    assert (rules(passed(build))["a"] is Rule.POD_DO_NOT_DISRUPT) is kept
+    outcome = passed(build)
+    assert (rules(outcome)["a"] is Rule.POD_DO_NOT_DISRUPT) is kept
+    if kept and started:
+        build.pod("b-pod", "b", do_not_disrupt="true")
+        assert passed(build).recheck_at == started + 600.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "tolerations", "kept"), [(0, (), True), (1, (), False), (0, TOLERATES_ALL, False)]
+)
+def test_a_budget_over_daemons_keeps_the_node_where_a_drain_would_have_to_evict_them(
+    budget: int, tolerations: tuple[Toleration, ...], kept: bool
+) -> None:
+    build = Builder()
+    build.pool()
+    build.shape("agent", 100, labels={"app": "agent"}, tolerations=tolerations)
+    build.node("a")
+    build.pod("agent", "a", shape="agent", owner_kind="DaemonSet")
+    build.pdb("guard", budget, {"app": "agent"})
+    assert rules(passed(build)) == {"a": Rule.PDB if kept else None}
+
+
+def test_a_budget_over_pods_that_no_drain_evicts_keeps_no_node() -> None:
+    build = Builder()
+    two_half_empty(build)
+    build.shape("tolerant", 500, labels={"app": "web"}, tolerations=TOLERATES_ALL)
+    for node in ("a", "b"):
+        build.pod(f"{node}-pod", node, shape="tolerant")
+    build.pdb("guard", 0)
+    assert Rule.PDB not in rules(passed(build)).values()
+    assert passed(build).command is not None
 
 
 def test_a_budget_that_lets_unhealthy_pods_go_does_not_keep_the_node() -> None:
