@@ -103,7 +103,16 @@ def decide(
         allowed=allowed,
         judged=judged,
         cost=_cost(run),
+        overdue=_overdue(judged[name]) if (name := underutilization.__name__) in judged else view.overdue,
     )
+
+
+def _overdue(proposals: Iterable[Proposal]) -> frozenset[PoolKey]:
+    """Pools whose turn never came before time was up."""
+    late: dict[PoolKey, bool] = {}
+    for p in proposals:
+        late[p.pool] = late.get(p.pool, True) and any(b.rule is Rule.DEADLINE for b in p.blocks)
+    return frozenset(pool for pool, never in late.items() if never)
 
 
 def _cost(run: Pass) -> dict[PoolKey, float]:
@@ -175,7 +184,7 @@ def underutilization(run: Pass) -> Found:
     command: Command | None = None
     spent_s = 0.0
     busy = _machines_coming(run.view)
-    for candidate in in_turn(run.found):
+    for candidate in in_turn(run.found, run.view.overdue):
         if is_empty(run, candidate):
             continue
         stops = candidate.blocks + tuple(consolidation_blocks(run, candidate, Reason.UNDERUTILIZED))
@@ -228,16 +237,18 @@ def by_savings(found: Iterable[Candidate]) -> list[Candidate]:
     return sorted(found, key=lambda c: (-c.savings_ratio, c.node))
 
 
-def in_turn(found: Iterable[Candidate]) -> Iterator[Candidate]:
-    """One of each pool in turn, those that may go before those that may not, dearest per disruption first."""
+def in_turn(found: Iterable[Candidate], overdue: frozenset[PoolKey] = frozenset()) -> Iterator[Candidate]:
+    """One of each pool in turn, those that may go before those that may not, dearest per disruption first. Pools that
+    are overdue begin.
+    """
     for free in (True, False):
         queues: dict[str, list[Candidate]] = defaultdict(list)
         for candidate in by_savings(c for c in found if (not c.blocks) is free):
             queues[candidate.pool].append(candidate)
         for place in range(max(map(len, queues.values()), default=0)):
-            for queue in queues.values():
-                if place < len(queue):
-                    yield queue[place]
+            for pool in sorted(queues, key=lambda pool: pool not in overdue):
+                if place < len(queues[pool]):
+                    yield queues[pool][place]
 
 
 def _command_of(run: Pass, candidate: Candidate, proposal: Proposal) -> Command:

@@ -246,6 +246,8 @@ class View(msgspec.Struct, frozen=True):
     options: Options = Options()
     moves: tuple[Move, ...] = ()
     """What was done of late, in any order."""
+    overdue: frozenset[PoolKey] = frozenset()
+    """Pools that the pass before had no time for: they begin."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -265,6 +267,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """By method, what it made of the nodes that it is for."""
     cost: Mapping[PoolKey, float] = {}
     """Rent and node charges of each pool's nodes, as far as prices are known."""
+    overdue: frozenset[PoolKey] = frozenset()
+    """Pools that there was no time for; the next view's."""
 
     def stopped(self, method: str) -> Mapping[Rule, int]:
         """How many nodes each rule was the first to keep."""

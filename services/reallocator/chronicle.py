@@ -9,6 +9,7 @@ from typing import Final
 from nodeyard.api.decision import Decision
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.pod import PodRecord
+from nodeyard.api.pool import Pool
 from nodeyard.runtime.logging import get_logger
 from services.reallocator.ports import Events, Recording
 
@@ -55,6 +56,19 @@ class Chronicle:
             api_version="karpenter.sh/v1",
             name=claim.name,
             uid=claim.uid,
+            type="Warning" if warning else "Normal",
+            reason=reason,
+            message=message,
+        )
+
+    def on_pool(self, pool: Pool, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event on a NodePool or Provisioner."""
+        old, _, name = pool.key.rpartition("/")
+        self._events.publish(
+            kind="Provisioner" if old else "NodePool",
+            api_version="karpenter.sh/v1alpha5" if old else "karpenter.sh/v1",
+            name=name,
+            uid=pool.uid,
             type="Warning" if warning else "Normal",
             reason=reason,
             message=message,

@@ -14,6 +14,7 @@ import msgspec
 
 from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.api.node import NodeClaim
+from nodeyard.api.pool import PoolKey
 from nodeyard.api.reading import render_time
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.burdens import Burdens
@@ -110,6 +111,7 @@ class Disruption:
         self._quiet: tuple[tuple[str, int], float] | None = None
         self._priced: tuple[str, Mapping[str, Catalogue]] = ("", {})
         """The prices that the last look was made at."""
+        self._overdue: frozenset[PoolKey] = frozenset()
         self._patience = Patience(courses=courses.possible)
         self._marks = ClaimMarks(cluster, claims, chronicle, clock)
         self.proposals = Proposals(chronicle)
@@ -200,6 +202,7 @@ class Disruption:
             if why.rule is not Rule.SEVERAL_NODES:
                 self._patience.fruitless(view.now, terms, took_s)
         self._measures.evaluation.observe(took_s)
+        self._overdue = outcome.overdue
         if not outcome.complete:
             self._measures.timeouts.inc()
         return self._patience.awake(outcome, methods, view.now)
@@ -228,6 +231,7 @@ class Disruption:
             quiet_since=dict(self._events.last),
             options=self._options,
             moves=await self._moves.recall(),
+            overdue=self._overdue,
         )
 
     def _catalogues(self, snapshot: Snapshot) -> Mapping[str, Catalogue]:

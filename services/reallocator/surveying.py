@@ -4,18 +4,25 @@ Says in the journal and as an event when what a method proposes for a node, or w
 the same thing twice is said once. Neighbours: `controller` (passes), `servicer` (who asks).
 """
 
+from nodeyard.disruption.candidates import EVENTUAL
 from nodeyard.disruption.model import Command, DrainEstimate, Outcome, Proposal, Rule
 from nodeyard.disruption.outlook import Outlook
 from nodeyard.state.cluster import Snapshot
 from services.reallocator.chronicle import Chronicle, Fact
 
-_BY_POD = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT})
+_BLOCKED = frozenset(
+    {
+        Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT, Rule.NO_CLAIM, Rule.NO_POOL,
+        Rule.WAVE, Rule.BACKOFF,
+    }
+)  # fmt: skip
 _NOT_WORTH_IT = frozenset(
     {
         Rule.NOT_CHEAPER, Rule.UNPLACED, Rule.SEVERAL_NODES, Rule.MIN_SAVING, Rule.PAYBACK, Rule.RETURN,
-        Rule.FAILED_BEFORE,
+        Rule.FAILED_BEFORE, Rule.NO_PRICE, Rule.SPOT_TO_SPOT, Rule.POLICY, Rule.NEVER,
     }
 )  # fmt: skip
+"""What else stops a node passes by itself, or is somebody's own doing (it is new, being deleted, in a command)."""
 
 
 class Proposals:
@@ -75,11 +82,17 @@ class Proposals:
             "blocked", f"node/{proposal.node}", first.rule.value, first.message, quiet=True,
             **(first.facts | {"method": method}),
         )  # fmt: skip
-        node = snapshot.nodes.get(proposal.node)
-        if node is not None and first.rule in _BY_POD:
-            self._chronicle.on_node(node, "DisruptionBlocked", first.message)
-        elif node is not None and first.rule in _NOT_WORTH_IT:
+        self._tell(proposal, snapshot)
+
+    def _tell(self, proposal: Proposal, snapshot: Snapshot) -> None:
+        """What stops a node as an event, on the pool where its budgets do."""
+        first, node = proposal.blocks[0], snapshot.nodes.get(proposal.node)
+        if first.rule is Rule.BUDGET and (pool := snapshot.pools.get(proposal.pool)) is not None:
+            self._chronicle.on_pool(pool, "DisruptionBlocked", first.message)
+        elif node is not None and first.rule in _NOT_WORTH_IT and proposal.reason not in EVENTUAL:
             self._chronicle.on_node(node, "Unconsolidatable", first.message)
+        elif node is not None and first.rule in _BLOCKED | _NOT_WORTH_IT:
+            self._chronicle.on_node(node, "DisruptionBlocked", first.message)
 
 
 def signature(proposal: Proposal) -> str:

@@ -10,9 +10,9 @@ from nodeyard.api.node import Condition, Node, NodeClaim
 from nodeyard.disruption.drift import DRIFTED, HASH_VERSION
 from nodeyard.disruption.evictability import eviction_cost
 from nodeyard.disruption.methods import decide, in_turn
-from nodeyard.disruption.model import Candidate, Command, Reason
+from nodeyard.disruption.model import Candidate, Command, Options, Outcome, Reason
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, Builder, first_fit, shape
+from tests.support.disruption import NOW, Builder, catalogue, first_fit, shape
 
 
 def drifted(build: Builder, name: str, since: float, *, pods: int = 1) -> tuple[Node, NodeClaim]:
@@ -70,6 +70,28 @@ def test_pools_take_turns_whatever_their_size() -> None:
     big = [Candidate(f"big-{i}", "c", pool="big", price_per_hour=1.0) for i in range(3)]
     small = [Candidate("small-0", "c", pool="small", price_per_hour=0.1)]
     assert [c.node for c in in_turn([*big, *small])] == ["big-0", "small-0", "big-1", "big-2"]
+
+
+def test_a_pool_that_a_pass_had_no_time_for_begins_in_the_next() -> None:
+    build = Builder()
+    for pool in ("a", "b", "c"):
+        build.pool(pool)
+        build.node(f"{pool}-node", "m5.large", pool=pool)
+        build.pod(f"{pool}-pod", f"{pool}-node")
+    dear = {"default": catalogue(spot=9.0)}
+
+    def hurried(overdue: frozenset[str]) -> Outcome:
+        moments = iter([0.0] * 4 + [1e6] * 99)
+        return decide(
+            build.view(overdue=overdue, catalogues=dear, options=Options(deadline_s=10.0)),
+            first_fit,
+            lambda: next(moments),
+        )
+
+    first = hurried(frozenset())
+    assert first.overdue
+    assert not hurried(first.overdue).overdue & first.overdue
+    assert decide(build.view(catalogues=dear), first_fit, lambda: 0.0).overdue == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from nodeyard.disruption.model import Reason
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.state.cluster import Kind
 from tests.support.clock import FakeClock
-from tests.support.disruption import NOW, ZONE, World
+from tests.support.disruption import NOW, TYPES, ZONE, World, catalogue
 from tests.support.reallocating import Replica
 
 
@@ -277,6 +277,44 @@ async def test_proposals_tell_what_stops_each_node_and_are_said_once(scene: Scen
     (proposal,) = await scene.replica.disruption.list_proposals()
     assert (proposal.node, proposal.blocks[0].rule) == ("a", "Budget")
     assert scene.replica.notes.kinds().count("blocked node/a Budget") == 1
+
+
+NO_PRICE = catalogue({**TYPES, "m5.large": (2000, 0.0)})
+STOPPED: dict[str, tuple[Callable[[Scene], object], tuple[str, str, str]]] = {
+    "price": (lambda s: s.replica.prices.move(NO_PRICE), ("Node", "a", "Unconsolidatable")),
+    "policy": (lambda s: s.world.build.pool(policy="WhenEmpty"), ("Node", "a", "Unconsolidatable")),
+    "no other place": (lambda s: None, ("Node", "a", "Unconsolidatable")),
+    "budget": (lambda s: s.world.build.pdb("guard", 0), ("Node", "a", "DisruptionBlocked")),
+    "pools": (
+        lambda s: (s.world.build.pool(budgets=(Budget("0"),)), s.world.node("b", "m5.4xlarge")),
+        ("NodePool", "default", "DisruptionBlocked"),
+    ),
+}
+
+
+@pytest.mark.parametrize("why", STOPPED)
+async def test_what_stops_a_node_is_said_on_it_or_its_pool(scene: Scene, why: str) -> None:
+    scene.world.node("a", "m5.large", capacity_type=keys.SPOT)
+    scene.world.build.pod("p", "a")
+    stop, event = STOPPED[why]
+    stop(scene)
+    await scene.decide()
+    said = list(scene.replica.notes.events)
+    assert event in said
+    await scene.decide()
+    assert scene.replica.notes.events == said
+
+
+async def test_pools_that_had_no_turn_have_it_in_the_next_pass(scene: Scene) -> None:
+    looked: list[frozenset[str]] = []
+    disruption = scene.replica.disruption
+    disruption._options = msgspec.structs.replace(disruption._options, deadline_s=-1.0)
+    scene.world.node("a", "m5.large")
+    scene.world.build.pod("p", "a")
+    for _ in range(2):
+        looked.append((await disruption.view_now()).overdue)
+        await scene.decide()
+    assert looked == [frozenset(), frozenset({"default"})]
 
 
 async def test_another_replica_answers_for_proposals_too(scene: Scene) -> None:
