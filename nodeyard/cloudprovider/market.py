@@ -7,7 +7,6 @@ source has is 0 and its offering unavailable; where a source could not be asked 
 marked. Neighbours: `resolve` (a market seen by one node class), `estimates`, `refusals`.
 """
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -23,6 +22,7 @@ from nodeyard.cloudprovider.estimates import SPOT_SHARE, estimate_scale, on_dema
 from nodeyard.cloudprovider.learned import NOTHING, Learned
 from nodeyard.cloudprovider.refusals import InGroup, Shut
 from nodeyard.cloudprovider.reservations import CapacityReservation
+from nodeyard.cloudprovider.rows import Row, Rows
 from nodeyard.cloudprovider.scarcity import Pool, risk_of
 
 PRICING_API: Final = "pricing-api"
@@ -120,21 +120,6 @@ class TypeTable:
         return {key: index for index, key in enumerate(self.rows)}
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """What is said of one offering. `price` is USD per hour, 0 when unknown; `priced_at` Unix seconds."""
-
-    price: float
-    available: bool
-    source: str
-    priced_at: float
-    risk: float = 0.0
-    """USD per hour to add when plans are compared, for the odds that buying it fails."""
-    list_price: float = 0.0
-    """USD per hour without commitments and discounts; 0: the price."""
-    release: float = 0.0
-    """USD per hour that giving one up saves; 0: the price."""
-
-
 class Market:
     """A table and a row for each of its offerings. Immutable; equal content has equal `revision`."""
 
@@ -151,7 +136,7 @@ class Market:
         if len(rows) != len(table.rows):
             raise ValueError(f"{len(rows)} rows for a table of {len(table.rows)} offerings")
         self.table = table
-        self.rows = tuple(rows)
+        self.rows = rows if isinstance(rows, Rows) else Rows(rows)
         self.exhausted_subnets = frozenset(exhausted_subnets)
         self.asked_at = dict(asked_at or {})
         """Source -> Unix seconds at which all its prices were last confirmed."""
@@ -165,12 +150,7 @@ class Market:
     def revision(self) -> str:
         """Digest of everything but the times."""
         digest = blake2b(self.table.digest.encode(), digest_size=8)
-        digest.update(
-            b"".join(
-                _PACKED(r.price, r.available, r.risk, r.list_price, r.release) + r.source.encode()
-                for r in self.rows
-            )
-        )
+        digest.update(b"".join(self.rows.digests))
         digest.update("\0".join((*sorted(self.exhausted_subnets), self.learned.digest)).encode())
         if self.reservations:
             digest.update(msgspec.json.encode(self.reservations, order="deterministic"))
@@ -182,11 +162,7 @@ class Market:
         """Indices of rows that say something else; None when the tables differ, so that everything does."""
         if older.table is not self.table and older.table.digest != self.table.digest:
             return None
-        return [
-            index
-            for index, (new, old) in enumerate(zip(self.rows, older.rows, strict=True))
-            if new is not old and _said(new) != _said(old)
-        ]
+        return self.rows.changed_since(older.rows)
 
     def with_rows(
         self,
@@ -198,13 +174,10 @@ class Market:
         refused_in_groups: Iterable[InGroup] = (),
     ) -> "Market":
         """The market after some of its rows changed, with what was learned and reserved where that is given."""
-        rows = list(self.rows)
-        for index, row in changes.items():
-            rows[index] = row
         reserved = self.reservations if reservations is None else reservations
         return Market(
             self.table,
-            rows,
+            self.rows.replaced(changes),
             exhausted_subnets,
             asked_at,
             learned or self.learned,
@@ -223,13 +196,6 @@ class Market:
         for row in self.rows:
             out[row.source] = out.get(row.source, 0) + 1
         return out
-
-
-_PACKED: Final = struct.Struct("<d?ddd").pack
-
-
-def _said(row: Row) -> tuple[object, ...]:
-    return (row.price, row.available, row.source, row.risk, row.list_price, row.release)
 
 
 def market_of(
@@ -280,7 +246,7 @@ def reoffered(
     """The market under other refusals and odds, all else the same: only the rows that they touch are made anew."""
     (shut_before, odds_before), (shut, odds) = before, after
     table = market.table
-    rows = list(market.rows)
+    rows, changes = market.rows, dict[int, Row]()
     touched: Iterable[int] = range(len(rows))
     if shut_before.wide == shut.wide:
         doubted = {p for p in (*odds_before, *odds) if odds_before.get(p) != odds.get(p)}
@@ -295,15 +261,9 @@ def reoffered(
         on_demand = table.index.get((type_index, zone_index, ON_DEMAND))
         listed = 0.0 if on_demand is None else rows[on_demand].list_price or rows[on_demand].price
         risk = risk_of(chance, row.list_price or row.price, listed) if chance else 0.0
-        rows[index] = msgspec.structs.replace(row, available=available, risk=risk)
-    return Market(
-        table,
-        rows,
-        shut.exhausted_subnets,
-        market.asked_at,
-        market.learned,
-        market.reservations,
-        shut.in_groups,
+        changes[index] = msgspec.structs.replace(row, available=available, risk=risk)
+    return market.with_rows(
+        changes, shut.exhausted_subnets, market.asked_at, refused_in_groups=shut.in_groups
     )
 
 

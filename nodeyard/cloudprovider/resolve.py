@@ -17,10 +17,11 @@ from nodeyard.api.labels import ARCH, RESERVED
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problems_of, reservations_of
 from nodeyard.cloudprovider.eligibility import eligible
-from nodeyard.cloudprovider.market import RESERVATIONS, Market, Row, TypeTable, Zone
+from nodeyard.cloudprovider.market import RESERVATIONS, Market, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
 from nodeyard.cloudprovider.refusals import Shut, covers
 from nodeyard.cloudprovider.reservations import CapacityReservation, reserved_price, selected
+from nodeyard.cloudprovider.rows import Row
 from nodeyard.cloudprovider.scarcity import Pool
 from nodeyard.cloudprovider.type_labels import group_requirements, requirements_of
 

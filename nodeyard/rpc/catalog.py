@@ -23,11 +23,12 @@ from nodeyard.api.nodeclass import NodeClass
 from nodeyard.cloudprovider import market as sources
 from nodeyard.cloudprovider.description import TypeDescription
 from nodeyard.cloudprovider.learned import NOTHING, Learned, LearnedMemory
-from nodeyard.cloudprovider.market import Market, Row, TypeTable, Zone
+from nodeyard.cloudprovider.market import Market, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.cloudprovider.refusals import Refusal, RefusalMemory
 from nodeyard.cloudprovider.reservations import CapacityReservation, selected
 from nodeyard.cloudprovider.resolve import Resolver
+from nodeyard.cloudprovider.rows import Row
 from nodeyard.rpc.calls import CHANNEL_OPTIONS, Replicas, ServiceError
 from nodeyard.rpc.v1 import catalog_pb2 as pb
 from nodeyard.rpc.v1 import catalog_pb2_grpc as pb_grpc

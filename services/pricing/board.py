@@ -199,7 +199,7 @@ class PriceBoard:
             return
         async with self._changed:
             self._changed.notify_all()
-        self._measure(market)
+        asyncio.get_running_loop().call_soon(self._measure, market)  # once the subscribers have it
 
     def _market_under(self, refused: Refused, now: float) -> Market:
         """The market under these refusals; where nothing else is new, only the rows they touch are made anew."""

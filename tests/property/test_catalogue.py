@@ -5,7 +5,7 @@ a plain reading of their definition.
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodeyard.cloudprovider.learned import NOTHING
@@ -16,13 +16,15 @@ from nodeyard.cloudprovider.market import (
     SPOT_HISTORY,
     UNPRICED,
     Market,
-    Row,
 )
 from nodeyard.cloudprovider.refusals import Refusal, Shut
 from nodeyard.cloudprovider.resolve import resolve
+from nodeyard.cloudprovider.rows import Row, Rows
 from nodeyard.rpc.catalog import market_from, message_of, refusals_from, refusals_to
 from tests.support.catalogue import node_class, table_of
 
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""The machine may be busy with other things."""
 TABLE = table_of("m5.large", "c7g.xlarge")
 OTHER = table_of("m5.large")
 
@@ -83,7 +85,7 @@ def test_a_whole_message_carries_everything(market: Market) -> None:
 
 
 @given(st.lists(st.one_of(markets(), markets(OTHER)), min_size=1, max_size=5))
-@settings(max_examples=50)
+@settings(STEADY, max_examples=50)
 def test_a_subscriber_that_applies_every_message_has_what_was_sent(sent: list[Market]) -> None:
     received: Market | None = None
     older: Market | None = None
@@ -99,6 +101,7 @@ def test_a_subscriber_that_applies_every_message_has_what_was_sent(sent: list[Ma
 
 
 @given(markets(), markets())
+@STEADY
 def test_only_what_changed_is_sent(one: Market, other: Market) -> None:
     changed = other.changed_since(one)
     assert changed is not None
@@ -138,3 +141,34 @@ def test_refusals_travel_unless_they_name_nothing(refusals: list[Refusal]) -> No
         except ValueError:
             return
         raise AssertionError("a refusal of everything was accepted")
+
+
+ROW = st.builds(
+    Row,
+    st.sampled_from([0.0, 0.1, 0.2]),
+    st.booleans(),
+    st.sampled_from(["", "feed"]),
+    st.sampled_from([1.0, 2.0]),
+)
+
+
+@given(
+    st.integers(0, 400),
+    st.lists(st.tuples(st.integers(0, 399), ROW), max_size=8),
+    st.lists(st.tuples(st.integers(0, 399), ROW), max_size=8),
+)
+def test_rows_changed_step_by_step_are_those_made_at_once(
+    length: int, first: list[tuple[int, Row]], second: list[tuple[int, Row]]
+) -> None:
+    start = Rows([Row(0.1, True, "feed", 1.0)] * length)
+    assert len(start.digests) == -(-length // 128)
+    plain, stepwise = list(start), start
+    for changes in (first, second):
+        within = {index: row for index, row in changes if index < length}
+        before, stepwise = stepwise, stepwise.replaced(within)
+        for index, row in within.items():
+            plain[index] = row
+        told = stepwise.changed_since(before)
+        assert told == [i for i in range(length) if stepwise[i].said != before[i].said]
+    assert stepwise == tuple(plain)
+    assert stepwise.digests == Rows(plain).digests
