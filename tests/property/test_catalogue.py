@@ -78,6 +78,7 @@ def same(one: Market, other: Market) -> bool:
 
 
 @given(markets())
+@STEADY
 def test_a_whole_message_carries_everything(market: Market) -> None:
     received = market_from(type(m := message_of(market, None)).FromString(m.SerializeToString()), None)
     assert same(received, market)
@@ -114,6 +115,7 @@ def test_only_what_changed_is_sent(one: Market, other: Market) -> None:
 
 
 @given(st.lists(st.builds(Refusal, names, zones, kinds), max_size=6))
+@STEADY
 def test_an_offering_is_shut_exactly_when_a_refusal_names_it_or_leaves_it_open(
     refusals: list[Refusal],
 ) -> None:
@@ -131,6 +133,7 @@ def test_an_offering_is_shut_exactly_when_a_refusal_names_it_or_leaves_it_open(
 @given(
     st.lists(st.builds(Refusal, names, zones, kinds, st.text(max_size=5), st.sampled_from(["", "subnet-1"])))
 )
+@STEADY
 def test_refusals_travel_unless_they_name_nothing(refusals: list[Refusal]) -> None:
     request = refusals_to(refusals)
     if all(any(r.key) for r in refusals):
@@ -157,6 +160,7 @@ ROW = st.builds(
     st.lists(st.tuples(st.integers(0, 399), ROW), max_size=8),
     st.lists(st.tuples(st.integers(0, 399), ROW), max_size=8),
 )
+@STEADY
 def test_rows_changed_step_by_step_are_those_made_at_once(
     length: int, first: list[tuple[int, Row]], second: list[tuple[int, Row]]
 ) -> None:

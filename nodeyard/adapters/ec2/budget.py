@@ -39,8 +39,10 @@ PUBLISHED: Final[Mapping[str, Limit]] = {
 }
 """Actions with buckets of their own size; the others are MUTATING or, where they only read, NON_MUTATING."""
 _READING: Final = ("Describe", "Get", "List", "Search")
-_MARGIN: Final = 0.95
-"""Calls take unequal times to get there, so what leaves at the published rate may arrive faster."""
+_UNEQUAL_S: Final = 1.0
+"""Calls take unequal times to get there, so what leaves as the bucket allows may arrive faster: with a burst smaller by
+what comes back in this time, it still fits AWS's bucket where no call takes longer than another by more than this.
+"""
 _SLOWEST: Final = 0.2
 _REPEATS: Final = 100.0
 _EPSILON: Final = 1e-6
@@ -106,8 +108,9 @@ class CallBudget:
     def limit(self, action: str, share: float | None = None) -> Limit:
         """What this process keeps to by itself for an action of EC2's ("CreateFleet"); of another `share`, if given."""
         found = self._limits.get(action) or (NON_MUTATING if _reads(action) else MUTATING)
-        part = (self._share if share is None else share) * _MARGIN
-        return Limit(max(1.0, found.burst * part), found.per_second * part)
+        part = self._share if share is None else share
+        rate = found.per_second * part
+        return Limit(max(1.0, found.burst * part - rate * _UNEQUAL_S), rate)
 
     async def take(self, action: str) -> None:
         """Waits until the action may be called; first come, first served within this process."""
