@@ -4,7 +4,7 @@
 Source: Karpenter documentation, "Disruption", "Consolidation" and "Balanced consolidation".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -161,23 +161,33 @@ def judge(run: Pass, candidate: Candidate) -> Proposal:
 
 
 def _balanced(run: Pass, candidate: Candidate, proposal: Proposal) -> Proposal:
-    pool = run.pool(candidate)
-    if pool is None or pool.disruption.policy != BALANCED:
-        return proposal
-    mates = [c for c in run.found if c.pool == candidate.pool]
-    cost = sum(c.price_per_hour or 0.0 for c in mates)
-    disruption = sum(1.0 + c.eviction_cost for c in mates)
-    saved_share = proposal.saves_per_hour / cost if cost else 0.0
-    moved_share = (1.0 + candidate.eviction_cost) / disruption
-    if saved_share >= _BALANCE * moved_share:
-        return proposal
-    facts: dict[str, str | int | float | bool] = {
-        "savedShare": round(saved_share, 4),
-        "movedShare": round(moved_share, 4),
-    }
-    return blocked(
-        proposal, Block(Rule.POLICY, "it would move more than the saving is worth (Balanced)", facts)
-    )
+    block = unbalanced(run, [candidate], proposal.saves_per_hour)
+    return proposal if block is None else blocked(proposal, block)
+
+
+def unbalanced(run: Pass, gone: Sequence[Candidate], saves_per_hour: float) -> Block | None:
+    """Why a pool of policy Balanced does not agree: its nodes' part of the saving, split by price, is a smaller share of
+    what the pool costs than half their share of the pool's disruption. The pool is among the facts.
+    """
+    paid = sum(c.price_per_hour or 0.0 for c in gone)
+    for key in sorted({c.pool for c in gone}):
+        pool = run.view.snapshot.pools.get(key)
+        if pool is None or pool.disruption.policy != BALANCED:
+            continue
+        own, mates = ([c for c in each if c.pool == key] for each in (gone, run.found))
+        part = sum(c.price_per_hour or 0.0 for c in own) / paid if len(own) < len(gone) and paid else 1.0
+        cost = sum(c.price_per_hour or 0.0 for c in mates)
+        saved_share = saves_per_hour * part / cost if cost else 0.0
+        moved_share = sum(1.0 + c.eviction_cost for c in own) / sum(1.0 + c.eviction_cost for c in mates)
+        if saved_share >= _BALANCE * moved_share:
+            continue
+        facts: dict[str, str | int | float | bool] = {
+            "pool": key,
+            "savedShare": round(saved_share, 4),
+            "movedShare": round(moved_share, 4),
+        }
+        return Block(Rule.POLICY, "it would move more than the saving is worth (Balanced)", facts)
+    return None
 
 
 def blocked(proposal: Proposal, *blocks: Block) -> Proposal:

@@ -6,15 +6,15 @@ Neighbours: `worth` for the waste, `replacement` and `hysteresis` for what makes
 several is judged as Karpenter does. Source: Karpenter documentation, "Consolidation" (price and spot rules).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from nodeyard.api import labels as keys
-from nodeyard.api.pool import BALANCED
 from nodeyard.disruption.hysteresis import steadied
-from nodeyard.disruption.judgement import Pass, consolidation_blocks, is_empty, proposal_of
+from nodeyard.disruption.judgement import Pass, consolidation_blocks, is_empty, proposal_of, unbalanced
 from nodeyard.disruption.model import Action, Block, Candidate, Command, Proposal, Reason, Rule
 from nodeyard.disruption.replacement import cheaper, choices, narrowed, same_or_wider
 from nodeyard.disruption.unfolding import RISE
@@ -64,15 +64,13 @@ def best_exchange(run: Pass) -> Exchange | None:
 
 
 def _free(run: Pass) -> list[Candidate]:
-    """Nodes that nothing keeps; pools that weigh each node by itself (Balanced) are left to that."""
+    """Nodes that nothing keeps."""
     out = []
     for candidate in run.found:
         pool = run.pool(candidate)
         if candidate.blocks or candidate.price_per_hour is None or pool is None or is_empty(run, candidate):
             continue
-        if pool.disruption.policy == BALANCED or any(
-            consolidation_blocks(run, candidate, Reason.UNDERUTILIZED)
-        ):
+        if any(consolidation_blocks(run, candidate, Reason.UNDERUTILIZED)):
             continue
         out.append(candidate)
     return out
@@ -110,6 +108,9 @@ def _within_budgets(run: Pass, group: Sequence[Candidate]) -> list[Candidate]:
 def judge_group(run: Pass, group: Sequence[Candidate]) -> Exchange | Block:
     """What would become of the group's pods, if that is worth it, or what stops it."""
     plan = run.simulation.without(group)
+    if twins := made_again(plan.nodes, group):
+        why = Block(Rule.NOT_CHEAPER, "nodes like those that go would be made again", {"nodes": len(twins)})
+        return _judge_without(run, group, twins, why)
     own = {pod for c in group for pod in c.pods}
     refused = next((u for u in plan.unschedulable if u.pod in own), None)
     if refused is not None:
@@ -128,7 +129,34 @@ def judge_group(run: Pass, group: Sequence[Candidate]) -> Exchange | Block:
     saves -= sum(n.price_per_hour + n.node_charge_per_hour for n in steady)
     if saves <= _EPSILON:
         return Block(Rule.NOT_CHEAPER, "the nodes made would cost as much")
+    if (block := unbalanced(run, group, saves)) is not None:
+        unwilling = frozenset(c.node for c in group if c.pool == block.facts["pool"])
+        return _judge_without(run, group, unwilling, block)
     return Exchange(tuple(group), tuple(steady), plan.existing, saves)
+
+
+def _judge_without(
+    run: Pass, group: Sequence[Candidate], staying: frozenset[str], why: Block
+) -> Exchange | Block:
+    """The same for those of the group that are left, which single nodes are not: they have been judged already."""
+    rest = [c for c in group if c.node not in staying]
+    return judge_group(run, rest) if len(rest) > 1 else why
+
+
+def made_again(nodes: Sequence[PlannedNode], group: Sequence[Candidate]) -> frozenset[str]:
+    """Nodes of the group in whose place one of the same offering would be made: they may as well stay, with what they
+    hold. One new node for several is held to more (`cheaper`).
+    """
+    if len(nodes) < 2:
+        return frozenset()
+    made = Counter((n.pool, n.instance_type, n.zone, n.capacity_type) for n in nodes)
+    twins = set()
+    for c in group:
+        offering = (c.pool, c.instance_type, c.zone, c.capacity_type)
+        if made[offering] > 0:
+            made[offering] -= 1
+            twins.add(c.node)
+    return frozenset(twins)
 
 
 def priced(
@@ -195,6 +223,8 @@ def still_worth_it(run: Pass, command: Command, same: Sequence[Candidate]) -> Co
     again = judge_group(run, same)
     if isinstance(again, Block):
         return again
+    if len(again.gone) < len(same):
+        return Block(Rule.CHANGED, "fewer of its nodes would go now than decided")
     left = list(again.nodes)
     for node in command.replacements:
         like = next((n for n in left if n.pool == node.pool and same_or_wider(node, n)), None)

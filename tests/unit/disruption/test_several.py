@@ -6,15 +6,18 @@ import itertools
 from collections.abc import Iterator
 
 import msgspec
+import pytest
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import Budget
+from nodeyard.disruption.judgement import Pass
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Block, Command, Outcome, Reason, Rule, View
+from nodeyard.disruption.several import Exchange, judge_group
 from nodeyard.disruption.validation import validate
-from nodeyard.provisioning.model import Options, Plan, Problem
+from nodeyard.provisioning.model import Options, Plan, PlannedNode, Problem
 from nodeyard.provisioning.planner import plan
-from tests.support.disruption import Builder
+from tests.support.disruption import ZONE, Builder, catalogue
 
 
 def ticking() -> Iterator[float]:
@@ -31,10 +34,14 @@ def look(view: View) -> Outcome:
     return decide(view, planner, lambda: next(clock))
 
 
-def three_quarters_full(budget: str = "100%", others: int = 24) -> Builder:
-    """Three nodes of four cores with two pods of one and a half each, on spot, and others that stay."""
+def three_quarters_full(
+    budget: str = "100%", others: int = 24, *, policy: str = "WhenEmptyOrUnderutilized", dear: int = 0
+) -> Builder:
+    """Three nodes of four cores with two pods of one and a half each, on spot, and others that stay, whose pods have this
+    deletion cost.
+    """
     made = Builder()
-    made.pool(budgets=(Budget(budget),))
+    made.pool(budgets=(Budget(budget),), policy=policy)
     made.shape("big", 1500)
     for n in range(3):
         made.node(f"n{n}", capacity_type=keys.SPOT)
@@ -43,7 +50,7 @@ def three_quarters_full(budget: str = "100%", others: int = 24) -> Builder:
     made.shape("whole", 3900)
     for n in range(others):
         made.node(f"busy{n}", capacity_type=keys.SPOT)
-        made.pod(f"busy{n}", f"busy{n}", shape="whole", do_not_disrupt="true")
+        made.pod(f"busy{n}", f"busy{n}", shape="whole", do_not_disrupt="true", deletion_cost=dear)
     return made
 
 
@@ -70,6 +77,48 @@ def test_whatever_is_launched_of_the_alternatives_is_cheaper() -> None:
         max([n.price_per_hour, *(a.price_per_hour for a in n.alternatives)]) for n in command.replacements
     )
     assert dearest < sum(c.price_per_hour or 0.0 for c in command.candidates)
+
+
+@pytest.mark.parametrize(("dear", "goes"), [(0, False), (2**31 - 1, True)])
+def test_a_balanced_pool_agrees_only_where_the_saving_is_worth_what_is_moved(dear: int, goes: bool) -> None:
+    outcome = look(seen(three_quarters_full(policy="Balanced", dear=dear)))
+    assert (outcome.command is not None) is goes
+
+
+def test_a_balanced_pool_that_does_not_agree_holds_up_no_other() -> None:
+    made = three_quarters_full(others=60)
+    made.pool("strict", policy="Balanced")
+    for n in range(2):
+        made.node(f"strict{n}", "m5.large", pool="strict", capacity_type=keys.SPOT)
+        made.pod(f"s{n}", f"strict{n}", shape="big")
+    group = [c for c in Pass(seen(made), planner, lambda: 0.0).found if not c.blocks]
+    assert len(group) == 5
+    found = judge_group(Pass(seen(made), planner, lambda: 0.0), group)
+    assert isinstance(found, Exchange)
+    assert {c.pool for c in found.gone} == {"default"}
+
+
+def test_a_node_that_would_be_made_again_as_it_is_stays() -> None:
+    """Three go for one like them and a small one: two go for the small one."""
+
+    def made_of(*types: str) -> tuple[PlannedNode, ...]:
+        price = {name: catalogue().offering(name, ZONE, keys.SPOT) for name in types}
+        return tuple(
+            PlannedNode(f"new-{n}", "default", t, ZONE, keys.SPOT, o.price, ())
+            for n, t in enumerate(types)
+            if (o := price[t]) is not None
+        )
+
+    def offered(problem: Problem) -> Plan:
+        return Plan(
+            nodes=made_of(*(("m5.xlarge", "m5.large") if len(problem.without_nodes) > 2 else ("m5.large",)))
+        )
+
+    run = Pass(seen(three_quarters_full()), offered, lambda: 0.0)
+    found = judge_group(run, [c for c in run.found if not c.blocks])
+    assert isinstance(found, Exchange)
+    assert [c.node for c in found.gone] == ["n1", "n2"]
+    assert [n.instance_type for n in found.nodes] == ["m5.large"]
 
 
 def test_a_budget_of_one_leaves_nothing_to_several() -> None:
