@@ -44,6 +44,11 @@ class Place(msgspec.Struct, frozen=True):
         return self.price + self.charge
 
     @property
+    def busy(self) -> bool:
+        """Not ready or on its way out: budgets count it as disrupted."""
+        return not self.node.ready or bool(self.node.deleted_at)
+
+    @property
     def offering(self) -> tuple[str, str, str, str]:
         return self.pool, self.instance_type, self.zone, self.capacity_type
 

@@ -27,7 +27,9 @@ from nodeyard.disruption.unfolding import RISE, Pace, Step, Unfolding
 from nodeyard.disruption.worth import cheap_ones
 from nodeyard.provisioning.model import Options, Plan
 from nodeyard.provisioning.planner import plan
+from nodeyard.scheduling.requirements import canonical_key, states_of
 
+_ANY_NODE = (WHEN_UNDERUTILIZED, BALANCED)
 _LEAST_GAIN = 5e-4
 _WEEK_H = 168
 _MOST_ROUNDS = 6
@@ -82,7 +84,7 @@ class Play:
         self.began = clock()
         snapshot = view.snapshot
         self.found = candidates(view)
-        self.guard, self.pods = TopologyGuard(snapshot), PodGuard(snapshot, view.now)
+        self.guard, self.pods = TopologyGuard(snapshot, _zones(view)), PodGuard(snapshot, view.now)
         self.homeless = tuple(
             sorted(
                 key
@@ -94,6 +96,8 @@ class Play:
         """How long it took at most to make steps of a target."""
         self.names = Names(snapshot.nodes.keys())
         self._allowed: dict[tuple[PoolKey, Reason, int], int | None] = {}
+        self._nodes = Counter(c.pool for c in self.found)
+        self._busy = Counter(c.pool for c in self.found if Place(snapshot.nodes[c.node]).busy)
         self.kept = {c.node: block for c in self.found if (block := self.block(c)) is not None}
         self.start = self._start()
 
@@ -136,16 +140,36 @@ class Play:
             )
         pool = self.view.snapshot.pools[candidate.pool]
         reason = Reason.UNDERUTILIZED if candidate.pods else Reason.EMPTY
-        if candidate.pods and pool.disruption.policy not in (WHEN_UNDERUTILIZED, BALANCED):
+        if not self.may_empty(candidate.pool, candidate.pods):
             return Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
         if pool.disruption.consolidate_after_s is None:
             return Block(Rule.NEVER, f"pool {pool.key} never consolidates")
-        nodes = sum(c.pool == candidate.pool for c in self.found)
-        if self.allowed(candidate.pool, reason, nodes) == 0:
+        most = self.allowed(candidate.pool, reason, self._nodes[candidate.pool])
+        if most is not None and most <= self._busy[candidate.pool]:
             return Block(
                 Rule.BUDGET, f"the budgets of pool {pool.key} let no node go", {"reason": reason.value}
             )
         return None
+
+    def may_empty(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
+        """Whether the pool's policy lets a node go that holds these pods: all, or only such that cost nothing to evict."""
+        snapshot = self.view.snapshot
+        if key not in snapshot.pools or snapshot.pools[key].disruption.policy in _ANY_NODE:
+            return True
+        return all(
+            eviction_cost(pod, snapshot.shape(pod)) <= 0 for pod in map(snapshot.pods.__getitem__, pods)
+        )
+
+    def _settled(self, now: Arrangement) -> Arrangement:
+        """The same, where nodes that hold pods by now stay if their pool's policy says so."""
+        stays = [
+            p for n, p in now.places.items() if p.movable and not self.may_empty(p.pool, now.held.get(n, ()))
+        ]
+        if not stays:
+            return now
+        held = now.copy()
+        held.places |= {p.name: msgspec.structs.replace(p, movable=False) for p in stays}
+        return held
 
     def allowed(self, key: PoolKey, reason: Reason, nodes: int) -> int | None:
         """How many nodes may go at once, now or in the first hour of the week that lets any go; None: no limit."""
@@ -286,7 +310,7 @@ class Play:
         return Way(steps, now, way.homeless, way.made | made)
 
     def search(self, way: "Way", catalogues: Mapping[str, Catalogue] | None = None) -> Search:
-        pods, now = self.view.snapshot.pods, way.after
+        pods, now = self.view.snapshot.pods, self._settled(way.after)
         moving = [key for held in now.held.values() for key in held]
         cost = {
             key: max(0.0, eviction_cost(pods[key], self.view.snapshot.shape(pods[key]))) for key in moving
@@ -354,18 +378,20 @@ class _Permit:
             return False
         spot = any(n.capacity_type == keys.SPOT for n in made.nodes)
         only_spot = all(now.places[n].capacity_type == keys.SPOT for n in gone)
+        if not all(self.play.may_empty(now.places[n].pool, now.held[n]) for n in gone):
+            return False
         if spot and only_spot and not self.play.settings.spot_to_spot:
             return False
         return self._within_budgets(now, gone) and self._within_pdbs(now, gone)
 
     def _within_budgets(self, now: Arrangement, gone: Sequence[str]) -> bool:
         nodes = Counter(p.pool for p in now.places.values())
-        many = Counter(
-            (now.places[n].pool, Reason.UNDERUTILIZED if now.held[n] else Reason.EMPTY) for n in gone
-        )
-        for (pool, reason), count in many.items():
+        many = Counter(now.places[n].pool for n in gone)
+        many.update(p.pool for p in now.places.values() if p.busy and p.pool in many)
+        reasons = {(now.places[n].pool, Reason.UNDERUTILIZED if now.held[n] else Reason.EMPTY) for n in gone}
+        for pool, reason in reasons:
             most = self.play.allowed(pool, reason, nodes[pool])
-            if most is not None and count > most:
+            if most is not None and many[pool] > most:
                 return False
         return True
 
@@ -382,6 +408,17 @@ class _Permit:
 
 def reached(way: Way, target: Target) -> bool:
     return way.after.cost <= target.arrangement.cost * (1 + _LEAST_GAIN)
+
+
+def _zones(view: View) -> set[str]:
+    """Where some pool could buy a node now."""
+    sold: set[str] = set()
+    for pool in view.snapshot.pools.values():
+        catalogue = view.catalogues.get(pool.node_class.key) or view.catalogues.get("")
+        wanted = [states_of(r) for r in pool.requirements if canonical_key(r.key) == keys.ZONE]
+        zones = {o.zone for t in (catalogue.types if catalogue else ()) for o in t.offerings if o.available}
+        sold |= {zone for zone in zones if all(states.allows(zone) for states in wanted)}
+    return sold
 
 
 def replayed(start: Arrangement, steps: list[Step], known: Arrangement) -> Arrangement:

@@ -7,7 +7,7 @@ all others in view. Source: Kubernetes API reference, PodAffinityTerm, TopologyS
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -26,10 +26,11 @@ Excess = Mapping[tuple[int, str], int]
 
 
 class TopologyGuard:
-    """The terms of one snapshot's shapes."""
+    """The terms of one snapshot's shapes. `zones`: where nodes could be made, which spread terms count as domains too."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, zones: Iterable[str] = ()) -> None:
         self._snapshot = snapshot
+        self._possible = [Node(f"in {zone}", labels={keys.ZONE: zone}) for zone in sorted(zones)]
         used = {p.shape for p in snapshot.pods.values() if not p.finished}
         shapes = [snapshot.shapes[i] for i in sorted(used)]
         known = {name: n.labels for name, n in snapshot.namespaces.items()}
@@ -54,9 +55,12 @@ class TopologyGuard:
         together = {n for n, t in enumerate(self.terms) if t.per_host and t.kind is TermKind.AFFINITY}
         self.involved = frozenset(s.id for s in shapes if wide & self._terms(s.id))
         """Shapes that a term over domains other than nodes binds or counts."""
+        self.bound = frozenset(s.id for s in shapes if self._terms(s.id))
+        """Shapes that any term binds or counts."""
         self.gathered = frozenset(s.id for s in shapes if together & self._terms(s.id))
         """Shapes that must share a node with others, or others with them."""
         self._eligible: dict[tuple[int, str], bool] = {}
+        self._known: dict[int, set[str]] = {}
 
     def _terms(self, shape: ShapeId) -> set[int]:
         return {*self._carried.get(shape, ()), *self._matched.get(shape, ())}
@@ -122,15 +126,22 @@ class TopologyGuard:
                 continue
             alike = (term.key, self._rules[number])
             if alike not in seen:
-                places = arrangement.places.values()
-                seen[alike] = {
-                    d
-                    for p in places
-                    if (d := p.node.labels.get(term.key)) is not None and self._counts(number, p.node)
-                }
+                nodes = (p.node for p in arrangement.places.values())
+                seen[alike] = self._brought(number) | self._domains(number, nodes)
             counts = [matched[number, d] for d in seen[alike]]
             out[number] = min(counts) if len(counts) >= term.min_domains and counts else 0
         return out
+
+    def _brought(self, number: int) -> set[str]:
+        """The domains of the snapshot's own nodes, one that is empty for a while included, and of those that could be."""
+        if number not in self._known:
+            nodes = (*self._snapshot.nodes.values(), *self._possible)
+            self._known[number] = self._domains(number, nodes)
+        return self._known[number]
+
+    def _domains(self, number: int, nodes: Iterable[Node]) -> set[str]:
+        key = self.terms[number].key
+        return {d for n in nodes if (d := n.labels.get(key)) is not None and self._counts(number, n)}
 
     def _shapes_on(self, arrangement: Arrangement, name: str) -> Counter[ShapeId]:
         pods = self._snapshot.pods

@@ -21,16 +21,7 @@ def played_json(played: Played) -> Json:
             "nodes": [_node(place, after) for _, place in sorted(after.places.items())],
         },
         "lowerBound": played.bound,
-        "steps": [
-            {
-                "remove": list(step.remove),
-                "add": list(step.add),
-                "evictions": step.evictions,
-                "savesPerHour": step.saves_per_hour,
-                "reason": step.reason,
-            }
-            for step in played.steps
-        ],
+        "steps": _steps(played),
         "kept": [
             {"node": name, "reason": f"{block.rule.value}: {block.message}"}
             for name, block in sorted(played.kept.items())
@@ -41,14 +32,44 @@ def played_json(played: Played) -> Json:
     }
 
 
+def _steps(played: Played) -> list[Json]:
+    """Each with the nodes it launches, and where every pod that it moves goes."""
+    at = {key: name for name, held in played.before.held.items() for key in held}
+    out = []
+    for step in played.steps:
+        out.append(
+            {
+                "remove": list(step.remove),
+                "add": list(step.add),
+                "evictions": step.evictions,
+                "savesPerHour": step.saves_per_hour,
+                "reason": step.reason,
+                "launch": [_described(played.made[name]) for name in step.add],
+                "moves": [
+                    {"pod": pod, "from": at.get(pod, ""), "to": node}
+                    for pod, node in sorted(step.moves.items())
+                ],
+            }
+        )
+        at |= step.moves
+    return out
+
+
 def _cost(arrangement: Arrangement) -> Json:
     return {"pricePerHour": arrangement.rent, "objectivePerHour": arrangement.cost}
 
 
 def _node(place: Place, arrangement: Arrangement) -> Json:
     return {
-        "name": place.name,
+        **_described(place),
         "existing": place.planned is None,
+        "pods": sorted(arrangement.held.get(place.name, ())),
+    }
+
+
+def _described(place: Place) -> Json:
+    return {
+        "name": place.name,
         "nodePool": place.pool,
         "instanceType": place.instance_type,
         "zone": place.zone,
@@ -57,5 +78,4 @@ def _node(place: Place, arrangement: Arrangement) -> Json:
         "nodeChargePerHour": place.charge,
         "labels": place.node.labels,
         "taints": [{"key": t.key, "value": t.value, "effect": t.effect} for t in place.node.taints],
-        "pods": sorted(arrangement.held.get(place.name, ())),
     }

@@ -21,6 +21,7 @@ from nodeyard.disruption.arrangement import Arrangement, Place, exceeds, used_of
 from nodeyard.disruption.evictability import PodGuard
 from nodeyard.disruption.model import Reason
 from nodeyard.disruption.neighbours import Excess, TopologyGuard
+from nodeyard.disruption.taking import takes
 
 RISE: Final = 0.10
 """How far the rent may rise above its start while nodes are exchanged."""
@@ -104,6 +105,7 @@ class Unfolding:
 
     def _count(self) -> None:
         self.nodes = Counter(p.pool for p in self.now.places.values())
+        self.busy = Counter(p.pool for p in self.now.places.values() if p.busy)
         self.up: Counter[ShapeId] = Counter()
         for name, wants in self.wants.items():
             if name in self.now.places:
@@ -112,7 +114,7 @@ class Unfolding:
 
     def run(self, homeless: Iterable[PodKey]) -> tuple[list[Step], Arrangement]:
         """All steps that can be taken, and what they lead to."""
-        self._house(homeless)
+        homeless = self._house(homeless)
         while self.to_remove:
             batch = self._batch()
             if batch is None or not batch.gone:
@@ -120,6 +122,7 @@ class Unfolding:
             if batch is None:
                 break
             self._take(batch)
+            homeless = self._house(homeless)
         return self.steps, self.now
 
     def _parked(self) -> _Batch | None:
@@ -142,17 +145,35 @@ class Unfolding:
         return None
 
     # --- one step ---------------------------------------------------------------------------------------------------
-    def _house(self, homeless: Iterable[PodKey]) -> None:
-        """Pods without a node first; whatever they need is made at once."""
-        batch = _Batch(self.wants, self.up)
-        waiting: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
-        for key in homeless:
-            waiting[self.records[key].shape].append(key)
-        if not waiting or not self._placed(batch, waiting):
-            return
+    def _house(self, homeless: Iterable[PodKey]) -> tuple[PodKey, ...]:
+        """Pods without a node first; whatever they need is made at once. Back come those that would break a term between
+        pods as things stand: they wait until some node has gone.
+        """
+        waiting = tuple(homeless)
+        if not waiting:
+            return ()
+        before = self.guard.excess(self.now)
+        batch = self._housed(waiting, before)
+        if batch is None:
+            free = tuple(key for key in waiting if self.records[key].shape not in self.guard.bound)
+            batch = self._housed(free, before)
+        if batch is None:
+            return waiting
         self._take(batch, "Pending")
         more = sum(self.now.places[n].price for n in batch.add)
         self.pace = msgspec.structs.replace(self.pace, ceiling=self.pace.ceiling + more)
+        return tuple(key for key in waiting if key not in batch.moves)
+
+    def _housed(self, waiting: Iterable[PodKey], before: Excess) -> _Batch | None:
+        """These pods where the target wants them; None where that is nowhere, or makes a term worse."""
+        batch = _Batch(self.wants, self.up)
+        by_shape: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
+        for key in waiting:
+            by_shape[self.records[key].shape].append(key)
+        placed = bool(by_shape) and self._placed(batch, by_shape)
+        return (
+            batch if placed and not self.guard.worse(before, self.guard.excess(self._after(batch))) else None
+        )
 
     def _batch(self) -> _Batch | None:
         """The next step: nodes whose pods need the least made for them, as many as may go together."""
@@ -254,7 +275,7 @@ class Unfolding:
         place = self.now.places[name]
         reason = Reason.UNDERUTILIZED if self.now.held.get(name) else Reason.EMPTY
         most = self.pace.allowed(place.pool, reason, self.nodes[place.pool])
-        if most is not None and batch.left[place.pool] >= most:
+        if most is not None and batch.left[place.pool] + self.busy[place.pool] >= most:
             return False
         if (
             made
@@ -405,7 +426,7 @@ def _wants(start: Arrangement, target: Arrangement) -> tuple[Wants, dict[str, Pl
     for name in list(to_make):
         for like in gone.get(to_make[name].offering, ()):
             here = Counter(shape[key] for key in start.held.get(like, ()))
-            if here <= wants[name]:
+            if here <= wants[name] and takes(start.base, start.places[like].node, wants[name]):
                 wants[like] = +(wants.pop(name) - here)
                 del to_make[name]
                 gone[start.places[like].offering].remove(like)

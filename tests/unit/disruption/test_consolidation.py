@@ -107,6 +107,22 @@ def test_when_empty_only_empty_nodes_go() -> None:
     assert played.kept["n0"].rule is Rule.POLICY
 
 
+def test_when_empty_a_node_goes_whose_pods_cost_nothing_to_evict() -> None:
+    made = half_empty(2, policy="WhenEmpty")
+    made.pod("p0-0", "n0", deletion_cost=-(2**31))
+    played = play(made.view())
+    assert [step.remove for step in played.steps] == [("n0",)]
+    assert played.kept["n1"].rule is Rule.POLICY
+
+
+def test_a_node_that_is_not_ready_uses_up_a_budget() -> None:
+    made = half_empty(budgets=(Budget("1"),))
+    made.node("sick", ready=False)
+    played = play(made.view())
+    assert not played.steps
+    assert {block.rule for block in played.kept.values()} == {Rule.BUDGET}
+
+
 def test_never_consolidate_keeps_nodes() -> None:
     played = play(half_empty(after=None).view())
     assert {block.rule for block in played.kept.values()} == {Rule.NEVER}
