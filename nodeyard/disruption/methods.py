@@ -102,7 +102,8 @@ def decide(
         complete=run.complete,
         allowed=allowed,
         judged=judged,
-        cost=_cost(run),
+        cost=_sums(run, lambda c: (c.price_per_hour or 0.0) + c.node_charge_per_hour),
+        rent=_sums(run, lambda c: c.price_per_hour or 0.0),
         overdue=_overdue(judged[name]) if (name := underutilization.__name__) in judged else view.overdue,
     )
 
@@ -115,11 +116,11 @@ def _overdue(proposals: Iterable[Proposal]) -> frozenset[PoolKey]:
     return frozenset(pool for pool, never in late.items() if never)
 
 
-def _cost(run: Pass) -> dict[PoolKey, float]:
-    cost = dict.fromkeys(run.view.snapshot.pools, 0.0)
+def _sums(run: Pass, of: Callable[[Candidate], float]) -> dict[PoolKey, float]:
+    sums = dict.fromkeys(run.view.snapshot.pools, 0.0)
     for c in run.found:
-        cost[c.pool] = cost.get(c.pool, 0.0) + (c.price_per_hour or 0.0) + c.node_charge_per_hour
-    return cost
+        sums[c.pool] = sums.get(c.pool, 0.0) + of(c)
+    return sums
 
 
 def _tells_more(later: Proposal, before: Proposal | None) -> bool:

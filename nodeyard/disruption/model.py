@@ -267,6 +267,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """By method, what it made of the nodes that it is for."""
     cost: Mapping[PoolKey, float] = {}
     """Rent and node charges of each pool's nodes, as far as prices are known."""
+    rent: Mapping[PoolKey, float] = {}
     overdue: frozenset[PoolKey] = frozenset()
     """Pools that there was no time for; the next view's."""
 

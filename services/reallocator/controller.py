@@ -248,6 +248,7 @@ class Disruption:
             stopped = still_open(again, await self._view(self._cluster.snapshot()))
             again = stopped or again
         if isinstance(again, Block):
+            self._measures.did_not_hold(command)
             await self._chronicle.decided(
                 "blocked", f"command/{command.id}", again.rule.value, f"no longer holds: {again.message}"
             )  # fmt: skip
@@ -256,7 +257,7 @@ class Disruption:
 
     async def _begin(self, again: Command, view: View) -> bool:
         """Says what is done and begins it; False where it was undone at once."""
-        self._measures.decisions.labels(again.action.value.lower(), again.reason.value).inc()
+        self._measures.decided(again)
         facts: dict[str, Fact] = {
             "nodes": len(again.nodes), "replacements": len(again.replacements),
             "pods": sum(len(c.pods) for c in again.candidates), "saves_per_hour": round(again.saves_per_hour, 6),

@@ -28,7 +28,7 @@ from nodeyard.disruption.commands import (
     running,
     stale,
 )
-from nodeyard.disruption.model import Candidate, Command, Fate, Reason
+from nodeyard.disruption.model import Action, Candidate, Command, Fate, Reason
 from nodeyard.provisioning.claims import DISRUPTION_GROUP, claim_names, claim_of
 from nodeyard.provisioning.keeping import Keeping, Kept, encoded
 from nodeyard.runtime.clock import Clock
@@ -232,7 +232,8 @@ class Execution:
             await self._moves.ended(command, snapshot, Fate.DONE)
             return
         await self._moves.ended(command, snapshot, Fate.UNDONE)
-        self._measures.queue_failures.labels("replace" if command.mark.replacements else "delete").inc()
+        action = Action.REPLACE if command.mark.replacements else Action.DELETE
+        self._measures.undone(action, command.mark.reason, len(command.nodes))
         for name in command.nodes:
             await self._restore(snapshot, name, verdict.value, why)
         for name in command.replacements:
@@ -258,7 +259,7 @@ class Execution:
         self._note_ended(uid)
         claim = self._cluster.snapshot().claims.get(name)
         pool, capacity_type = (claim.pool, claim.labels.get(keys.CAPACITY_TYPE, "")) if claim else ("", "")
-        self._measures.disrupted.labels(reason.value, pool, capacity_type).inc()
+        self._measures.disrupted.labels(reason.value.lower(), pool, capacity_type).inc()
         await self._chronicle.decided(
             "disrupting", f"nodeclaim/{name}", reason.value, f"deleted because it is {reason.value}", pool=pool
         )  # fmt: skip
@@ -276,7 +277,7 @@ class Execution:
     async def _give_up(self, command: Command) -> None:
         """Undoes what was begun, as far as it can be reached now; the rest is found stale at a later turn."""
         snapshot = self._cluster.snapshot()
-        self._measures.queue_failures.labels(command.action.value.lower()).inc()
+        self._measures.undone(command.action, command.reason, len(command.nodes))
         for name in command.nodes:
             try:
                 await self._restore(snapshot, name, "Undone", "the command could not be begun")

@@ -257,7 +257,7 @@ class Termination:
         assert facts.node is not None
         kill_point("reallocator.before-drop-node-finalizer")
         if await self._nodes.drop_finalizer(facts.node):
-            self._measures.nodes_terminated.labels(facts.node.pool).inc()
+            self._measures.node_ended(facts.node, self._clock.now())
         kill_point("reallocator.after-drop-node-finalizer")
         return POLL_S
 
@@ -266,8 +266,7 @@ class Termination:
         assert claim is not None
         await self._claims.remove_finalizer(claim)
         took_s = max(0.0, self._clock.now() - claim.deleted_at)
-        self._measures.claims_terminated.labels(claim.pool, claim.labels.get(keys.CAPACITY_TYPE, "")).inc()
-        self._measures.termination.labels(claim.pool).observe(took_s)
+        self._measures.claim_ended(claim, self._clock.now())
         await self._chronicle.decided(
             "terminated", f"nodeclaim/{claim.name}", "Gone", "the node is gone for good", took_s=round(took_s, 1)
         )  # fmt: skip

@@ -95,6 +95,19 @@ async def test_nothing_happens_when_a_pod_comes_during_the_wait(scene: Scene) ->
     assert any(kind.startswith("blocked command/") for kind in scene.replica.notes.kinds())
 
 
+async def test_nodes_of_commands_that_no_longer_hold_are_counted(scene: Scene) -> None:
+    for node in ("a", "b"):
+        scene.world.node(node)
+
+    def pods_come() -> None:
+        for node in ("a", "b"):
+            scene.world.build.pod(f"late-{node}", node)
+
+    await scene.decide(during_wait=pods_come)
+    failed = "karpenter_voluntary_disruption_failed_validations_total"
+    assert scene.replica.registry.get_sample_value(failed, {"consolidation_type": "empty"}) == 2
+
+
 async def test_the_replacement_is_made_first_and_promises_no_pod_by_name(scene: Scene) -> None:
     name = await replacing(scene)
     claim = scene.world.claim(name)

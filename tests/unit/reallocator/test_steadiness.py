@@ -219,6 +219,7 @@ def value(scene: Scene, name: str, **labels: str) -> float:
 async def test_what_runs_costs_what_was_saved_and_what_was_refused_are_measured(scene: Scene) -> None:
     name = await replacing(scene)
     assert value(scene, "nodeyard_running_cost_usd_per_hour", nodepool="default") == pytest.approx(0.81)
+    assert value(scene, "karpenter_nodepools_cost_total", nodepool="default") == pytest.approx(0.80)
     scene.initialize(name)
     await scene.replica.execution.advance()
     await scene.replica.execution.advance()
@@ -249,3 +250,13 @@ async def test_a_saving_that_is_refused_is_counted_under_its_rule_and_method(sce
         if sample.labels["method"] == "underutilization" and sample.value
     }
     assert found == {Rule.MIN_SAVING.value: 1}
+
+
+async def test_commands_are_counted_as_karpenter_counts_them(scene: Scene) -> None:
+    labels = {"decision": "replace", "reason": "underutilized", "consolidation_type": "single"}
+    name = await replacing(scene)
+    assert value(scene, "karpenter_voluntary_disruption_decisions_total", **labels) == 1
+    scene.world.build.put(Kind.NODE_CLAIM, name, None)
+    await scene.replica.execution.advance()
+    assert value(scene, "karpenter_voluntary_disruption_queue_failures_total", **labels) == 1
+    assert value(scene, "karpenter_voluntary_disruption_eligible_nodes", reason="underutilized") == 1

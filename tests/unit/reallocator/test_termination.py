@@ -71,6 +71,17 @@ async def test_a_node_leaves_in_order_and_nothing_of_it_remains(scene: Scene) ->
     )
     assert steps == sorted(steps)
     assert scene.log.count("terminate i-a") == 1
+    took = {
+        name: scene.replicas[0].registry.get_sample_value(f"karpenter_{name}_seconds_sum", {"nodepool": "default"}) or 0.0
+        for name in (
+            "nodes_termination_duration", "nodeclaims_termination_duration",
+            "nodeclaims_instance_termination_duration", "nodes_lifetime_duration",
+        )
+    }  # fmt: skip
+    node, claim, instance, lifetime = took.values()
+    assert 5.0 <= node <= claim < 60.0
+    assert 0.0 < instance < claim
+    assert lifetime == pytest.approx(3600.0, abs=60.0)
 
 
 async def test_deleting_the_node_object_takes_its_claim_with_it(scene: Scene) -> None:
