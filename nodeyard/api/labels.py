@@ -115,11 +115,14 @@ NO_SCHEDULE: Final = "NoSchedule"
 PREFER_NO_SCHEDULE: Final = "PreferNoSchedule"
 NO_EXECUTE: Final = "NoExecute"
 
-BETA_ALIASES: Final = {
+ALIASES: Final = {
     "failure-domain.beta.kubernetes.io/zone": ZONE,
     "failure-domain.beta.kubernetes.io/region": REGION,
     "beta.kubernetes.io/arch": ARCH,
     "beta.kubernetes.io/os": OS,
     "beta.kubernetes.io/instance-type": INSTANCE_TYPE,
+    "topology.ebs.csi.aws.com/zone": ZONE,
 }
-"""Deprecated keys that mean the same; requirements and selectors are normalised to the right-hand side."""
+"""Other keys that mean the same, deprecated ones and the EBS driver's; requirements and selectors are normalised to the
+right-hand side.
+"""

@@ -170,8 +170,7 @@ def _spec_problems(spec: RawProvisionerSpec) -> Iterable[str]:
 def _with_defaults(spec: RawProvisionerSpec) -> tuple[Requirement, ...]:
     """The requirements, those that labels amount to, and the defaults of what neither says."""
     requirements = [
-        Requirement(keys.BETA_ALIASES.get(one.key, one.key), one.operator, one.values)
-        for one in spec.requirements
+        Requirement(keys.ALIASES.get(one.key, one.key), one.operator, one.values) for one in spec.requirements
     ]
     labels = _normalised_labels(spec.labels)
     requirements += [
@@ -190,7 +189,7 @@ def _os(spec: RawProvisionerSpec) -> str:
 
 
 def _normalised_labels(labels: dict[str, str]) -> dict[str, str]:
-    return {keys.BETA_ALIASES.get(key, key): value for key, value in labels.items()}
+    return {keys.ALIASES.get(key, key): value for key, value in labels.items()}
 
 
 def _disruption(spec: RawProvisionerSpec) -> Disruption:

@@ -24,7 +24,7 @@ MAX_MIN_VALUES: Final = 50
 WELL_KNOWN: Final = frozenset(
     {
         keys.ARCH, keys.OS, keys.INSTANCE_TYPE, keys.ZONE, keys.REGION, keys.WINDOWS_BUILD, keys.CAPACITY_TYPE,
-        keys.ZONE_ID, keys.NODECLASS_LABEL, "topology.ebs.csi.aws.com/zone", *keys.BETA_ALIASES,
+        keys.ZONE_ID, keys.NODECLASS_LABEL, *keys.ALIASES,
     }
 )  # fmt: skip
 """Keys in restricted domains that pools may constrain all the same; AWS's instance labels besides (`_AWS_PREFIXES`)."""

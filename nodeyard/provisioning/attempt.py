@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from nodeyard.provisioning.buying import Buyer
 from nodeyard.provisioning.classes import PodClass
@@ -75,7 +76,8 @@ class Attempt:
         kind = self.classes.terms[number].kind
         if kind is TermKind.SPREAD:
             return self.honour.spread
-        return self.honour.affinity if kind is TermKind.AFFINITY else self.honour.anti_affinity
+        most = self.honour.affinity if kind is TermKind.AFFINITY else self.honour.anti_affinity
+        return self.classes.terms[number].weight <= most
 
     def run(self) -> Draft:
         """Place every class, stage by stage."""
@@ -127,19 +129,25 @@ class Attempt:
         return {n: m for n, m in left.items() if m > 0}
 
     def _view(self, one: PodClass) -> PodClass:
-        """The class with its preferred node terms, heaviest first, made required as far as some column keeps them."""
-        if not one.preferred or not self.honour.node or not self.columns.count:
-            return one
+        """The class kept off soft taints and with its preferred node terms, heaviest first, made required: as far as
+        some column keeps them.
+        """
         seen = one
-        for preference in sorted(one.preferred, key=lambda p: -p.weight):
-            rule = NodeRule(
-                seen.rule.selector, seen.rule.required, seen.rule.tolerations,
-                (*seen.rule.reach, (preference.preference,)),
-            )  # fmt: skip
-            narrowed = replace(seen, rule=rule)
-            if (self.rules.on_columns(narrowed) & (self.columns.room >= one.request).all(axis=1)).any():
-                seen = narrowed
+        if not self.columns.count:
+            return seen
+        if self.honour.taints and one.number in self.setting.minding:
+            seen = self._narrowed(seen, structs.replace(seen.rule, gentle=True))
+        if self.honour.node:
+            for preference in sorted(one.preferred, key=lambda p: -p.weight):
+                reach = (*seen.rule.reach, (preference.preference,))
+                seen = self._narrowed(seen, structs.replace(seen.rule, reach=reach))
         return seen
+
+    def _narrowed(self, one: PodClass, rule: NodeRule) -> PodClass:
+        """The class with the rule, if some column takes it so."""
+        narrowed = replace(one, rule=rule)
+        able = self.rules.on_columns(narrowed) & (self.columns.room >= one.request).all(axis=1)
+        return narrowed if able.any() else one
 
     def _levels(self, portions: list[Portion]) -> list[list[Portion]]:
         """Portions by falling priority where limits make it matter who comes first; else all at once."""
@@ -218,7 +226,7 @@ class Attempt:
         for _ in range(3):
             progress = False
             waiting = sorted(
-                (self.classes.classes[n] for n, many in left.items() if many > 0),
+                (self._view(self.classes.classes[n]) for n, many in left.items() if many > 0),
                 key=lambda c: (-c.priority, -float(c.request[0]), c.number),
             )
             for one in waiting:

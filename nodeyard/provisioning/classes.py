@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nodeyard.api import labels as keys
+from nodeyard.api.cluster import DaemonSet
 from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.quantity import CPU, MEMORY, PODS
 from nodeyard.api.selectors import (
@@ -24,6 +25,7 @@ from nodeyard.api.selectors import (
 )
 from nodeyard.provisioning.labelled import Bools, Floats, Ints, NodeRule
 from nodeyard.provisioning.model import Problem, Reason
+from nodeyard.scheduling.default_spread import DefaultSpread
 from nodeyard.scheduling.requirements import RequirementError, canonical_key, states_of
 from nodeyard.scheduling.topology import (
     NamespacesOf,
@@ -122,12 +124,13 @@ def classes_of(
     problem: Problem,
     shapes_standing: Iterable[str],
     default_spread: Sequence[TopologySpreadConstraint] = (),
+    daemons: Sequence[DaemonSet] = (),
     *,
     soft: bool = True,
     by_workload: bool = False,
 ) -> Classes:
     """Group the problem's pods. `shapes_standing`: ids of the shapes of pods that stay where they are.
-    `soft`: look at preferences too. `by_workload`: keep the pods of different owners apart.
+    `daemons`: those that nodes will get. `soft`: look at preferences too. `by_workload`: keep the pods of different owners apart.
     """
     snapshot = problem.snapshot
     by_shape: dict[tuple[str, str], list[PodKey]] = {}
@@ -141,16 +144,19 @@ def classes_of(
     used = {s.namespace for s in snapshot.shapes.values()}
     namespaces_of = namespaces_by_label({**{n: {} for n in used}, **known})
     out.namespaces_of = namespaces_of
+    default = DefaultSpread(default_spread, snapshot.selecting)
     bare: dict[tuple[str, str], Bare] = {}
     for group, members in by_shape.items():
         shape = snapshot.shapes[group[0]]
         refusal = _impossible(shape)
-        made = _bare(problem, shape, namespaces_of, default_spread, soft) if refusal is None else refusal
+        first = pods[members[0]]
+        spread = default.of(shape, first.owner_kind, first.owner_name)
+        made = _bare(problem, shape, namespaces_of, spread, soft) if refusal is None else refusal
         if isinstance(made, Bare):
             bare[group] = made
         else:
             out.refused += [(key, *made) for key in members]
-    _number_terms(out, problem, bare.values(), set(shapes_standing), namespaces_of)
+    _number_terms(out, problem, bare.values(), set(shapes_standing), daemons, namespaces_of)
     out.resources = _resources(problem, [b.shape for b in bare.values()])
     _form(out, problem, by_shape, bare)
     out.mentioned = _mentioned(out)
@@ -231,6 +237,7 @@ def _number_terms(
     problem: Problem,
     bare: Iterable[Bare],
     standing: set[str],
+    daemons: Sequence[DaemonSet],
     namespaces_of: NamespacesOf,
 ) -> None:
     """Give every term a number; standing pods bring the anti-affinity that newcomers must keep away from."""
@@ -238,8 +245,7 @@ def _number_terms(
     for one in bare:
         for term in one.terms:
             numbers.setdefault((term, counted_by(term, one.rule)), len(numbers))
-    daemons = [d.shape for d in problem.snapshot.daemon_sets.values()]
-    inverse = [problem.snapshot.shapes[i] for i in standing] + daemons
+    inverse = [problem.snapshot.shapes[i] for i in standing] + [d.shape for d in daemons]
     for shape in inverse:
         if shape.pod_anti_affinity is None or not shape.pod_anti_affinity.required:
             continue

@@ -18,7 +18,7 @@ from nodeyard.api.cluster import DaemonSet
 from nodeyard.api.node import pool_labels
 from nodeyard.api.pod import PodShape
 from nodeyard.api.pool import Pool
-from nodeyard.api.selectors import Requirement, Taint
+from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
 from nodeyard.provisioning.labelled import (
     Bools,
@@ -30,7 +30,6 @@ from nodeyard.provisioning.labelled import (
     coded,
 )
 from nodeyard.scheduling.requirements import ANYTHING, LabelStates, canonical_key, intersect, states_of
-from nodeyard.scheduling.taints import tolerates
 
 _MEMO = "nodeyard.provisioning.columns"
 _BY_OFFERING = (
@@ -238,9 +237,9 @@ class Columns:
     def pool_of(self, column: int) -> Pool:
         return self.variants[int(self.variant[column])].pool
 
-    def tolerated(self, rule: NodeRule, extra: Sequence[Taint] = ()) -> Bools:
-        """Which columns' pools have only taints that the rule's pod tolerates."""
-        ok = [tolerates(rule.tolerations, (*v.pool.taints, *extra)) for v in self.variants]
+    def tolerated(self, rule: NodeRule) -> Bools:
+        """Which columns' pools have only taints that the rule's pod may land among."""
+        ok = [rule.endures(v.pool.taints) for v in self.variants]
         return np.array(ok, np.bool_)[self.variant] if self.variants else np.zeros(0, np.bool_)
 
     @cached_property

@@ -25,6 +25,11 @@ _ORDER = (
     Reason.TAINTS, Reason.REQUIREMENTS, Reason.VOLUMES, Reason.OFFERINGS, Reason.RESOURCES, Reason.HOST_PORTS,
     Reason.MIN_VALUES, Reason.POD_ANTI_AFFINITY, Reason.POD_AFFINITY, Reason.TOPOLOGY, Reason.LIMITS,
 )  # fmt: skip
+_FOUND_BY_SEARCH = frozenset(
+    {Reason.LIMITS, Reason.MIN_VALUES, Reason.TOPOLOGY, Reason.POD_AFFINITY, Reason.POD_ANTI_AFFINITY}
+)
+"""Reasons that say what other pods and nodes leave: where the search was cut short, they may be none."""
+_LATE = "the deadline passed before a place was found"
 _MILLION_CORES = 1_000_000 * 1000
 
 
@@ -58,8 +63,8 @@ class Explainer:
             return Reason(details[0].reason), details[0].message, tuple(details)
         furthest = max(ranked, key=lambda r: r[0])[1]
         reason = Reason(furthest.reason)
-        if self.late and reason in (Reason.LIMITS, Reason.TOPOLOGY):
-            reason = Reason.DEADLINE
+        if self.late and reason in _FOUND_BY_SEARCH:
+            return Reason.DEADLINE, _LATE, tuple(details)
         parts = [furthest.message, furthest.nearest, furthest.hint]
         return reason, "; ".join(p for p in parts if p), tuple(details)
 
@@ -199,7 +204,7 @@ class Explainer:
         """What is left to blame where a node by itself could hold the pod."""
         pool = next(v.pool for v in self.setting.columns.variants if v.pool.key == pool_key)
         if self.late:
-            return Reason.DEADLINE, "the deadline passed before a place was found"
+            return Reason.DEADLINE, _LATE
         if any(r.min_values for r in pool.requirements):
             return (
                 Reason.MIN_VALUES,

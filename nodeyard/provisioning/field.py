@@ -206,7 +206,7 @@ class Field:
                 self._count_standing(number, matching[number], carrying[number])
         if any(c.ports for c in self.classes.classes):
             for i, host in enumerate(self.hosts.hosts):
-                if host.open and (taken := taken_ports(self.problem, host)):
+                if host.open and (taken := taken_ports(self.problem, self.hosts, i)):
                     self.ports[i] = taken
         if any(c.attachments for c in self.classes.classes):
             self._attachments()

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nodeyard.api import labels as keys
+from nodeyard.api.cluster import DaemonSet
 from nodeyard.api.node import Node, NodeClaim
-from nodeyard.api.pod import PodKey, PodRecord
+from nodeyard.api.pod import PodKey, PodRecord, PodShape
 from nodeyard.api.quantity import Resources
 from nodeyard.api.selectors import HostPort, Taint
 from nodeyard.provisioning.classes import rule_of
 from nodeyard.provisioning.columns import Columns
+from nodeyard.provisioning.daemons import runs
 from nodeyard.provisioning.labelled import Bools, Floats, Ints, LabelColumn, Labelled, NodeRule, coded
 from nodeyard.provisioning.model import Problem
-from nodeyard.scheduling.taints import lasting_taints, tolerates
+from nodeyard.scheduling.taints import lasting_taints
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Hosts:
         self._taints = np.array(
             [taint_sets.setdefault(h.taints, len(taint_sets)) for h in self.hosts], np.int64
         )
-        self._taint_sets = list(taint_sets)
+        self.taint_sets = list(taint_sets)
         self.room: Floats = np.zeros((self.count, len(resources)))
         for j, resource in enumerate(resources):
             self.room[:, j] = [h.allocatable.get(resource, 0) for h in self.hosts]
@@ -62,6 +64,8 @@ class Hosts:
             [shapes.setdefault(p.shape, len(shapes)) for h in self.hosts for p in h.pods], np.int64
         )
         self.shapes = list(shapes)
+        self.coming: list[tuple[PodShape, Bools]] = []
+        """Daemons still to come, and to which hosts."""
 
     def _label(self, key: str) -> LabelColumn:
         if key == keys.HOSTNAME:
@@ -69,7 +73,7 @@ class Hosts:
         return coded([h.labels.get(key) for h in self.hosts])
 
     def tolerated(self, rule: NodeRule) -> Bools:
-        ok = [tolerates(rule.tolerations, taints) for taints in self._taint_sets]
+        ok = [rule.endures(taints) for taints in self.taint_sets]
         return np.array(ok, np.bool_)[self._taints] if self.count else np.zeros(0, np.bool_)
 
     def admitted(self, rule: NodeRule) -> Bools:
@@ -207,29 +211,20 @@ def settle_claims(problem: Problem, hosts: Sequence[Host], columns: Columns) -> 
                 host.labels.setdefault(key, value)
 
 
-def daemons_to_come(problem: Problem, hosts: Hosts, resources: Sequence[str]) -> None:
+def daemons_to_come(daemons: Sequence[DaemonSet], hosts: Hosts, resources: Sequence[str]) -> None:
     """Take off each host's room what its daemons will use beyond those that run there already."""
-    for daemon in problem.snapshot.daemon_sets.values():
+    for daemon in daemons:
         rule = rule_of(daemon.shape)
-        mask = hosts.labelled.admitted(rule) & hosts.tolerated(rule) & hosts.open
-        running = np.zeros(hosts.count, np.bool_)
-        for i in np.nonzero(mask)[0]:
-            running[i] = any(
-                p.owner_kind == "DaemonSet"
-                and (p.owner_uid == daemon.uid if daemon.uid and p.owner_uid else p.owner_name == daemon.name)
-                for p in hosts.hosts[i].pods
-            )
-        coming = mask & ~running
+        coming = hosts.labelled.admitted(rule) & hosts.tolerated(rule) & hosts.open
+        for i in np.nonzero(coming)[0]:
+            coming[i] = not any(runs(daemon, pod) for pod in hosts.hosts[i].pods)
+        hosts.coming.append((daemon.shape, coming))
         for j, resource in enumerate(resources):
             if amount := daemon.shape.requests.get(resource, 0):
                 hosts.room[coming, j] -= amount
 
 
-def taken_ports(problem: Problem, host: Host) -> list[HostPort]:
+def taken_ports(problem: Problem, hosts: Hosts, host: int) -> list[HostPort]:
     """Host ports that standing pods hold, daemons to come included."""
-    out = [p for pod in host.pods for p in problem.snapshot.shapes[pod.shape].host_ports]
-    names = {p.owner_name for p in host.pods if p.owner_kind == "DaemonSet"}
-    for daemon in problem.snapshot.daemon_sets.values():
-        if daemon.shape.host_ports and daemon.name not in names:
-            out += daemon.shape.host_ports
-    return out
+    out = [p for pod in hosts.hosts[host].pods for p in problem.snapshot.shapes[pod.shape].host_ports]
+    return out + [p for shape, coming in hosts.coming if coming[host] for p in shape.host_ports]

@@ -5,15 +5,16 @@
 expression. Its neighbours `columns` and `hosts` say what the labels are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.ma  # `unique` loads it when first called: a tenth of a second that no plan should wait for
 from numpy.typing import NDArray
 
-from nodeyard.api.selectors import NodeSelector, NodeSelectorTerm, Requirement, Toleration, Value
+from nodeyard.api.selectors import NodeSelector, NodeSelectorTerm, Requirement, Taint, Toleration, Value
 from nodeyard.scheduling.requirements import LabelStates, canonical_key, states_of
 from nodeyard.scheduling.selectors import value_matches
+from nodeyard.scheduling.taints import HARD, SOFT, tolerates
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -23,12 +24,19 @@ LabelColumn = tuple[Ints, Sequence[str | None]]
 
 
 class NodeRule(Value, frozen=True):
-    """All that a pod asks of a node by itself. `reach`: per volume, terms of which one must hold."""
+    """All that a pod asks of a node by itself. `reach`: per volume, terms of which one must hold. `gentle`: it keeps off
+    nodes with soft taints (PreferNoSchedule) that it does not tolerate, too.
+    """
 
     selector: tuple[tuple[str, str], ...] = ()
     required: NodeSelector | None = None
     tolerations: tuple[Toleration, ...] = ()
     reach: tuple[tuple[NodeSelectorTerm, ...], ...] = ()
+    gentle: bool = False
+
+    def endures(self, taints: Iterable[Taint]) -> bool:
+        """Whether a pod with this rule may land among the taints."""
+        return tolerates(self.tolerations, taints, HARD | SOFT if self.gentle else HARD)
 
     @property
     def expressions(self) -> list[Requirement]:

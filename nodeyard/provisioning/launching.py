@@ -33,6 +33,13 @@ class Writer:
         self._daemons: dict[int, Floats] = {}
         self._zones = self.columns.labelled.column(keys.ZONE)
         self._capacity_types = self.columns.labelled.column(keys.CAPACITY_TYPE)
+        for number in draft.left:
+            setting.classes.classes[number].pods.sort(key=self._age)
+
+    def _age(self, key: PodKey) -> tuple[float, str]:
+        """Where not all of a class are placed, the older ones are; of equally old ones those of the lesser UID."""
+        pod = self.setting.problem.snapshot.pods[key]
+        return pod.created_at, pod.uid
 
     def pods_of(self, node: int) -> tuple[PodKey, ...]:
         """The next pods of each class that the node holds; each pod is handed out once."""

@@ -53,6 +53,8 @@ def pending(snapshot: Snapshot, now: float) -> Pending:
     for key, pod in snapshot.pods.items():
         if not pod.unschedulable or pod.node or not pod.provisionable or preempting(snapshot, pod):
             continue
+        if keeps_off(snapshot.shape(pod)):
+            continue
         if claim := promised.get(key):
             kept[key] = claim
         else:
@@ -74,6 +76,17 @@ def _without_a_place(
         else:
             out.append(key)
     return tuple(out)
+
+
+def keeps_off(shape: PodShape) -> bool:
+    """Whether the pod must not land on nodes of any pool: then it is none of ours, and no word is lost about it."""
+    if shape.node_affinity is None or shape.node_affinity.required is None:
+        return False
+    terms = shape.node_affinity.required.node_selector_terms
+    return bool(terms) and all(
+        any(e.key == keys.NODEPOOL and e.operator == "DoesNotExist" for e in t.match_expressions)
+        for t in terms
+    )
 
 
 def promises(snapshot: Snapshot, now: float) -> dict[PodKey, str]:

@@ -19,6 +19,7 @@ from nodeyard.provisioning.bounding import Bound, bound_of
 from nodeyard.provisioning.choices import Choice, Chooser
 from nodeyard.provisioning.classes import classes_of, rule_of
 from nodeyard.provisioning.columns import Columns
+from nodeyard.provisioning.daemons import daemons_of
 from nodeyard.provisioning.domains import ANYWHERE, cells_of, stays_together
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.explaining import Explainer, Skipped
@@ -37,7 +38,7 @@ from nodeyard.provisioning.model import (
     Reason,
     Unschedulable,
 )
-from nodeyard.provisioning.preferring import programmes, unkept
+from nodeyard.provisioning.preferring import minding_of, programmes, unkept
 from nodeyard.provisioning.reserving import kept_waiting, stock_of
 from nodeyard.provisioning.setting import Draft, Honour, Setting
 
@@ -110,19 +111,21 @@ def compile_problem(problem: Problem, options: Options) -> tuple[Setting, list[S
     soft = options.preference_policy is not PreferencePolicy.IGNORE
     spread = tuple(c for c in options.default_spread if isinstance(c, TopologySpreadConstraint))
     standing = {p.shape for h in raw for p in h.pods}
+    daemons = daemons_of(problem.snapshot)
     classes = classes_of(
-        problem, standing, spread, soft=soft, by_workload=options.max_share_per_node is not None
+        problem, standing, spread, daemons, soft=soft, by_workload=options.max_share_per_node is not None
     )
     columns = Columns(pools, classes.resources, classes.mentioned, options.node_charge_usd_per_hour)
     columns.free_in = stock_of(problem).free()
     settle_claims(problem, raw, columns)
-    columns.take_off([(d, rule_of(d.shape)) for d in problem.snapshot.daemon_sets.values()])
+    columns.take_off([(d, rule_of(d.shape)) for d in daemons])
     hosts = Hosts(raw, classes.resources)
     shapes = [problem.snapshot.shapes[i] for i in hosts.shapes]
     requests = np.array([[s.requests.get(r, 0) for r in classes.resources] for s in shapes], np.float64)
     hosts.use(requests.reshape(len(shapes), len(classes.resources)))
-    daemons_to_come(problem, hosts, classes.resources)
-    return Setting(problem, options, classes, columns, hosts, Rules(columns, hosts)), skipped
+    daemons_to_come(daemons, hosts, classes.resources)
+    minding = minding_of(classes.classes, columns, hosts) if soft else frozenset[int]()
+    return Setting(problem, options, classes, columns, hosts, Rules(columns, hosts), minding), skipped
 
 
 def _usable_pools(problem: Problem) -> tuple[list[tuple[Pool, Catalogue]], list[Skipped]]:

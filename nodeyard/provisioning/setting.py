@@ -26,15 +26,15 @@ Carried = Callable[[PodClass], tuple[int, ...]]
 
 @dataclass(slots=True, frozen=True)
 class Honour:
-    """Which preferences count as if they were required."""
+    """Which preferences count as if they were required. `affinity`, `anti_affinity`: terms up to this weight."""
 
-    affinity: bool = False
-    anti_affinity: bool = False
+    affinity: int = 0
+    anti_affinity: int = 0
     spread: bool = False
     node: bool = False
+    taints: bool = False
 
 
-ALL = Honour(True, True, True, True)
 NONE = Honour()
 
 
@@ -48,6 +48,8 @@ class Setting:
     columns: Columns
     hosts: Hosts
     rules: Rules
+    minding: frozenset[int] = frozenset()
+    """Classes that do not tolerate some soft taint of a pool or node, as far as preferences are looked at."""
     effort: Effort = field(default_factory=Effort)
 
 

@@ -8,7 +8,7 @@ documentation, "Scheduling" for Gte and Lte. Its neighbour `selectors` applies e
 
 from collections.abc import Iterable, Mapping
 
-from nodeyard.api.labels import BETA_ALIASES
+from nodeyard.api.labels import ALIASES
 from nodeyard.api.selectors import NodeSelectorTerm, Requirement, Value
 
 OPERATORS = frozenset({"In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "Gte", "Lte"})
@@ -148,7 +148,7 @@ def requirements_of(
 
 def canonical_key(key: str) -> str:
     """The label key that a deprecated one stands for, else the key itself."""
-    return BETA_ALIASES.get(key, key)
+    return ALIASES.get(key, key)
 
 
 def term_requirements(term: NodeSelectorTerm) -> Requirements:

@@ -9,6 +9,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.selectors import Taint, Toleration
 
 HARD = frozenset({keys.NO_SCHEDULE, keys.NO_EXECUTE})
+SOFT = frozenset({keys.PREFER_NO_SCHEDULE})
 _EPHEMERAL = frozenset(
     {
         (keys.TAINT_NOT_READY, keys.NO_SCHEDULE),
@@ -44,9 +45,11 @@ def untolerated(
     return None
 
 
-def tolerates(tolerations: Iterable[Toleration], taints: Iterable[Taint]) -> bool:
-    """Whether a pod may be scheduled onto a node with these taints."""
-    return untolerated(tolerations, taints) is None
+def tolerates(
+    tolerations: Iterable[Toleration], taints: Iterable[Taint], effects: frozenset[str] = HARD
+) -> bool:
+    """Whether a pod may be scheduled onto a node with these taints, as far as they have one of the effects."""
+    return untolerated(tolerations, taints, effects) is None
 
 
 def ephemeral(taint: Taint) -> bool:

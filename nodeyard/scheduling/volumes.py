@@ -9,10 +9,7 @@ from collections.abc import Mapping
 
 from nodeyard.api import labels as keys
 from nodeyard.api.cluster import PersistentVolume, PersistentVolumeClaim, StorageClass
-from nodeyard.api.selectors import NodeSelectorTerm, Requirement, Value
-
-EBS_ZONE = "topology.ebs.csi.aws.com/zone"
-"""The EBS driver's own zone label, equal to the node's zone."""
+from nodeyard.api.selectors import NodeSelectorTerm, Value
 
 
 class VolumeNeeds(Value, frozen=True):
@@ -58,7 +55,7 @@ def volume_needs(
         else:
             storage_class = _class_of(claim, classes)
             assert storage_class is not None
-            terms = tuple(_normal(t) for t in storage_class.allowed_topologies)
+            terms = storage_class.allowed_topologies
             attachments[(storage_class.provisioner, key)] = None
             unbound.append(key)
         if terms:
@@ -95,7 +92,7 @@ def _class_of(claim: PersistentVolumeClaim, classes: Mapping[str, StorageClass])
 def _volume_terms(volume: PersistentVolume) -> tuple[NodeSelectorTerm, ...]:
     if volume.node_affinity is None:
         return ()
-    terms = [_normal(t) for t in volume.node_affinity.node_selector_terms]
+    terms = list(volume.node_affinity.node_selector_terms)
     if volume.local:  # its host goes away with the node it names, so the name binds nobody
         terms = [
             NodeSelectorTerm(tuple(e for e in t.match_expressions if e.key != keys.HOSTNAME)) for t in terms
@@ -103,14 +100,3 @@ def _volume_terms(volume: PersistentVolume) -> tuple[NodeSelectorTerm, ...]:
         if any(not t.match_expressions for t in terms):
             return ()
     return tuple(terms)
-
-
-def _normal(term: NodeSelectorTerm) -> NodeSelectorTerm:
-    if all(e.key != EBS_ZONE for e in term.match_expressions):
-        return term
-    return NodeSelectorTerm(
-        tuple(
-            Requirement(keys.ZONE, e.operator, e.values) if e.key == EBS_ZONE else e
-            for e in term.match_expressions
-        )
-    )

@@ -8,13 +8,16 @@ on are passed over. Strict where the watcher is lenient: what can't be read is a
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from nodeyard.api.convert import selecting_of
 from nodeyard.api.reading import ConversionError
-from nodeyard.api.shape import Shapes, named_by_shape
+from nodeyard.api.shape import Shapes, named_by, named_by_shape
 from nodeyard.api.workloads import WorkloadError, expand
 from nodeyard.state.cluster import Change, Kind, Snapshot, snapshot_of
 from nodeyard.state.intake import CONVERTERS, POD, changes_of
 
 Json = dict[str, Any]
+_SELECT_PODS: Final = frozenset({"Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"})
+"""Workloads whose selectors the cluster's default spread follows; a Deployment stands for its ReplicaSet."""
 NAMESPACED: Final = frozenset({POD, "DaemonSet", "PodDisruptionBudget", "PersistentVolumeClaim", "Service"})
 
 
@@ -43,6 +46,7 @@ def snapshot_from(manifests: Iterable[Json]) -> Snapshot:
 def changes_from(manifests: Iterable[Json]) -> list[Change]:
     """The changes that bring these objects into a state, shapes before their pods. Raises ManifestError."""
     prepared = [_with_namespace(_identified(manifest)) for manifest in manifests]
+    workloads = [manifest for manifest in prepared if manifest["kind"] in _SELECT_PODS]
     try:
         prepared = expand(prepared)
     except WorkloadError as error:
@@ -51,6 +55,10 @@ def changes_from(manifests: Iterable[Json]) -> list[Change]:
     shapes = Shapes()
     rest = [m for m in prepared if m["kind"] != POD and m["kind"] in CONVERTERS]
     changes = [change for manifest in rest for change in _converted(manifest, shapes)]
+    changes += [_selecting(manifest) for manifest in workloads]
+    shapes.keep(
+        key for c in changes if c.kind is Kind.SELECTING and c.value for key in named_by(c.value.selector)
+    )
     return changes + _pods([m for m in prepared if m["kind"] == POD], _priorities(prepared), shapes)
 
 
@@ -75,6 +83,17 @@ def _converted(manifest: Json, shapes: Shapes) -> tuple[Change, ...]:
         return changes_of(manifest["kind"], manifest, shapes)
     except ConversionError as error:
         raise ManifestError(subject_of(manifest), str(error)) from error
+
+
+def _selecting(workload: Json) -> Change:
+    """What a workload selects, which outlasts its expansion."""
+    meta = workload["metadata"]
+    namespaced = {**workload, "metadata": {**meta, "namespace": meta.get("namespace") or "default"}}
+    try:
+        value = selecting_of(workload["kind"], namespaced)
+    except ConversionError as error:
+        raise ManifestError(subject_of(workload), str(error)) from error
+    return Change(Kind.SELECTING, value.key, value)
 
 
 def _priorities(manifests: Iterable[Json]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.cluster import PodDisruptionBudget
 from nodeyard.api.node import INITIALIZED, Condition, Node, NodeClaim
 from nodeyard.api.pod import PodRecord, PodShape
-from nodeyard.api.selectors import LabelSelector
+from nodeyard.api.selectors import LabelSelector, NodeAffinity, NodeSelector, NodeSelectorTerm, Requirement
 from nodeyard.provisioning.pending import Pending, next_landing, pending
 from nodeyard.state.cluster import Change, Kind, snapshot_of
 
@@ -48,6 +48,28 @@ def needed(*objects: Any, now: float = NOW) -> Pending:
 )
 def test_who_is_pending(fields: dict[str, Any], counts: bool) -> None:
     assert bool(needed(pod(**fields)).pods) is counts
+
+
+def never(*others: Requirement) -> NodeSelectorTerm:
+    return NodeSelectorTerm((Requirement(keys.NODEPOOL, "DoesNotExist"), *others))
+
+
+@pytest.mark.parametrize(
+    ("terms", "counts"),
+    [
+        ((never(),), False),
+        ((never(Requirement("disk", "Exists")), never()), False),
+        ((never(), NodeSelectorTerm((Requirement("disk", "Exists"),))), True),
+        ((NodeSelectorTerm((Requirement(keys.NODEPOOL, "Exists"),)),), True),
+    ],
+)
+def test_a_pod_that_keeps_off_every_pool_is_nobodys_business(
+    terms: tuple[NodeSelectorTerm, ...], counts: bool
+) -> None:
+    """It waits for other nodes, and is not told again and again that no pool takes it."""
+    shape = PodShape("s", "ns", node_affinity=NodeAffinity(NodeSelector(terms)))
+    snapshot = snapshot_of([Change(Kind.SHAPE, "s", shape), Change(Kind.POD, "ns/p", pod())])
+    assert bool(pending(snapshot, NOW).pods) is counts
 
 
 def test_a_pod_is_promised_to_its_claim_until_the_claim_goes() -> None:

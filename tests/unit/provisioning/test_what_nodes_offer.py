@@ -9,7 +9,7 @@ import pytest
 from nodeyard.provisioning.model import Options
 from tests.support.invented_market import ZONES, instance_type, offering
 from tests.support.kube_rules import CAPACITY_TYPE, REQUIRED, ZONE
-from tests.support.manifests import claim, daemon, node, pod, pods, pool
+from tests.support.manifests import claim, node, pod, pods, pool
 from tests.support.planning import Solved, solve
 from tests.support.problems import PlanningProblem
 
@@ -168,7 +168,9 @@ def test_a_pools_taints_must_be_tolerated_and_soft_ones_need_not() -> None:
         {"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"},
         {"key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule"},
         {"key": "karpenter.sh/unregistered", "effect": "NoExecute"},
+        {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
         {"key": "readiness.k8s.io/anything", "effect": "NoSchedule"},
+        {"key": "readiness.k8s.io/anything", "effect": "NoExecute"},
         {"key": "cilium", "effect": "NoSchedule"},
     ],
 )
@@ -183,34 +185,21 @@ def test_a_starting_node_takes_pods_despite_the_taints_it_will_lose(taint: Json)
     assert planned(starting, owner, pod("a")).report["existing"] == []
 
 
-# --- daemons ------------------------------------------------------------------------------------------------------------
-def test_daemons_take_their_room_only_on_the_types_they_run_on() -> None:
-    hungry = daemon(
-        "hungry", 1000, 512, affinity=wanting([expression("karpenter.k8s.aws/instance-cpu", "In", "2")])
-    )
-    solved = planned(hungry, pod("a", 1500, 512))
-    assert types(solved) == {"m5.2xlarge"}
-    assert types(planned(hungry, pod("a", 900, 512))) == {"m6g.large"}
-
-
-def test_daemons_that_wait_for_a_node_to_be_registered_count_as_well() -> None:
-    late = daemon(
-        "late",
-        1500,
-        512,
-        nodeSelector={"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"},
-    )
-    solved = planned(late, pod("a", 1500, 512))
-    assert types(solved) == {"m5.2xlarge"}
-    assert "karpenter.sh/initialized" not in str(solved.plan.nodes[0].requirements)
-
-
-def test_a_daemons_host_port_is_taken() -> None:
-    port = [{"containerPort": 80, "hostPort": 80}]
-    holding = daemon("web", 10, 10)
-    holding["spec"]["template"]["spec"]["containers"][0]["ports"] = port
-    solved = planned(holding, pod("a", ports=port), pod("b", ports=[{"containerPort": 80, "hostPort": 81}]))
-    assert reasons(solved) == {"a": "HostPortConflict"}
+@pytest.mark.parametrize(
+    "taint",
+    [
+        {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
+        {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"},
+        {"key": "cilium", "effect": "NoExecute"},
+    ],
+)
+def test_a_starting_node_takes_no_pods_past_a_taint_that_it_may_keep(taint: Json) -> None:
+    starting = node("n", ZONES[0])
+    del starting["metadata"]["labels"]["karpenter.sh/initialized"]
+    starting["spec"]["taints"] = [taint]
+    owner = claim("c", ZONES[0], startup_taints=[{"key": "cilium", "effect": "NoSchedule"}],
+                  provider=starting["spec"]["providerID"])  # fmt: skip
+    assert planned(starting, owner, pod("a")).report["existing"] == []
 
 
 # --- requests and ports -------------------------------------------------------------------------------------------------
