@@ -45,6 +45,7 @@ class Chooser:
         self._signs: dict[int, int] = {}
         self._alike: dict[tuple[object, ...], tuple[int, tuple[str, ...]]] = {}
         self._members: list[tuple[int, tuple[str, ...]]] = []
+        self._found: dict[tuple[int, frozenset[int], bytes], tuple[Ints, Ints, bool]] = {}
         self._kept: dict[tuple[int, frozenset[int]], tuple[Ints, Floats]] = {}
         self.slack = self._shares()
 
@@ -63,21 +64,33 @@ class Chooser:
         """The choices of one node; its column in the state becomes the first choice."""
         column = int(self.state.column[node])
         load = load_of(self.state, node)
-        able = self._able(node, column, load)
+        signs = frozenset([self._sign(number) for number in self.state.contents[node]])
+        key = (column, signs, load.tobytes())
+        found = None if self.draft.limits.any else self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._choices(column, signs, load)
+        chosen, beyond, relaxed = found
+        first = int(chosen[0])
+        if first != column:
+            self._move(node, column, first)
+        return Choice(node, chosen, beyond, load, relaxed)
+
+    def _choices(self, column: int, signs: frozenset[int], load: Floats) -> tuple[Ints, Ints, bool]:
+        """(choices, next-best columns, whether minValues are not met) of a node of the column with this load."""
+        able = self._able(column, signs, load)
         able = self._of_one_reservation(able)
         price = self.columns.expected[able]
         within = able[price <= price[0] * (1 + self.setting.options.price_tolerance) + 1e-12]
         within = within[self.columns.reservation[within] == self.columns.reservation[able[0]]]
         chosen, relaxed = self._with_min_values(able, within)
-        first = int(chosen[0])
-        if first != column:
-            self._move(node, column, first)
-        beyond = able[~np.isin(able, chosen)][: _RUNNERS_UP * 8]
-        return Choice(node, chosen, beyond, load, relaxed)
+        named = set(chosen.tolist())
+        ahead = able[: len(named) + _RUNNERS_UP * 8].tolist()
+        beyond = np.array([c for c in ahead if c not in named][: _RUNNERS_UP * 8], np.int64)
+        return chosen, beyond, relaxed
 
-    def _able(self, node: int, column: int, load: Floats) -> Ints:
+    def _able(self, column: int, signs: frozenset[int], load: Floats) -> Ints:
         """Columns of the pool variant that hold the node's pods, cheapest first, ties by room."""
-        key = (column, frozenset([self._sign(number) for number in self.state.contents[node]]))
+        key = (column, signs)
         kept = self._kept.get(key)
         if kept is None:
             part = self._keeping(*key)

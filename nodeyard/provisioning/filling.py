@@ -28,29 +28,37 @@ class Filler:
         """
         request, room = self.request[active], self.shop.room[columns]
         n_lot, n_col = len(active), len(columns)
-        orders = self._orders(active, columns, value, fair, tries)  # [try, column, rank] -> lot
-        free = np.repeat(room[None], tries, axis=0)
-        counts = np.zeros((tries, n_col, n_lot), np.int64)
+        orders = self._orders(active, columns, value, fair, tries)  # [rank, try, column] -> lot
+        counts = np.zeros(tries * n_col * n_lot, np.int64)
         most = np.minimum(self.lots.most[active], left)
-        able = np.where(self.fits[np.ix_(active, columns)].T, most[None, :], 0.0)  # [column, lot]
-        t_index, c_index = np.arange(tries)[:, None], np.arange(n_col)[None, :]
-        divisor = self.divisor[active]
+        able = np.where(self.fits[np.ix_(active, columns)].T, most[None, :], 0.0).reshape(
+            -1
+        )  # [column and lot]
+        place = np.arange(n_col)[None, :] * n_lot
+        filling = np.arange(tries)[:, None] * n_col * n_lot + place
+        needed = np.nonzero((request > 0).any(axis=0) | (room < 0).any(axis=0))[0]
+        asked = [np.ascontiguousarray(request[:, r]) for r in needed]
+        divisor = [np.ascontiguousarray(self.divisor[active, r]) for r in needed]
+        free = [np.repeat(room[None, :, r], tries, axis=0) for r in needed]  # per resource: [try, column]
         matched = np.zeros((tries, n_col, self.terms))
         carried = np.zeros((tries, n_col, self.terms), np.bool_)
         for rank in range(n_lot):
-            lot = orders[:, :, rank]
-            amount = np.floor(((free + SLIVER) / divisor[lot]).min(axis=2))
-            np.minimum(amount, able[c_index, lot], out=amount)
+            lot = orders[rank]
+            amount = able.take(place + lot)
+            for resource, there in enumerate(free):
+                np.minimum(amount, (there + SLIVER) / divisor[resource].take(lot), out=amount)
+            np.floor(amount, out=amount)
             if self.terms:
                 amount = self._term_cap(amount, active[lot], matched, carried)
             np.maximum(amount, 0.0, out=amount)
-            free -= amount[:, :, None] * request[lot]
-            counts[t_index, c_index, lot] = amount
+            for resource, there in enumerate(free):
+                there -= amount * asked[resource].take(lot)
+            counts[filling + lot] = amount
             if self.terms:
                 some = amount > 0
                 matched += amount[:, :, None] * self.lots.matches[active[lot]]
                 carried |= some[:, :, None] & self.lots.carries[active[lot]]
-        return counts
+        return counts.reshape(tries, n_col, n_lot)
 
     def _term_cap(self, amount: Floats, lot: Ints, matched: Floats, carried: Bools) -> Floats:
         ceiling = self.lots.ceiling
@@ -75,5 +83,5 @@ class Filler:
         lean = np.resize(np.array([1.0, 3.0, 0.3, 6.0]), tries)[:, None, None]
         noise = self.rng.standard_normal((tries, 1, len(active)))
         key = size[None] + lean * apt[None] + shake * noise
-        orders: Ints = np.argsort(-key, axis=2, kind="stable")
+        orders: Ints = np.ascontiguousarray(np.moveaxis(np.argsort(-key, axis=2, kind="stable"), 2, 0))
         return orders

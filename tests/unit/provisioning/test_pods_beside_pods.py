@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from nodeyard.api.selectors import LabelSelector, TopologySpreadConstraint
 from nodeyard.provisioning.model import Options, PreferencePolicy
 from tests.support.invented_market import ZONES, invented
 from tests.support.judge import judge
@@ -109,13 +108,6 @@ def test_spread_over_zones_and_hosts_hold_together() -> None:
     solved = planned(*pods("web", 6, 100, 100, topologySpreadConstraints=both))
     assert sorted(per(solved, "zone", "web").values()) == [3, 3]
     assert set(per(solved, "name", "web").values()) == {1}
-
-
-def test_the_clusters_default_spread_is_for_pods_without_their_own() -> None:
-    default = TopologySpreadConstraint(1, ZONE, "DoNotSchedule", LabelSelector({"app": "web"}))
-    given = PlanningProblem("", [pool(), *pods("web", 4)], MARKET)
-    solved = solve(given, Options(default_spread=(default,)))
-    assert sorted(per(solved, "zone", "web").values()) == [2, 2]
 
 
 # --- affinity -----------------------------------------------------------------------------------------------------------
