@@ -43,6 +43,7 @@ from nodeyard.rpc.v1 import planning_pb2_grpc
 from nodeyard.runtime.batcher import Batcher
 from nodeyard.runtime.leadership import Leadership, LeadershipMetrics
 from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
+from nodeyard.runtime.scheduler_config import default_spread_told
 from services.allocator.batches import Batches
 from services.allocator.classes import Classes
 from services.allocator.controller import LEASE, Controller
@@ -122,7 +123,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     nominated = Nominations(redis, prefix)
     options = Options(
         node_charge_usd_per_hour=settings.node_charge, deadline_s=settings.plan_deadline,
-        search_s=settings.plan_search, bound=False,
+        search_s=settings.plan_search, bound=False, default_spread=default_spread_told(settings.scheduler_config),
     )  # fmt: skip
     addresses = Addresses()
     classes = Classes(

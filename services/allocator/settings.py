@@ -24,6 +24,8 @@ class AllocatorSettings(ServiceSettings, frozen=True, kw_only=True):
     """Longest for planning a batch, and as much again for each thousand pods in it."""
     plan_search: Seconds = 0.5
     """Of that, what may be spent on looking for a cheaper plan once there is one; as much again for each thousand pods."""
+    scheduler_config: str = ""
+    """The kube-scheduler's configuration, for the cluster's default spread: a path, or the document as JSON."""
     registration_ttl: Seconds = 900.0
     launch_ttl: Seconds = 300.0
     lease_ttl: Seconds = 5.0

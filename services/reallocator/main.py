@@ -35,6 +35,7 @@ from nodeyard.rpc.cluster import ClusterFeed
 from nodeyard.rpc.v1 import disruption_pb2_grpc
 from nodeyard.runtime.leadership import Leadership, LeadershipMetrics
 from nodeyard.runtime.lifecycle import Runtime, Service, StartError, run_service
+from nodeyard.runtime.scheduler_config import default_spread_told
 from services.reallocator.chronicle import Chronicle
 from services.reallocator.collection import Collector
 from services.reallocator.controller import Disruption
@@ -103,6 +104,8 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     claims, nodes = NodeClaims(client, "reallocator"), NodeTermination(client)
     machines = Instances(session, cluster_uid=identity.metadata.uid)
 
+    default_spread = default_spread_told(settings.scheduler_config)
+
     def permitted() -> bool:
         return rivals.permitted
 
@@ -113,6 +116,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
                 node_charge_usd_per_hour=settings.node_charge,
                 deadline_s=_PLAN_DEADLINE_S,
                 bound=False,
+                default_spread=default_spread,
                 strict_reservations=False,
             ),
             time.monotonic,

@@ -18,6 +18,8 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     aws_region: str = msgspec.field(default="", name="AWS_REGION")
     node_charge: float = 0.01
     """USD per node-hour added to the rent when plans are compared."""
+    scheduler_config: str = ""
+    """The kube-scheduler's configuration, for the cluster's default spread: a path, or the document as JSON."""
     disruption_poll: Seconds = 10.0
     validation_wait: Seconds = 15.0
     gc_interval: Seconds = 120.0
