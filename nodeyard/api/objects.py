@@ -96,6 +96,7 @@ class ContainerPort(Raw):
 
 
 class Container(Raw):
+    name: str = ""
     resources: ResourceRequirements | None = None
     ports: tuple[ContainerPort, ...] = ()
     restart_policy: str = ""
@@ -151,11 +152,19 @@ class PodSpec(Raw):
     termination_grace_period_seconds: int | None = None
 
 
+class ContainerStatus(Raw):
+    name: str = ""
+    allocated_resources: Quantities = {}
+    resources: ResourceRequirements | None = None
+
+
 class PodStatus(Raw):
     phase: str = "Pending"
     conditions: tuple[RawCondition, ...] = ()
     nominated_node_name: str = ""
     start_time: datetime | None = None
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
 class Pod(Raw):

@@ -18,6 +18,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api import objects
 from nodeyard.api.pod import PodShape, ShapeId
 from nodeyard.api.quantity import PODS, Resources, largest, parse_all, total
+from nodeyard.api.resizing import count_held
 from nodeyard.api.selectors import (
     HostPort,
     LabelSelector,
@@ -102,7 +103,8 @@ def _at_pod_level(resource: str) -> bool:
 
 # --- shapes ---------------------------------------------------------------------------------------------------------
 def shape_of(pod: objects.Pod, *, keep: frozenset[str] = frozenset()) -> PodShape:
-    """The pod's shape. `keep`: labels among UNIQUE_LABELS that some selector names. Raises QuantityError."""
+    """The pod's shape. `keep`: labels among UNIQUE_LABELS that some selector names. Changes `pod.spec`. Raises QuantityError."""
+    count_held(pod)
     daemon = any(owner.controller and owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
     labels = _kept(pod.metadata.labels, pod.spec, keep)
     return _shape(pod.metadata.namespace, pod.metadata.name, labels, pod.spec, daemon=daemon)
@@ -263,6 +265,7 @@ class Shapes:
         """The pod's shape, the same object for the same content. Blanks what is the pod's own in `pod.spec`; read
         that before. Raises QuantityError.
         """
+        count_held(pod)
         spec, meta = pod.spec, pod.metadata
         spec.node_name = ""
         spec.termination_grace_period_seconds = None

@@ -268,3 +268,53 @@ def test_what_is_wrong_is_said_with_its_path() -> None:
     body["metadata"]["labels"] = {"a": 1}
     with pytest.raises(ConversionError, match=r"metadata\.labels\[\.\.\.\]: Expected `str`, got `int`"):
         pod_of(body, "s")
+
+
+# --- pods that are resized in place -------------------------------------------------------------------------------------
+def resized(asked: str, allocated: str, running: str, reason: str = "") -> dict[str, Any]:
+    """A pod of one container of so many CPUs by its spec, by what is set aside, and by what it runs with."""
+    body = pod(containers=[{"name": "main", "resources": {"requests": {"cpu": asked}}}], initContainers=[])
+    body["status"]["containerStatuses"] = [
+        {
+            "name": "main",
+            "allocatedResources": {"cpu": allocated},
+            "resources": {"requests": {"cpu": running}},
+        }
+    ]
+    if reason:
+        pending = {"type": "PodResizePending", "status": "True", "reason": reason}
+        body["status"].setdefault("conditions", []).append(pending)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "cpu"),
+    [
+        (resized("500m", "500m", "500m"), 500),
+        (resized("0.5", "500m", "500m"), 500),
+        (resized("2", "1", "1"), 2000),
+        (resized("2", "1", "1", "Deferred"), 2000),
+        (resized("64", "1", "1", "Infeasible"), 1000),
+        (resized("500m", "2", "2"), 2000),
+        (resized("500m", "500m", "1500m"), 1500),
+    ],
+)
+def test_a_pod_that_is_resized_holds_the_most_of_what_it_asks_for_and_has(
+    body: dict[str, Any], cpu: int
+) -> None:
+    assert shape(body).requests["cpu"] == cpu
+    shapes = Shapes()
+    assert shapes.shape_of(read(body, objects.Pod)).requests["cpu"] == cpu
+    assert shapes.shape_of(read(resized("500m", "500m", "500m"), objects.Pod)).requests["cpu"] == 500
+
+
+def test_a_sidecar_that_is_resized_counts_as_it_is_and_a_finished_init_container_does_not() -> None:
+    body = resized("1", "1", "1")
+    body["spec"]["initContainers"] = [
+        {"name": "proxy", "restartPolicy": "Always", "resources": {"requests": {"cpu": "100m"}}},
+        {"name": "setup", "resources": {"requests": {"cpu": "200m"}}},
+    ]
+    body["status"]["initContainerStatuses"] = [
+        {"name": name, "allocatedResources": {"cpu": "4"}} for name in ("proxy", "setup")
+    ]
+    assert shape(body).requests["cpu"] == 5000
