@@ -62,7 +62,7 @@ def bound_of(
     joint = Joint.of(setting, placed)
     if known is not None:
         value = max(value, known)
-    elif objective > value * _close_enough(placed) and joint is not None and spare() > 0:
+    if objective > value * _close_enough(placed) and joint is not None and spare() > 0:
         value = max(value, joint.bound(objective, spare))
     if joint is not None:
         settled |= joint.spread_terms

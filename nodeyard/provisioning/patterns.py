@@ -15,7 +15,7 @@ import numpy as np
 
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.frontier import Frontier
-from nodeyard.provisioning.labelled import Floats, Ints
+from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.pattern_program import Model, PatternProgram, Solution
 
 _MOST_PER_COLUMN = 12_000
@@ -44,6 +44,19 @@ class Answer:
     delivered: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
+@dataclass(slots=True)
+class Within:
+    """Only fillings that waste at most `waste` are asked for: what a node costs (`cost`: [column]) beyond what its pods are
+    worth (`value`: [lot]). `price`: [column, resource], at which no pod that the column takes asks for less than its worth;
+    infinite where no such price is known.
+    """
+
+    value: Floats
+    price: Floats
+    cost: Floats
+    waste: float
+
+
 class PatternSolver:
     """One model being solved. `spare`: seconds left."""
 
@@ -54,11 +67,12 @@ class PatternSolver:
         seeds: Sequence[tuple[int, Ints]] = (),
         incumbent: Sequence[tuple[int, Ints, int]] = (),
         work: Effort | None = None,
+        within: Within | None = None,
     ) -> None:
         """`seeds`: (column, pods per lot) known to be good, for columns with too many patterns to list.
         `incumbent`: the best plan known, as (column, pods per lot, how many).
         """
-        self.model, self.spare = model, spare
+        self.model, self.spare, self.within = model, spare, within
         self.work = Effort() if work is None else work
         self.most = np.minimum(model.cap, model.demand[model.group])
         self.fits = model.allowed & (model.room[None] >= model.request[:, None]).all(axis=2)
@@ -137,12 +151,25 @@ class PatternSolver:
             amount = np.arange(len(again)) - np.repeat(np.cumsum(fit + 1) - fit - 1, fit + 1)
             counts, free = counts[again], free[again] - amount[:, None] * model.request[lot]
             counts[:, lot] = amount
+            if self.within is not None:
+                able = self._thrifty(column, counts, free, lots[rank + 1 :])
+                counts, free = counts[able], free[able]
         full = np.ones(len(counts), np.bool_)
         for lot in lots.tolist():
             room = (free >= model.request[lot] - 1e-9).all(axis=1) & (counts[:, lot] < self.most[lot])
             full &= ~room
         counts = counts[full]
         return counts if len(counts) <= _MOST_PER_COLUMN else None
+
+    def _thrifty(self, column: int, counts: Ints, free: Floats, rest: Ints) -> Bools:
+        """Which begun fillings may still come to waste little enough, whatever of the lots `rest` joins them."""
+        within = self.within
+        assert within is not None
+        most = float(self.most[rest] @ within.value[rest])
+        price = within.price[column]
+        more = np.minimum(free @ price, most) if np.isfinite(price).all() else np.full(len(free), most)
+        out: Bools = within.cost[column] - counts @ within.value - more <= within.waste
+        return out
 
     @property
     def lists_all(self) -> bool:

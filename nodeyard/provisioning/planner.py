@@ -40,13 +40,21 @@ from nodeyard.provisioning.model import (
 )
 from nodeyard.provisioning.preferring import minding_of, programmes, unkept
 from nodeyard.provisioning.reserving import kept_waiting, stock_of
+from nodeyard.provisioning.reworking import reworked
 from nodeyard.provisioning.setting import Draft, Honour, Setting
 
 _IMPROVE_S = 0.6
 _EXACT_S = 1.5
 _EXACT_BESIDE_JOINT = 0.6
 _JOINT_S = 4.5
-"""Seconds of work for improving, exact patterns and the joint program; less of each where they must share a shorter search."""
+_REWORK_S = 1.5
+"""Seconds of work for improving, exact patterns and the joint program, less of each where they must share a shorter search;
+and for reworking what came of them."""
+_REWORK_FULL, _REWORK_PODS = 1_000, 2_000
+"""Pods of which a plan is reworked for the whole time, and at all."""
+_REWORK_PART = 0.25
+"""As much again as this part of the search is what reworking may take at most."""
+_PROVED = 1.001
 _SEARCH_SHARE = 0.6
 """Of the deadline, what may be searched where the options don't say."""
 _MANY_PODS = 5_000
@@ -176,6 +184,8 @@ def _best_draft(
         draft, proved = _cheapest(attempt, ways[0], _homes(setting), pods, search), None
         if joint is not None:
             draft, proved = joint.improve(draft, effort.budget(together))
+        if proved is None or draft.cost > proved * _PROVED:
+            draft = _reworked(setting, draft)
         return draft, total() > 0, proved
     best: tuple[int, float] | None = None
     chosen = ways[0]
@@ -186,7 +196,20 @@ def _best_draft(
             best, chosen = worth, way
         if total() < setting.options.deadline_s * 0.5:
             break
-    return attempt(chosen, 1.0), total() > 0, None
+    draft = attempt(chosen, 1.0)
+    return _reworked(setting, draft), total() > 0, None
+
+
+def _reworked(setting: Setting, draft: Draft) -> Draft:
+    """The draft, or what comes of packing a few of its nodes anew at a time, where that is cheaper, preferences included."""
+    pods = len(setting.problem.pods)
+    if pods > _REWORK_PODS:
+        return draft
+    most = min(_REWORK_S, _search_s(setting.options) * _REWORK_PART)
+    seconds = most * min(1.0, _REWORK_FULL / pods)
+    better = reworked(setting, draft, setting.effort.budget(seconds))
+    worth = [one.cost + unkept(setting, one) for one in (better, draft)]
+    return better if worth[0] < worth[1] else draft
 
 
 def _shares(options: Options, jointly: bool) -> tuple[float, float, float]:
