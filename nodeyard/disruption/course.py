@@ -34,7 +34,16 @@ from nodeyard.disruption.several import priced
 from nodeyard.disruption.simulation import homeless, leaving
 from nodeyard.disruption.unfolding import RISE, Pace
 from nodeyard.disruption.worth import cheap_ones
-from nodeyard.provisioning.keeping import Kept, Kind, homes, kept_of, kind_of, open_places, present
+from nodeyard.provisioning.keeping import (
+    Kept,
+    Kind,
+    homes,
+    kept_of,
+    kind_of,
+    load_with_places,
+    open_places,
+    present,
+)
 from nodeyard.provisioning.landing import bindable
 from nodeyard.provisioning.lifecycle import needs_daemon
 from nodeyard.provisioning.model import OfferingRef, Options, Plan, PlannedNode
@@ -337,10 +346,8 @@ def _places(course: Course, view: View) -> dict[str, Counter[Kind]]:
 
 
 def _has_room(snapshot: Snapshot, name: str, places: Counter[Kind]) -> bool:
-    pods = [p for p in snapshot.pods_of_node(name) if not p.finished]
-    coming = [snapshot.shapes[shape].requests for (_, shape), many in places.items() for _ in range(many)]
-    asked = total([*(snapshot.shape(p).requests for p in pods), *coming])
-    return fits(asked, snapshot.nodes[name].allocatable)
+    node = snapshot.nodes[name]
+    return fits(load_with_places(snapshot, node, places), node.allocatable)
 
 
 def _same_prices(course: Course, view: View) -> Block | None:

@@ -15,6 +15,7 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.pod import PodKey, PodRecord, ShapeId
+from nodeyard.api.quantity import Resources, fits, total
 from nodeyard.api.selectors import Value
 from nodeyard.state.cluster import Snapshot
 
@@ -109,6 +110,40 @@ def homes(snapshot: Snapshot, now: float) -> Homes:
         if _looks_for_a_place(pod) and (free := by_kind.get(kind_of(pod))):
             of[key] = free.pop(0)
     return Homes(of, Counter({kind: len(names) for kind, names in by_kind.items() if names}))
+
+
+def load_with_places(snapshot: Snapshot, node: Node, places: Mapping[Kind, int]) -> Resources:
+    """What is asked for on a node by its pods and by those that are still to come; nothing by a kind that is no more."""
+    pods = [p for p in snapshot.pods_of_node(node.name) if not p.finished]
+    shapes = [snapshot.shapes.get(shape) for (_, shape), many in places.items() for _ in range(many)]
+    return total(
+        [*(snapshot.shape(p).requests for p in pods), *(s.requests for s in shapes if s is not None)]
+    )
+
+
+def guest_rooms(
+    snapshot: Snapshot, now: float, guests: Iterable[PodKey], awaited: Mapping[str, Iterable[PodKey]] = {}
+) -> dict[PodKey, str]:
+    """Guest -> the claim whose node has room for it beside all places kept there; those that no node has room for are
+    left out. Resources only. `awaited`: by claim, unbound pods that are about to land on its node.
+    """
+    loads: dict[str, Resources] = {}
+    rooms: dict[str, Resources] = {}
+    for name, places in open_places(snapshot, now).items():
+        node = snapshot.node_of(snapshot.claims[name])
+        if node is not None and node.ready:
+            coming = [snapshot.shape(snapshot.pods[key]).requests for key in awaited.get(name, ())]
+            loads[name] = total([load_with_places(snapshot, node, places), *coming])
+            rooms[name] = node.allocatable
+    found: dict[PodKey, str] = {}
+    for key in guests:
+        asked = snapshot.shape(snapshot.pods[key]).requests
+        for name, load in loads.items():
+            more = total([load, asked])
+            if fits(more, rooms[name]):
+                found[key], loads[name] = name, more
+                break
+    return found
 
 
 def _looks_for_a_place(pod: PodRecord) -> bool:

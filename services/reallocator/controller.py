@@ -309,8 +309,11 @@ class Disruption:
         await self._courses.land()
         was_on = self._courses.on
         due = await self._courses.due(lambda nodes: self._view(self._cluster.snapshot(), nodes))
-        if was_on and not self._courses.on and not self._courses.arrived:
-            self._patience.given_up(self._clock.now(), self._terms())
+        if was_on and not self._courses.on:
+            if self._courses.arrived:
+                self._patience.arrived()
+            else:
+                self._patience.given_up(self._clock.now(), self._terms())
         if due is None:
             return
         command, view = due

@@ -2,8 +2,9 @@
 
 What nodes are to hold is written on their claims with a time limit that is renewed while the course lasts, so places
 outlive the replica and mean nothing soon after it is gone; only which commands are still to come is known here alone, and
-a replica that takes over begins none of them. Everything is opened again at the end, and at once where anybody else's pod
-looks for a place, a pod does not get to its own, or a step comes to nothing. Runs in the holder of the lease `disruption`.
+a replica that takes over begins none of them. Everything is opened again at the end, and at once where a pod does not get
+to its place, a step comes to nothing, or anybody else's pod looks for a place that no held node has (`guests`). Runs in
+the holder of the lease `disruption`.
 Kill points: those of NodeClaims, reallocator.before-/after- hold-node, lift-hold, bind-pods.
 """
 
@@ -16,7 +17,7 @@ import msgspec
 
 from nodeyard.adapters.kubernetes.errors import KubernetesError
 from nodeyard.api import labels as keys
-from nodeyard.api.node import INITIALIZED, Node, NodeClaim
+from nodeyard.api.node import INITIALIZED, NodeClaim
 from nodeyard.api.pod import PodRecord
 from nodeyard.disruption.budgets import INSTANCE_TERMINATING
 from nodeyard.disruption.commands import disrupted, running
@@ -24,12 +25,13 @@ from nodeyard.disruption.course import still_holds
 from nodeyard.disruption.model import Command, Course, View
 from nodeyard.provisioning.keeping import Keeping, Kept, encoded, homes, keeping_of
 from nodeyard.provisioning.landing import Planner, accepted
-from nodeyard.provisioning.pending import pending
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.logging import get_logger
 from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.reallocator.chronicle import Chronicle
 from services.reallocator.execution import KEEP_S, Execution, LostLead
+from services.reallocator.guests import Guests
+from services.reallocator.holds import Holds
 from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Placing
 
 _RENEW_S: Final = 30.0
@@ -37,7 +39,6 @@ _STEP_S: Final = 600.0
 """The longest one command may take before everything is opened again."""
 _STRAY_S: Final = 6.0
 """The longest a pod may look for its kept place."""
-_TRIES: Final = 3
 
 log = get_logger("services.reallocator.courses")
 
@@ -62,18 +63,19 @@ class Courses:
     ) -> None:
         self._cluster = cluster
         self._claims = claims
-        self._nodes = nodes
         self._pods = pods
         self._lead = lead
         self._execution = execution
         self._chronicle = chronicle
         self._planner = planner
         self._clock = clock
+        self._holds = Holds(cluster, nodes, clock)
+        self._guests = Guests(self._holds, planner, clock)
         self.arrived = True
         """Whether the last course came to its end."""
         self._left: Course | None = None
         self._epoch: int | None = None
-        """Of the lease, when the course began."""
+        """Of the lease, as of the last turn of the course."""
         self._closing = False
         """Whether the nodes of a course are being closed this moment."""
         self._current: Command | None = None
@@ -102,6 +104,7 @@ class Courses:
     async def begin(self, course: Course) -> bool:
         """Keeps the places on nodes that stay and closes those that go; False, and all is open again, where that fails."""
         self._left, self._current, self._looking, self._closing = course, None, {}, True
+        self._guests.forget()
         self._epoch = self._lead.epoch
         try:
             await self._close(course)
@@ -157,8 +160,11 @@ class Courses:
         if stopped := self._stopped(snapshot):
             await self.give_up(stopped)
             return None
+        if not await self._guests.attend(snapshot):
+            await self.give_up("other pods look for a place")
+            return None
         await self._renew(snapshot)
-        if not self._behind(snapshot):
+        if self._guests.inside or not self._behind(snapshot):
             return None
         if not self._left.commands:
             self._left, self.arrived = None, True
@@ -195,10 +201,8 @@ class Courses:
     def _stopped(self, snapshot: Snapshot) -> str:
         """Why the course is not to go on; empty where it is."""
         now = self._clock.now()
-        if self._lead.epoch != self._epoch:
+        if not self._still_leads():
             return "the lease was lost on the way"
-        if pending(snapshot, now).pods:
-            return "other pods look for a place"
         if any(now - since > _STRAY_S for since in self._looking.values()):
             return "a pod does not get to the place kept for it"
         if self._current is None:
@@ -210,6 +214,12 @@ class Courses:
             if node is not None and claim is not None and not claim.deleting and not disrupted(node):
                 return f"command {self._current.id} was undone"
         return ""
+
+    def _still_leads(self) -> bool:
+        """Whether nobody else led since the last turn: each grant counts one up, so one more is our own again."""
+        epoch, before = self._lead.epoch, self._epoch
+        self._epoch = epoch
+        return epoch is not None and before is not None and epoch - before <= 1
 
     # --- keeping --------------------------------------------------------------------------------------------------------
     async def _keep(self) -> None:
@@ -223,15 +233,8 @@ class Courses:
             return
         until = self._clock.now() + KEEP_S
         self._show(await self._claims.annotate(claim, {keys.KEPT_PLACES: encoded(Keeping(until, kept))}))
-        for _ in range(_TRIES):
-            node = self._cluster.snapshot().node_of(claim)
-            if node is None or _held(node):
-                return
-            if (written := await self._nodes.hold(node, until)) is not None:
-                self._show_node(written)
-                return
-            await self._clock.sleep(0.1)
-        raise LostLead(f"node {claim.node_name} can't be held")
+        if name not in self._guests.inside:
+            await self._holds.hold(claim, until)
 
     async def _renew(self, snapshot: Snapshot) -> None:
         """Keeps the places of the course for longer, where their time runs short."""
@@ -250,20 +253,14 @@ class Courses:
     async def _open(self) -> None:
         """Forgets all places kept, and lets everybody in."""
         self._kept, self._looking = {}, {}
+        self._guests.forget()
         snapshot = self._cluster.snapshot()
         kept = [c for c in snapshot.claims.values() if keys.KEPT_PLACES in c.annotations]
-        await asyncio.gather(*(self._open_one(claim, snapshot.node_of(claim)) for claim in kept))
+        await asyncio.gather(*(self._open_one(claim) for claim in kept))
 
-    async def _open_one(self, claim: NodeClaim, node: Node | None) -> None:
+    async def _open_one(self, claim: NodeClaim) -> None:
         self._check_lead()
-        for _ in range(_TRIES):
-            if node is None or not _held(node):
-                break
-            if (written := await self._nodes.lift(node)) is not None:
-                self._show_node(written)
-                break
-            await self._clock.sleep(0.1)
-            node = self._cluster.snapshot().node_of(claim)
+        await self._holds.lift(claim)
         self._show(await self._claims.annotate(claim, {keys.KEPT_PLACES: None}))
 
     # --- landing --------------------------------------------------------------------------------------------------------
@@ -274,19 +271,25 @@ class Courses:
         snapshot = self._cluster.snapshot()
         now = self._clock.now()
         found = homes(snapshot, now).of
-        uids = {snapshot.pods[key].uid for key in found}
-        self._looking = {uid: self._looking.get(uid, now) for uid in uids}
         by_claim: defaultdict[str, list[PodRecord]] = defaultdict(list)
         for key, claim in found.items():
             by_claim[claim].append(snapshot.pods[key])
         binder = self._pods
-        await asyncio.gather(*(self._bring(binder, snapshot, n, pods) for n, pods in by_claim.items()))
+        landed = await asyncio.gather(
+            *(self._bring(binder, snapshot, n, pods) for n, pods in by_claim.items())
+        )
+        left = {snapshot.pods[key].uid for key in found} - set().union(*landed)
+        now = self._clock.now()  # bringing many takes a while on a busy machine, which is nobody's fault
+        self._looking = {uid: self._looking.get(uid, now) for uid in left}
 
-    async def _bring(self, binder: Placing, snapshot: Snapshot, name: str, pods: Iterable[PodRecord]) -> None:
+    async def _bring(
+        self, binder: Placing, snapshot: Snapshot, name: str, pods: Iterable[PodRecord]
+    ) -> set[str]:
+        """UIDs of those that are at their places now."""
         claim = snapshot.claims[name]
         node = snapshot.node_of(claim)
         if node is None or not node.ready or not claim.is_true(INITIALIZED):
-            return
+            return set()
         waiting = list(pods)
         fitting = frozenset(
             await asyncio.to_thread(
@@ -297,17 +300,15 @@ class Courses:
         chosen = [pod for pod in waiting if pod.key in fitting]
         self._check_lead()
         failed = await binder.bind(chosen, node.name) if chosen else {}
-        for pod in chosen:
-            if pod.key not in failed:
-                self._cluster.overlay(
-                    Change(
-                        Kind.POD, pod.key, msgspec.structs.replace(pod, node=node.name, unschedulable=False)
-                    )
-                )
+        bound = [pod for pod in chosen if pod.key not in failed]
+        for pod in bound:
+            there = msgspec.structs.replace(pod, node=node.name, unschedulable=False)
+            self._cluster.overlay(Change(Kind.POD, pod.key, there))
         log.info(
             "brought pods to their places",
-            node=node.name, bound=len(chosen) - len(failed), refused=len(waiting) - len(chosen), failed=len(failed),
+            node=node.name, bound=len(bound), refused=len(waiting) - len(chosen), failed=len(failed),
         )  # fmt: skip
+        return {pod.uid for pod in bound}
 
     # --- small things ---------------------------------------------------------------------------------------------------
     def _check_lead(self) -> None:
@@ -317,13 +318,6 @@ class Courses:
     def _show(self, claim: NodeClaim | None) -> None:
         if claim is not None:
             self._cluster.overlay(Change(Kind.NODE_CLAIM, claim.name, claim, claim.resource_version))
-
-    def _show_node(self, node: Node) -> None:
-        self._cluster.overlay(Change(Kind.NODE, node.name, node, node.resource_version))
-
-
-def _held(node: Node) -> bool:
-    return any(taint.key == keys.BIND_HOLD for taint in node.taints)
 
 
 def _claim(snapshot: Snapshot, node: str) -> NodeClaim:

@@ -1,7 +1,7 @@
 """Which methods a pass tries: a course where the cluster is calm, urgent ones only while it may soon be.
 
 Single commands would keep a cluster from the calm that a course needs, so they wait for it a while; where no course was
-worth it, or one had to be given up, they have the time until the next is looked for. Neighbours: `controller`, which asks
+worth it, or two had to be given up in a row, they have the time until the next is looked for. Neighbours: `controller`, which asks
 before each pass; `nodeyard.disruption.course`, which says what calm is.
 """
 
@@ -31,6 +31,8 @@ class Patience:
         self._courses = courses
         self._rest: tuple[float, Terms] = (0.0, None)
         self._restless: tuple[float, Terms] | None = None
+        self._in_vain = 0
+        """Courses given up since one arrived."""
 
     def methods(self, view: View, terms: Terms) -> Sequence[Method]:
         """What is tried now; other terms than before end every wait."""
@@ -60,5 +62,11 @@ class Patience:
         self._rest = (now + min(_REST * took_s, LONGEST_REST_S), terms)
 
     def given_up(self, now: float, terms: Terms) -> None:
-        """A course could not be carried out, or not to its end."""
-        self._rest = (now + LONGEST_REST_S, terms)
+        """A course could not be carried out, or not to its end: the next is looked for at once, after that less often."""
+        self._in_vain += 1
+        if self._in_vain > 1:
+            self._rest = (now + LONGEST_REST_S, terms)
+
+    def arrived(self) -> None:
+        """A course came to its end."""
+        self._in_vain = 0

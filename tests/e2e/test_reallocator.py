@@ -243,6 +243,26 @@ def test_pods_come_back_to_the_places_kept_for_them_while_many_nodes_go(yard: Ya
     assert all(p["status"]["phase"] == "Running" for p in alive)
 
 
+def test_somebody_elses_pod_does_not_wait_for_a_course_nor_ends_it(yard: Yard) -> None:
+    half_empty(yard)
+    began = len(yard.nodes())
+    seen: dict[str, dict[str, int]] = {}
+    pool(yard, disruption=UNDERUTILIZED)
+    eventually(lambda: places_kept(yard), within_s=120, every_s=0.2)
+    yard.apply(deployment("guest", 1, {"cpu": "100m", "memory": "64Mi"}))
+
+    def over() -> bool:
+        kept = places_kept(yard)
+        seen.update(kept)
+        return not kept
+
+    eventually(over, within_s=120, every_s=0.2)
+    yard.wait_running("guest", 1)
+    yard.wait_settled()
+    assert placed(yard) == seen, "every node holds what it was to hold"
+    assert len(yard.nodes()) == len(seen) < began - 2, "none was bought for the guest"
+
+
 def test_a_provisioners_empty_node_goes_after_its_seconds(yard: Yard) -> None:
     yard.apply(provisioner(ttlSecondsAfterEmpty=5))
     yard.apply(deployment("old", 1, nodeSelector={"karpenter.sh/provisioner-name": "default"}))

@@ -247,6 +247,7 @@ class World:
         self.api_down = False
         self.cloud_down = False
         self.stop_s = 3.0
+        self.bind_s = 0.0
         self._version = 100
 
     # --- the watcher's stream ---------------------------------------------------------------------------------------
@@ -410,6 +411,8 @@ class World:
 
     async def bind(self, pods: Iterable[PodRecord], node: str) -> dict[PodKey, str]:
         self._check(f"bind {node}")
+        if self.bind_s:
+            self.clock.skip(self.bind_s)
         for pod in pods:
             bound = msgspec.structs.replace(pod, node=node, unschedulable=False, phase="Running", ready=True)
             self.build.put(Kind.POD, pod.key, bound)

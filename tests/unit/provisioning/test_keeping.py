@@ -4,7 +4,16 @@ from collections import Counter
 from typing import Any
 
 from nodeyard.api import labels as keys
-from nodeyard.provisioning.keeping import Keeping, Kept, encoded, homes, keeping_of, kept_of
+from nodeyard.provisioning.keeping import (
+    Keeping,
+    Kept,
+    encoded,
+    guest_rooms,
+    homes,
+    keeping_of,
+    kept_of,
+    load_with_places,
+)
 from nodeyard.provisioning.pending import pending
 from nodeyard.state.cluster import Snapshot
 from tests.support.disruption import NOW, Builder
@@ -90,3 +99,28 @@ def test_a_node_is_to_hold_the_pods_it_is_told_by_owner_and_shape() -> None:
         build.pod("q", shape="other", owner_uid="v")
     ]
     assert kept_of(pods) == (Kept("u", "web", 2), Kept("v", "other", 1))
+
+
+def test_places_weigh_what_their_pods_ask_for_and_nothing_where_nobody_is_like_them_any_more() -> None:
+    build = Builder()
+    node, _ = build.node("a")
+    came_back(build, "there", node="a")
+    load = load_with_places(build.snapshot, node, {("u", "web"): 2, ("u", "gone"): 5})
+    assert load == {"cpu": 1500, "pods": 3}
+
+
+def test_guests_have_room_beside_the_places_kept_each_its_own() -> None:
+    build = Builder()
+    keeping(build, "a", 4)  # of 4000m, 2000m are spoken for
+    build.node("nobody-keeps-it")
+    for name, cpu in (("large", 2100), ("fits", 1200), ("fits-beside", 800), ("one-too-many", 500)):
+        build.shape(name, cpu)
+        build.pod(name, shape=name)
+    guests = [f"default/{n}" for n in ("large", "fits", "fits-beside", "one-too-many")]
+    assert guest_rooms(build.snapshot, NOW, guests) == {"default/fits": "a-c", "default/fits-beside": "a-c"}
+    awaited = {"a-c": ["default/fits"]}
+    assert guest_rooms(build.snapshot, NOW, ["default/one-too-many"], awaited) == {
+        "default/one-too-many": "a-c"
+    }
+    awaited = {"a-c": ["default/fits", "default/fits-beside"]}
+    assert guest_rooms(build.snapshot, NOW, ["default/one-too-many"], awaited) == {}

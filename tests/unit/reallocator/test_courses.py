@@ -60,6 +60,11 @@ class Scene:
     def came_back(self, name: str, **fields: Any) -> PodRecord:
         return self.world.build.pod(name, **{"owner_uid": "u", **fields})
 
+    def stranger(self, cpu: int, name: str = "stranger") -> PodRecord:
+        """A pod of somebody else's that looks for a place."""
+        self.world.build.shape(f"{name}-shape", cpu)
+        return self.came_back(name, owner_uid="v", shape=f"{name}-shape")
+
     def where(self, pod: str) -> str:
         return self.world.snapshot().pods[f"default/{pod}"].node
 
@@ -126,15 +131,72 @@ async def test_places_are_kept_for_as_long_as_it_lasts(scene: Scene) -> None:
         assert scene.kept()
 
 
-async def test_somebody_elses_pod_opens_everything_at_once(scene: Scene) -> None:
+async def test_somebody_elses_pod_that_no_held_node_has_room_for_opens_everything_at_once(
+    scene: Scene,
+) -> None:
     await scene.begin()
     await scene.turn()
-    scene.came_back("stranger", owner_uid="v")
+    scene.stranger(cpu=2600)
     await scene.turn()
     assert not scene.held()
     assert not scene.tainted("b")
     assert not scene.deleting("b")
     assert scene.deleting("a"), "what has begun goes on"
+
+
+async def test_somebody_elses_pod_is_let_in_beside_the_kept_places_and_the_course_goes_on(
+    scene: Scene,
+) -> None:
+    await scene.begin()
+    await scene.turn()
+    guest = scene.stranger(cpu=2400)
+    await scene.turn()
+    assert not scene.held(), "open until the pod has landed"
+    assert scene.kept()
+    assert scene.tainted("b")
+    await scene.gone("a")
+    await scene.turn()
+    assert not scene.deleting("b"), "not while somebody is about to land"
+    scene.world.build.put(Kind.POD, guest.key, msgspec.structs.replace(guest, node="stays"))
+    await scene.turn()
+    assert scene.held()
+    assert scene.where("new-a") == "stays"
+    assert scene.deleting("b")
+
+
+async def test_guests_share_what_room_there_is(scene: Scene) -> None:
+    await scene.begin()
+    await scene.turn()
+    scene.stranger(cpu=1400)
+    await scene.turn()
+    assert not scene.held()
+    assert scene.kept()
+    scene.stranger(cpu=1400, name="second")
+    await scene.turn()
+    assert not scene.kept(), "there is no room for both beside the kept places"
+    assert not scene.tainted("b")
+
+
+async def test_a_guest_that_does_not_land_soon_ends_the_course(scene: Scene) -> None:
+    await scene.begin()
+    await scene.turn()
+    scene.stranger(cpu=500)
+    await scene.turn()
+    assert scene.kept()
+    scene.clock.skip(6)
+    await scene.turn()
+    assert not scene.kept()
+    assert not scene.tainted("b")
+
+
+async def test_a_long_binding_is_not_taken_for_a_pod_that_gets_no_place(scene: Scene) -> None:
+    scene.world.bind_s = 8.0
+    await scene.begin()
+    await scene.turn()
+    await scene.gone("a")
+    await scene.turn()
+    assert scene.where("new-a") == "stays"
+    assert scene.deleting("b")
 
 
 async def test_a_command_does_not_begin_where_pods_came_to_its_node(scene: Scene) -> None:
@@ -225,13 +287,19 @@ async def test_a_replica_that_lost_the_lease_binds_nothing(scene: Scene) -> None
     assert scene.where("new-a") == ""
 
 
-async def test_a_replica_that_lost_the_lease_for_a_while_goes_on_with_nothing(scene: Scene) -> None:
+@pytest.mark.parametrize("grants", [1, 2])
+async def test_a_replica_that_lost_the_lease_goes_on_where_nobody_else_had_it_meanwhile(
+    scene: Scene, grants: int
+) -> None:
     await scene.begin()
     await scene.turn()
     await scene.gone("a")
     assert scene.replica.lead.epoch is not None
-    scene.replica.lead.epoch += 1
+    scene.replica.lead.epoch += grants
     await scene.turn()
+    if grants == 1:
+        assert scene.deleting("b")
+        return
     assert not scene.deleting("b")
     assert not scene.tainted("b")
     assert not scene.replica.courses.on

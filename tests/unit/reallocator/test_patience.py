@@ -40,11 +40,23 @@ def test_a_search_in_vain_is_not_repeated_at_once_unless_the_terms_change() -> N
     assert patience.methods(view(20), 1) is LIVE
 
 
-def test_a_course_given_up_leaves_a_while_to_single_commands() -> None:
+def test_a_course_given_up_is_looked_for_again_at_once_and_the_second_leaves_a_while_to_single_commands() -> (
+    None
+):
     patience = Patience()
+    patience.given_up(NOW, 1)
+    assert patience.methods(view(), 1) is LIVE
     patience.given_up(NOW, 1)
     assert patience.methods(view(LONGEST_REST_S - 1), 1) is METHODS
     assert patience.methods(view(LONGEST_REST_S), 1) is LIVE
+
+
+def test_a_course_that_arrives_makes_up_for_those_given_up() -> None:
+    patience = Patience()
+    patience.given_up(NOW, 1)
+    patience.arrived()
+    patience.given_up(NOW, 1)
+    assert patience.methods(view(), 1) is LIVE
 
 
 def test_where_no_course_is_possible_single_commands_never_wait() -> None:
