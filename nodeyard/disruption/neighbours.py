@@ -13,7 +13,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Node
-from nodeyard.api.pod import PodShape, ShapeId
+from nodeyard.api.pod import PodKey, PodShape, ShapeId
 from nodeyard.api.selectors import PodAffinity
 from nodeyard.disruption.arrangement import Arrangement
 from nodeyard.provisioning.classes import rule_of
@@ -22,7 +22,7 @@ from nodeyard.scheduling.topology import TermKind, TopologyTerm, namespaces_by_l
 from nodeyard.state.cluster import Snapshot
 
 Excess = Mapping[tuple[int, str], int]
-"""(term, domain) -> how many pods stand there against the term."""
+"""(term, domain) -> how many pods stand there against the term; under ~term the same with domains that could have nodes."""
 
 
 class TopologyGuard:
@@ -88,20 +88,34 @@ class TopologyGuard:
         totals: Counter[int] = Counter()
         for (number, _), many in matched.items():
             totals[number] += many
-        lowest = self._lowest(arrangement, matched)
+        here, anywhere = self._lowest(arrangement, matched)
         selfish = self._selfish()
         out: dict[tuple[int, str], int] = {}
         for (number, domain), many in carried.items():
-            over = self._over(
-                number, matched[number, domain], many, totals[number], lowest, number in selfish
-            )
-            if over > 0:
-                out[number, domain] = over
+            for sign, lowest in ((number, here), (~number, anywhere)):
+                over = self._over(
+                    number, matched[number, domain], many, totals[number], lowest, number in selfish
+                )
+                if over > 0:
+                    out[sign, domain] = over
         return out
 
     def worse(self, before: Excess, after: Excess) -> bool:
         """Whether any term is exceeded further than before."""
         return any(many > before.get(at, 0) for at, many in after.items())
+
+    def strains(self, after: Excess, moves: Mapping[PodKey, Node]) -> bool:
+        """Whether a pod that moved stands against a term of its own."""
+        if not after:
+            return False
+        shapes = {(self._snapshot.pods[key].shape, node.name): node for key, node in moves.items()}
+        return any(
+            (sign, domain) in after
+            for (shape, _), node in shapes.items()
+            for number in self._carried.get(shape, ())
+            if (domain := self._domain(number, node)) is not None
+            for sign in (number, ~number)
+        )
 
     def _over(
         self, number: int, matched: int, carried: int, total: int, lowest: Mapping[int, int], selfish: bool
@@ -117,20 +131,25 @@ class TopologyGuard:
     def _selfish(self) -> set[int]:
         return {n for shape, mine in self._carried.items() for n in mine if n in self._matched.get(shape, ())}
 
-    def _lowest(self, arrangement: Arrangement, matched: Counter[tuple[int, str]]) -> dict[int, int]:
-        """The least any eligible domain of a spread term has; hosts could always be added, so for them it is 0."""
-        out: dict[int, int] = {}
+    def _lowest(
+        self, arrangement: Arrangement, matched: Counter[tuple[int, str]]
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """The least any eligible domain of a spread term has: of those with nodes, as kube-scheduler counts, and of all
+        that could have some, as the planner does. Hosts could always be added, so for them it is 0.
+        """
+        here: dict[int, int] = {}
+        anywhere: dict[int, int] = {}
         seen: dict[tuple[str, NodeRule | None], set[str]] = {}
         for number, term in enumerate(self.terms):
             if term.kind is not TermKind.SPREAD or term.per_host:
                 continue
             alike = (term.key, self._rules[number])
             if alike not in seen:
-                nodes = (p.node for p in arrangement.places.values())
-                seen[alike] = self._brought(number) | self._domains(number, nodes)
-            counts = [matched[number, d] for d in seen[alike]]
-            out[number] = min(counts) if len(counts) >= term.min_domains and counts else 0
-        return out
+                seen[alike] = self._domains(number, (p.node for p in arrangement.places.values()))
+            for lowest, domains in ((here, seen[alike]), (anywhere, seen[alike] | self._brought(number))):
+                counts = [matched[number, d] for d in domains]
+                lowest[number] = min(counts) if len(counts) >= term.min_domains and counts else 0
+        return here, anywhere
 
     def _brought(self, number: int) -> set[str]:
         """The domains of the snapshot's own nodes, one that is empty for a while included, and of those that could be."""

@@ -178,12 +178,17 @@ class Unfolding:
     def _batch(self) -> _Batch | None:
         """The next step: nodes whose pods need the least made for them, as many as may go together."""
         before = self.guard.excess(self.now)
+        found = self._batch_within(before, strictly=True)
+        return found if found is not None or not before else self._batch_within(before, strictly=False)
+
+    def _batch_within(self, before: Excess, *, strictly: bool) -> _Batch | None:
+        """`strictly`: no pod may come to where it stands against a term of its own, also where the cluster began so."""
         refused: set[str] = set()
         while True:
             batch = self._grown(refused)
             if batch is None:
                 return None
-            sound = self._sound(batch, before)
+            sound = self._sound(batch, before, strictly=strictly)
             if sound is not None:
                 return sound
             refused.add(batch.gone[0])
@@ -221,11 +226,11 @@ class Unfolding:
         """What would have to be made for the node's pods; None where the target has no place for them. Pods that terms
         over zones look at stay in theirs as long as the target has room there.
         """
-        rest = Counter(self.records[key].shape for key in self.now.held.get(name, ()))
+        held = Counter(self.records[key].shape for key in self.now.held.get(name, ()))
         cell = self.guard.cell(self.now.places[name].node)
         made: list[str] = []
-        for within in (cell, None) if rest.keys() & self.guard.involved else (None,):
-            rest = self._unmet(batch, rest, made, within)
+        for within in (cell, None) if held.keys() & self.guard.involved else (None,):
+            rest = self._unmet(batch, held, made, within)
             while rest:
                 best = self._best_to_make(batch, rest, made, within)
                 if not best:
@@ -237,23 +242,23 @@ class Unfolding:
         return None
 
     def _unmet(
-        self, batch: _Batch, rest: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
+        self, batch: _Batch, held: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
     ) -> Counter[ShapeId]:
-        """What nodes that are up don't take; of pods that are tied to a cell, those in it."""
+        """What nodes that are up and those to be made don't take; of pods that are tied to a cell, those in it."""
         if cell is None:
             taken = Counter(batch.up)
             for node in made:
                 taken.update(batch.wants[node])
-            return rest - taken
+            return held - taken
         near: Counter[ShapeId] = Counter()
-        for shape in rest:
+        for shape in held:
             if shape not in self.guard.involved:
                 near[shape] = batch.up[shape]
                 continue
             for node in self.takers.get(shape, ()):
                 if (node in self.now.places or node in batch.added) and self._cell(node) == cell:
                     near[shape] += batch.wants[node][shape]
-        return rest - near
+        return held - near
 
     def _best_to_make(
         self, batch: _Batch, rest: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
@@ -366,7 +371,7 @@ class Unfolding:
             found = self._cells[name] = self.guard.cell(node)
         return found
 
-    def _sound(self, batch: _Batch, before: Excess) -> _Batch | None:
+    def _sound(self, batch: _Batch, before: Excess, *, strictly: bool) -> _Batch | None:
         """The batch, or the longest half, quarter, ... of it, that makes no term worse."""
         names = list(batch.gone)
         while names:
@@ -374,12 +379,21 @@ class Unfolding:
                 batch = _Batch(self.wants, self.up)
                 for name in names:
                     self._go(batch, name)
-            if not self.guard.terms or not self.guard.worse(before, self.guard.excess(self._after(batch))):
+            if not self.guard.terms or self._keeps_terms(batch, before, strictly=strictly):
                 return batch
             if len(names) == 1:
                 return None
             names = names[: len(names) // 2]
         return None
+
+    def _keeps_terms(self, batch: _Batch, before: Excess, *, strictly: bool) -> bool:
+        now = self._after(batch)
+        after = self.guard.excess(now)
+        if self.guard.worse(before, after):
+            return False
+        return not strictly or not self.guard.strains(
+            after, {key: now.places[node].node for key, node in batch.moves.items()}
+        )
 
     def _after(self, batch: _Batch) -> Arrangement:
         after = self.now.copy()

@@ -46,9 +46,10 @@ def test_the_judge_finds_nothing(data: st.DataObject) -> None:
     assert judge_consolidation(cluster.objects, cluster.market, report) == []
 
 
-@pytest.mark.parametrize("seed", [29, 36, 149, 320, 365])
+@pytest.mark.parametrize("seed", [29, 36, 149, 320, 365, 1892, 1940, 1992, 2068])
 def test_the_judge_finds_nothing_any_more(seed: int) -> None:
-    """Not ready nodes, pods that wait beside spread and anti-affinity, a cordoned node, a zone emptied on the way."""
+    """Not ready nodes, pods that wait beside spread and anti-affinity, a cordoned node, a zone emptied on the
+    way, pods of one shape that go to several zones."""
     rng = random.Random(seed)
     cluster = small_cluster(rng.randint)
     assert judge_consolidation(cluster.objects, cluster.market, played(cluster)) == []

@@ -4,6 +4,8 @@
 entry} of the JSON Lines form and what `nodeyard simulate consolidate --output json` printed, and returns what is wrong
 with it, as sentences. Each step is replayed as the cluster would live through it: new nodes join, nodes that go leave
 with their pods, and kube-scheduler's filters are asked whether each pod may come to where the report sends it.
+Spread counts the domains of nodes that stand, as
+kube-scheduler does, and where the cluster begins in keeping with it also those of nodes that could be made, as Karpenter does.
 Neighbours: `judge` for plans, whose hosts and filters are used; `judge_disruption` for what may be taken away, and when.
 """
 
@@ -68,6 +70,8 @@ class _Trial:
         self.standing = set(self.scene.by_kind["Node"])
         self.before = self.cost
         self.unplaced = set(self.scene.plannable())
+        self.possible = possible_hosts(self.scene, catalogue)
+        self.even = self._begins_even()
 
     # --- money ---------------------------------------------------------------------------------------------------------
     def price(self, name: str) -> float:
@@ -191,11 +195,17 @@ class _Trial:
             settle(self.scene, hosts[node], pods[pod], [])
         for node in sorted(set(moves.values())):
             self.errors += [f"{name}: {e}" for e in overfull(self.scene, hosts[node])]
-        sites = [*hosts.values(), *possible_hosts(self.scene, self.catalogue)]
-        replay = Replay(map(site_of, sites), self.scene.namespaces)
-        for pod, node in self.at.items():
-            replay.settle(pods[pod], node)
-        self.errors += [f"{name}: {e}" for e in replay.run([(pods[p], n) for p, n in moves.items()])]
+        for more in [[], self.possible] if self.even else [[]]:
+            replay = Replay(map(site_of, [*hosts.values(), *more]), self.scene.namespaces)
+            for pod, node in self.at.items():
+                replay.settle(pods[pod], node)
+            self.errors += [f"{name}: {e}" for e in replay.run([(pods[p], n) for p, n in moves.items()])]
+
+    def _begins_even(self) -> bool:
+        """Whether the pods stand as the filters want them even where spread counts domains that have no node yet."""
+        hosts = self._hosts(self.standing)
+        replay = Replay(map(site_of, [*hosts.values(), *self.possible]), self.scene.namespaces)
+        return not replay.run([(self.scene.by_kind["Pod"][pod], node) for pod, node in self.at.items()])
 
     def _hosts(self, names: set[str]) -> dict[str, Host]:
         """Nodes that stand, with their daemons and nothing else."""
