@@ -110,6 +110,19 @@ def consolidation_blocks(run: Pass, candidate: Candidate, reason: Reason) -> Ite
             "leftSeconds": round(seconds, 1),
         }
         yield Block(Rule.CONSOLIDATE_AFTER, "pods came or went less than consolidateAfter ago", facts)
+    if reason is Reason.UNDERUTILIZED and (block := _cut_short(run, candidate)) is not None:
+        yield block
+
+
+def _cut_short(run: Pass, candidate: Candidate) -> Block | None:
+    """No drain is begun for money that would have to be ended by force."""
+    claim = run.view.snapshot.claims.get(candidate.claim)
+    if claim is None or claim.termination_grace_period_s is None:
+        return None
+    if not run.outlook.drain([candidate.node]).cut_short:
+        return None
+    message = "its pods are not expected to be gone by the end of its termination grace period"
+    return Block(Rule.DRAIN, message, {"gracePeriodSeconds": claim.termination_grace_period_s})
 
 
 def judge_empty(run: Pass, candidate: Candidate) -> Proposal:

@@ -46,6 +46,7 @@ class Rule(enum.StrEnum):
     NODE_DO_NOT_DISRUPT = "NodeDoNotDisrupt"
     POD_DO_NOT_DISRUPT = "PodDoNotDisrupt"
     PDB = "PodDisruptionBudget"
+    DRAIN = "DrainTooLong"
     SEVERAL_PDBS = "SeveralPodDisruptionBudgets"
     POLICY = "ConsolidationPolicy"
     NEVER = "ConsolidateAfterNever"

@@ -221,6 +221,9 @@ class Execution:
     async def _turn(self, command: Running, snapshot: Snapshot, commands: int) -> None:
         verdict, why = progress(command, snapshot, self._clock.now(), commands)
         if verdict is Verdict.WAIT:
+            for name in command.replacements:
+                message = f"{', '.join(command.nodes)} wait until it is initialized"
+                self._chronicle.on_claim(snapshot.claims[name], "DisruptionWaitingReadiness", message)
             return
         if verdict is Verdict.READY:
             await self._nominate_replacements(command, snapshot)
@@ -260,6 +263,8 @@ class Execution:
         claim = self._cluster.snapshot().claims.get(name)
         pool, capacity_type = (claim.pool, claim.labels.get(keys.CAPACITY_TYPE, "")) if claim else ("", "")
         self._measures.disrupted.labels(reason.value.lower(), pool, capacity_type).inc()
+        if claim is not None:
+            self._chronicle.on_claim(claim, "DisruptionTerminating", f"deleted because it is {reason.value}")
         await self._chronicle.decided(
             "disrupting", f"nodeclaim/{name}", reason.value, f"deleted because it is {reason.value}", pool=pool
         )  # fmt: skip

@@ -4,16 +4,17 @@ Says in the journal and as an event when what a method proposes for a node, or w
 the same thing twice is said once. Neighbours: `controller` (passes), `servicer` (who asks).
 """
 
+from nodeyard.api.pool import BALANCED
 from nodeyard.disruption.candidates import EVENTUAL
-from nodeyard.disruption.model import Command, DrainEstimate, Outcome, Proposal, Rule
+from nodeyard.disruption.model import Command, DrainEstimate, Outcome, Proposal, Reason, Rule
 from nodeyard.disruption.outlook import Outlook
 from nodeyard.state.cluster import Snapshot
 from services.reallocator.chronicle import Chronicle, Fact
 
 _BLOCKED = frozenset(
     {
-        Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT, Rule.NO_CLAIM, Rule.NO_POOL,
-        Rule.WAVE, Rule.BACKOFF,
+        Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT, Rule.NO_CLAIM,
+        Rule.WAVE, Rule.BACKOFF, Rule.DRAIN,
     }
 )  # fmt: skip
 _NOT_WORTH_IT = frozenset(
@@ -67,6 +68,7 @@ class Proposals:
                     await self._say(method, proposal, snapshot)
 
     async def _say(self, method: str, proposal: Proposal, snapshot: Snapshot) -> None:
+        self._tell(proposal, snapshot)
         if not proposal.blocks:
             new = proposal.replacement
             await self._chronicle.decided(
@@ -82,16 +84,25 @@ class Proposals:
             "blocked", f"node/{proposal.node}", first.rule.value, first.message, quiet=True,
             **(first.facts | {"method": method}),
         )  # fmt: skip
-        self._tell(proposal, snapshot)
 
     def _tell(self, proposal: Proposal, snapshot: Snapshot) -> None:
-        """What stops a node as an event, on the pool where its budgets do."""
-        first, node = proposal.blocks[0], snapshot.nodes.get(proposal.node)
-        if first.rule is Rule.BUDGET and (pool := snapshot.pools.get(proposal.pool)) is not None:
+        """As an event, what stops a node (on the pool where its budgets do), and how a Balanced pool weighed it."""
+        node, pool = snapshot.nodes.get(proposal.node), snapshot.pools.get(proposal.pool)
+        if node is None or pool is None:
+            return
+        if not proposal.blocks:
+            if pool.disruption.policy == BALANCED and proposal.reason is Reason.UNDERUTILIZED:
+                message = f"saving {proposal.saves_per_hour:.4f} USD/h is worth what it moves (Balanced)"
+                self._chronicle.on_node(node, "ConsolidationApproved", message)
+            return
+        first = proposal.blocks[0]
+        if first.rule is Rule.BUDGET:
             self._chronicle.on_pool(pool, "DisruptionBlocked", first.message)
-        elif node is not None and first.rule in _NOT_WORTH_IT and proposal.reason not in EVENTUAL:
+        elif "savedShare" in first.facts:
+            self._chronicle.on_node(node, "ConsolidationRejected", first.message)
+        elif first.rule in _NOT_WORTH_IT and proposal.reason not in EVENTUAL:
             self._chronicle.on_node(node, "Unconsolidatable", first.message)
-        elif node is not None and first.rule in _BLOCKED | _NOT_WORTH_IT:
+        elif first.rule in _BLOCKED | _NOT_WORTH_IT:
             self._chronicle.on_node(node, "DisruptionBlocked", first.message)
 
 

@@ -189,6 +189,19 @@ def test_a_budget_over_daemons_keeps_the_node_where_a_drain_would_have_to_evict_
     assert rules(passed(build)) == {"a": Rule.PDB if kept else None}
 
 
+@pytest.mark.parametrize(("grace_s", "kept"), [(None, False), (29.0, True), (31.0, False)])
+def test_no_drain_is_begun_for_money_that_would_have_to_be_ended_by_force(
+    grace_s: float | None, kept: bool
+) -> None:
+    build = Builder()
+    build.pool()
+    build.node("a", claim={"termination_grace_period_s": grace_s})
+    build.pod("a-pod", "a", grace_period_s=30.0)
+    build.node("b", annotations={keys.DO_NOT_DISRUPT: "true"})
+    build.pod("b-pod", "b")
+    assert rules(passed(build))["a"] is (Rule.DRAIN if kept else None)
+
+
 def test_a_budget_over_pods_that_no_drain_evicts_keeps_no_node() -> None:
     build = Builder()
     two_half_empty(build)

@@ -134,6 +134,16 @@ async def test_the_old_node_goes_once_the_new_one_is_initialized_and_that_one_is
     assert scene.replica.nominations.nodes == {"fresh"}
 
 
+async def test_events_tell_what_a_command_waits_for_and_ends(scene: Scene) -> None:
+    name = await replacing(scene)
+    await scene.turn()
+    assert ("NodeClaim", name, "DisruptionWaitingReadiness") in scene.replica.notes.events
+    assert ("NodeClaim", "old-c", "DisruptionTerminating") not in scene.replica.notes.events
+    scene.initialize(name)
+    await scene.turn()
+    assert ("NodeClaim", "old-c", "DisruptionTerminating") in scene.replica.notes.events
+
+
 async def test_the_node_that_takes_a_workloads_only_pod_is_nominated_before_the_other_goes(
     scene: Scene,
 ) -> None:
@@ -298,6 +308,20 @@ STOPPED: dict[str, tuple[Callable[[Scene], object], tuple[str, str, str]]] = {
     "policy": (lambda s: s.world.build.pool(policy="WhenEmpty"), ("Node", "a", "Unconsolidatable")),
     "no other place": (lambda s: None, ("Node", "a", "Unconsolidatable")),
     "budget": (lambda s: s.world.build.pdb("guard", 0), ("Node", "a", "DisruptionBlocked")),
+    "grace period": (
+        lambda s: s.world.node(
+            "a", "m5.large", capacity_type=keys.SPOT, claim={"termination_grace_period_s": 20.0}
+        ),
+        ("Node", "a", "DisruptionBlocked"),
+    ),
+    "balance": (
+        lambda s: (
+            s.world.build.pool(policy="Balanced"),
+            s.world.node("a", "m5.xlarge"),
+            s.world.node("busy", "m5.4xlarge", annotations={keys.DO_NOT_DISRUPT: "true"}),
+        ),
+        ("Node", "a", "ConsolidationRejected"),
+    ),
     "pools": (
         lambda s: (s.world.build.pool(budgets=(Budget("0"),)), s.world.node("b", "m5.4xlarge")),
         ("NodePool", "default", "DisruptionBlocked"),
