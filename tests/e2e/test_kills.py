@@ -13,8 +13,18 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.conftest import YardFactory
-from tests.support.cluster import eventually
-from tests.support.yard import DEPLOYMENTS, Yard, deployment, node_class, node_pool
+from tests.support.cluster import condition, eventually
+from tests.support.yard import (
+    CLAIMS,
+    CLUSTER_UID,
+    DEPLOYMENTS,
+    NODEPOOLS,
+    Json,
+    Yard,
+    deployment,
+    node_class,
+    node_pool,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -105,3 +115,181 @@ def test_a_reader_killed_in_the_middle_comes_back_to_the_same_state(yard: Yard, 
     assert yard.launched() - before == len(yard.claims())
     yard.scale("web", 0)
     yard.wait_gone(within_s=90)
+
+
+# --- writes that the way up and the way down don't come by -------------------------------------------------------------
+def around(service: str, *writes: str) -> list[str]:
+    return [f"{service}.{when}-{write}" for write in writes for when in ("before", "after")]
+
+
+def own_claim(name: str, instance_type: str) -> Json:
+    """A claim that a user wrote: no pool, no finalizer, no epoch."""
+    return {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "general"},
+            "requirements": [
+                {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": [instance_type]},
+                {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
+            ],
+        },
+    }
+
+
+@pytest.mark.parametrize("point", around("allocator", "add-finalizer-claim"))
+def test_a_users_claim_becomes_a_node_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
+    before = yard.launched()
+    with doomed(yard, point):
+        yard.apply(own_claim("mine", "m5.large"))
+    yard.wait_initialized()
+    yard.wait_settled()
+    assert yard.launched() - before == 1
+    yard.kube.delete(f"{CLAIMS}/mine")
+    yard.wait_gone(within_s=90)
+
+
+@pytest.mark.parametrize("point", around("allocator", "delete-claim", "remove-finalizer-claim"))
+def test_a_claim_that_cannot_be_had_ends_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
+    before = yard.launched()
+    yard.dial("POST", "capacity", {"instance_type": "m5.24xlarge"})
+    with doomed(yard, point):
+        yard.apply(own_claim("mine", "m5.24xlarge"))
+    yard.wait_gone(within_s=90)
+    yard.dial("DELETE", "capacity")
+    assert yard.launched() == before
+
+
+@pytest.mark.parametrize("point", around("allocator", "launch-template", "pool-status"))
+def test_a_new_pool_becomes_usable_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
+    pool, before = point.replace(".", "-"), yard.launched()
+    with doomed(yard, point):
+        yard.apply(node_pool(pool, taints=[{"key": pool, "effect": "NoSchedule"}]))
+    eventually(lambda: condition(yard.kube.get(f"{NODEPOOLS}/{pool}"), "Ready").get("status") == "True")
+    tolerant = {"nodeSelector": {"karpenter.sh/nodepool": pool}, "tolerations": [{"operator": "Exists"}]}
+    yard.apply(deployment("web", 1, **tolerant))
+    yard.wait_running("web", 1, within_s=90)
+    yard.wait_settled()
+    assert yard.launched() - before == 1
+    yard.kube.delete(DEPLOYMENTS)
+    yard.wait_gone(within_s=90)
+    yard.kube.delete(f"{NODEPOOLS}/{pool}")
+
+
+@pytest.mark.parametrize("point", around("allocator", "create-tags"))
+def test_instances_launched_together_are_tagged_in_the_end(yard: Yard, point: str) -> None:
+    pods = deployment("web", 2)
+    pods["spec"]["template"]["spec"]["containers"][0]["ports"] = ONE_TO_A_NODE
+    with doomed(yard, point):
+        yard.apply(pods)
+    yard.wait_running("web", 2, within_s=90)
+    ids = [instance["instance_id"] for instance in yard.instances()]
+    assert len(ids) == 2
+
+    def of_claims() -> set[str]:
+        found = yard.ec2().describe_tags(
+            Filters=[
+                {"Name": "resource-id", "Values": ids},
+                {"Name": "key", "Values": ["karpenter.sh/nodeclaim"]},
+            ]
+        )
+        return {tag["Value"] for tag in found["Tags"]}
+
+    names = {claim["metadata"]["name"] for claim in yard.claims()}
+    eventually(lambda: of_claims() == names, within_s=90)
+    yard.kube.delete(DEPLOYMENTS)
+    yard.wait_gone(within_s=90)
+
+
+@pytest.mark.parametrize("point", around("reallocator", "evict", "status-claim"))
+def test_pods_of_a_deleted_claim_move_though_the_reallocator_dies_over_them(yard: Yard, point: str) -> None:
+    yard.apply(deployment("web", 3))
+    yard.wait_running("web", 3, within_s=60)
+    old = {claim["metadata"]["name"] for claim in yard.claims()}
+    with doomed(yard, point):
+        yard.kube.delete(CLAIMS)
+    eventually(lambda: not old & {claim["metadata"]["name"] for claim in yard.claims()}, within_s=90)
+    yard.wait_running("web", 3, within_s=90)
+    yard.wait_settled()
+    yard.kube.delete(DEPLOYMENTS)
+    yard.wait_gone(within_s=90)
+
+
+@pytest.mark.parametrize("point", around("reallocator", "annotate-claim", "delete-pod"))
+def test_a_grace_period_ends_a_drain_though_the_reallocator_dies_over_it(yard: Yard, point: str) -> None:
+    yard.apply(node_pool("brief", terminationGracePeriod="8s"))
+    kept = deployment(
+        "kept", 1, nodeSelector={"karpenter.sh/nodepool": "brief"}, terminationGracePeriodSeconds=2
+    )
+    kept["spec"]["template"]["metadata"]["annotations"] = {"karpenter.sh/do-not-disrupt": "true"}
+    yard.apply(kept)
+    yard.wait_running("kept", 1, within_s=60)
+    (old,) = (claim["metadata"]["name"] for claim in yard.claims())
+    with doomed(yard, point):
+        yard.kube.delete(CLAIMS)
+    eventually(lambda: old not in {claim["metadata"]["name"] for claim in yard.claims()}, within_s=90)
+    yard.wait_running("kept", 1, within_s=90)
+    yard.wait_settled()
+    yard.kube.delete(DEPLOYMENTS)
+    yard.wait_gone(within_s=90)
+    yard.kube.delete(f"{NODEPOOLS}/brief")
+
+
+@pytest.mark.parametrize("point", around("reallocator", "collect"))
+def test_an_instance_of_nobody_is_collected_though_the_reallocator_dies_over_it(
+    yard: Yard, point: str
+) -> None:
+    uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    ec2 = yard.ec2()
+    with doomed(yard, point):
+        made = ec2.run_instances(
+            ImageId=ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"],
+            InstanceType="m5.large", MinCount=1, MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": CLUSTER_UID, "Value": uid}]}],
+        )  # fmt: skip
+    (instance,) = made["Instances"]
+
+    def state() -> str:
+        (reservation,) = ec2.describe_instances(InstanceIds=[instance["InstanceId"]])["Reservations"]
+        return str(reservation["Instances"][0]["State"]["Name"])
+
+    eventually(lambda: state() in ("shutting-down", "terminated"), within_s=90)
+    yard.wait_gone(within_s=60)
+
+
+@pytest.mark.parametrize("point", around("reallocator", "restore-node"))
+def test_a_node_that_stays_after_all_is_made_usable_though_the_reallocator_dies_over_it(
+    yard: Yard, point: str
+) -> None:
+    """The last: what was refused here is kept out of plans for minutes."""
+    large = {"key": "karpenter.k8s.aws/instance-size", "operator": "In", "values": ["4xlarge"]}
+    bought = [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}]
+    frozen = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
+    eager = {
+        "consolidationPolicy": "WhenEmptyOrUnderutilized",
+        "consolidateAfter": "1s",
+        "budgets": [{"nodes": "100%"}],
+    }
+    yard.apply(node_pool("roomy", requirements=[*bought, large], disruption=frozen))
+    yard.apply(deployment("web", 1, nodeSelector={"karpenter.sh/nodepool": "roomy"}))
+    yard.wait_running("web", 1, within_s=120)
+    yard.wait_settled()
+    (name,) = (node["metadata"]["name"] for node in yard.nodes())
+    yard.dial("POST", "capacity", {})
+    with doomed(yard, point):
+        yard.apply(node_pool("roomy", requirements=bought, disruption=eager))
+
+    def disrupted() -> bool:
+        taints = yard.kube.get(f"/api/v1/nodes/{name}")["spec"].get("taints") or []
+        return any(taint["key"] == "karpenter.sh/disrupted" for taint in taints)
+
+    yard.apply(node_pool("roomy", requirements=bought, disruption=frozen))
+    eventually(lambda: not disrupted(), within_s=60)
+    yard.wait_running("web", 1)
+    assert [claim["status"]["nodeName"] for claim in yard.claims()] == [name]
+    yard.dial("DELETE", "capacity")
+    yard.kube.delete(DEPLOYMENTS)
+    yard.kube.delete(CLAIMS)
+    yard.wait_gone(within_s=120)
+    yard.kube.delete(f"{NODEPOOLS}/roomy")

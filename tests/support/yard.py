@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import boto3
 import httpx
 
 from nodeyard.local.kubeapi import KubeError
@@ -171,6 +172,13 @@ class Yard:
         """The newest calls of one API action."""
         found: list[Json] = self.dial("GET", f"calls?action={action}")["calls"]
         return found
+
+    def ec2(self) -> Any:
+        """A client of the simulated account."""
+        return boto3.client(
+            "ec2", endpoint_url=self.stand.account_url, region_name="eu-west-1",
+            aws_access_key_id="testing", aws_secret_access_key="testing",
+        )  # fmt: skip
 
     def decisions(self, **query: Any) -> list[Json]:
         answer = httpx.get(

@@ -84,12 +84,6 @@ class Fleet:
         await self._session.call("ec2", "create_tags", Resources=[instance_id], Tags=tag_list(tags))
         kill_point("allocator.after-create-tags")
 
-    async def terminate(self, instance_id: str) -> None:
-        """Ends an instance that nobody will follow."""
-        kill_point("allocator.before-terminate")
-        await self._session.call("ec2", "terminate_instances", InstanceIds=[instance_id])
-        kill_point("allocator.after-terminate")
-
     async def _described(self, filters: list[dict[str, Any]]) -> list[tuple[Found, str]]:
         pages = await self._session.pages("ec2", "describe_instances", Filters=filters)
         found = [i for page in pages for r in page.get("Reservations", []) for i in r.get("Instances", [])]
