@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nodeyard.local import gobuild
-from nodeyard.local.downloads import Downloads
+from nodeyard.local.downloads import Downloads, Hosts
 from nodeyard.local.errors import StandError, UnavailableError
 from nodeyard.local.progress import Progress
 from nodeyard.local.versions import (
@@ -62,7 +62,7 @@ class Binaries:
     """Finds, fetches or builds the control plane's programs.
 
     `sources` is the directory with the Go modules, `cache` where results are kept. `offline` passes over the
-    official releases (also set by NODEYARD_OFFLINE=1).
+    official releases (also set by NODEYARD_OFFLINE=1); `hosts` is where those are.
     """
 
     def __init__(
@@ -72,12 +72,14 @@ class Binaries:
         cache: Path | None = None,
         environment: Mapping[str, str] | None = None,
         offline: bool | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self._environment = os.environ if environment is None else environment
         self._sources = sources if sources is not None else source_root() / "deploy" / "controlplane"
         root = cache if cache is not None else cache_root(self._environment)
         self._tools = root / "tools"
         self._home = root / "controlplane" / cache_key(self._sources)
+        self._hosts = hosts
         self._offline = self._environment.get("NODEYARD_OFFLINE") == "1" if offline is None else offline
 
     @property
@@ -144,7 +146,7 @@ class Binaries:
                 )
 
     def _download(self, wanted: Sequence[str], progress: Progress) -> list[str]:
-        with Downloads(this_platform()) as downloads:
+        with Downloads(this_platform(), hosts=self._hosts) as downloads:
             for position, name in enumerate(wanted):
                 try:
                     downloads.fetch(name, self.directory / name, progress)

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from nodeyard.local.binaries import WANTED, Binaries, cache_key, cache_root, source_root
+from nodeyard.local.downloads import Hosts
 from nodeyard.local.errors import StandError
 from nodeyard.local.gobuild import find_go
+from nodeyard.local.ports import free_port
 from nodeyard.local.progress import silent
 from nodeyard.local.versions import ETCD, KUBERNETES, KWOK, acceptable, parse_version
+from tests.support.releases import Releases, releases
+
+__all__ = ["releases"]
 
 # Stands in for Go: it lists four packages, "compiles" them, and writes a program that says its version.
 FAKE_GO = """#!/bin/sh
@@ -66,12 +71,14 @@ class _Machine:
     def has(self, name: str, version: str, folder: str = "bin") -> Path:
         return _program(self.bin.parent / folder / name, f"#!/bin/sh\necho {name} v{version}\n")
 
-    def binaries(self, **environment: str) -> Binaries:
+    def binaries(self, hosts: Hosts | None = None, **environment: str) -> Binaries:
+        """Official releases are passed over where no `hosts` are given."""
         return Binaries(
             sources=self.sources,
             cache=self.cache,
             environment={"PATH": str(self.bin), **environment},
-            offline=True,
+            offline=hosts is None,
+            hosts=hosts,
         )
 
     def builds(self) -> int:
@@ -103,6 +110,42 @@ def test_what_is_missing_is_built_once_and_then_found_in_the_cache(machine: _Mac
     assert all(os.access(path, os.X_OK) for path in first.values())
     assert machine.builds() == 3
     assert machine.binaries().resolve(silent) == first
+    assert machine.builds() == 3
+
+
+def test_the_cache_comes_before_the_official_releases_and_those_before_a_build(
+    machine: _Machine, releases: Releases
+) -> None:
+    hosts = Hosts(releases.url, releases.url, releases.url)
+    releases.publish_kubernetes("kube-scheduler", b"a scheduler")
+    scheduler = machine.binaries(hosts).resolve(silent, ["kube-scheduler"])["kube-scheduler"]
+    assert scheduler.read_bytes() == b"a scheduler"
+    assert machine.builds() == 0
+    releases.publish_kubernetes("kube-scheduler", b"another")
+    again = machine.binaries(hosts).resolve(silent, ["kube-scheduler"])["kube-scheduler"]
+    assert again.read_bytes() == b"a scheduler"
+
+
+def test_what_the_official_releases_do_not_give_is_built_and_why_is_said(
+    machine: _Machine, releases: Releases
+) -> None:
+    releases.publish_kubernetes("kube-apiserver", b"an API server")
+    releases.publish_kubernetes("kube-scheduler", b"tampered with", checksum_of=b"a scheduler")
+    said: list[tuple[str, str]] = []
+    found = machine.binaries(Hosts(releases.url, releases.url, releases.url)).resolve(
+        lambda step, detail="", fraction=None: said.append((step, detail)),
+        ["kube-apiserver", "kube-scheduler"],
+    )
+    assert found["kube-apiserver"].read_bytes() == b"an API server"
+    assert found["kube-scheduler"].read_bytes() != b"tampered with"
+    assert machine.builds() == 1
+    assert any(step == "official releases" and "SHA-256" in detail for step, detail in said)
+
+
+def test_without_a_way_out_everything_is_built(machine: _Machine) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    found = machine.binaries(Hosts(nowhere, nowhere, nowhere)).resolve(silent)
+    assert set(found) == set(WANTED)
     assert machine.builds() == 3
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,53 +15,16 @@ from nodeyard.local.errors import UnavailableError
 from nodeyard.local.ports import free_port
 from nodeyard.local.progress import silent
 from nodeyard.local.versions import ETCD, KUBERNETES, KWOK, Platform
+from tests.support.releases import Releases, releases
+
+__all__ = ["releases"]
 
 LINUX = Platform("linux", "amd64")
 PROGRAM = b"\x7fELF a program" * 1000
 
 
-class _Releases:
-    """A web server with the files that it is given."""
-
-    def __init__(self) -> None:
-        files: dict[str, bytes] = {}
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                content = files.get(self.path)
-                self.send_response(404 if content is None else 200)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.files = files
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def publish_on_github(
-        self, repository: str, version: str, asset: str, content: bytes, digest: str | None
-    ) -> None:
-        self.files[f"/{repository}/releases/download/v{version}/{asset}"] = content
-        release = {"assets": [{"name": asset, "digest": digest}]}
-        self.files[f"/repos/{repository}/releases/tags/v{version}"] = json.dumps(release).encode()
-
-
 @pytest.fixture
-def releases() -> Iterator[_Releases]:
-    site = _Releases()
-    thread = threading.Thread(target=site.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield site
-    site.server.shutdown()
-    site.server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def downloads(releases: _Releases) -> Iterator[Downloads]:
+def downloads(releases: Releases) -> Iterator[Downloads]:
     with Downloads(LINUX, hosts=Hosts(releases.url, releases.url, releases.url)) as opened:
         yield opened
 
@@ -78,7 +38,7 @@ def _kubernetes_path(binary: str) -> str:
 
 
 def test_a_release_whose_checksum_fits_is_kept_and_executable(
-    releases: _Releases, downloads: Downloads, tmp_path: Path
+    releases: Releases, downloads: Downloads, tmp_path: Path
 ) -> None:
     path = _kubernetes_path("kube-scheduler")
     releases.files |= {path: PROGRAM, f"{path}.sha256": _sha(PROGRAM).encode()}
@@ -91,7 +51,7 @@ def test_a_release_whose_checksum_fits_is_kept_and_executable(
 
 
 def test_a_release_with_another_checksum_is_refused_and_leaves_nothing(
-    releases: _Releases, downloads: Downloads, tmp_path: Path
+    releases: Releases, downloads: Downloads, tmp_path: Path
 ) -> None:
     path = _kubernetes_path("kube-scheduler")
     releases.files |= {path: PROGRAM + b"!", f"{path}.sha256": _sha(PROGRAM).encode()}
@@ -101,7 +61,7 @@ def test_a_release_with_another_checksum_is_refused_and_leaves_nothing(
 
 
 def test_a_release_without_a_checksum_is_not_downloaded(
-    releases: _Releases, downloads: Downloads, tmp_path: Path
+    releases: Releases, downloads: Downloads, tmp_path: Path
 ) -> None:
     releases.publish_on_github("kubernetes-sigs/kwok", KWOK, "kwok-linux-amd64", PROGRAM, None)
     with pytest.raises(UnavailableError, match="no SHA-256 is published"):
@@ -110,7 +70,7 @@ def test_a_release_without_a_checksum_is_not_downloaded(
 
 
 def test_a_github_asset_is_checked_by_its_digest(
-    releases: _Releases, downloads: Downloads, tmp_path: Path
+    releases: Releases, downloads: Downloads, tmp_path: Path
 ) -> None:
     digest = f"sha256:{_sha(PROGRAM)}"
     releases.publish_on_github("kubernetes-sigs/kwok", KWOK, "kwok-linux-amd64", PROGRAM, digest)
@@ -118,7 +78,7 @@ def test_a_github_asset_is_checked_by_its_digest(
     assert (tmp_path / "kwok").read_bytes() == PROGRAM
 
 
-def test_etcd_is_taken_out_of_its_archive(releases: _Releases, downloads: Downloads, tmp_path: Path) -> None:
+def test_etcd_is_taken_out_of_its_archive(releases: Releases, downloads: Downloads, tmp_path: Path) -> None:
     folder, packed = f"etcd-v{ETCD}-linux-amd64", io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name, content in (("README.md", b"etcd"), ("etcd", PROGRAM)):
