@@ -86,11 +86,13 @@ async def test_a_node_is_registered_and_held_in_one_write_whatever_changed_since
     assert node["metadata"]["finalizers"] == [keys.TERMINATION_FINALIZER]
     (owner,) = node["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"]) == ("NodeClaim", made.uid)
-    lifted = await Registration(client).lift_hold(seen)
+    kube.patch(f"{NODES}/{seen.name}", {"metadata": {"labels": {"later": "yes"}}})
+    lifted = await Registration(client).lift_hold(written)
     assert lifted is not None
     node = node_now(kube, seen)
     assert keys.BIND_HOLD not in {t["key"] for t in node["spec"]["taints"]}
     assert keys.BIND_HOLD_DEADLINE not in node["metadata"].get("annotations", {})
+    assert node["metadata"]["labels"]["later"] == "yes"
     kube.patch(f"{NODES}/{seen.name}", {"metadata": {"finalizers": None}})
     kube.delete(f"{NODES}/{seen.name}")
 
@@ -171,13 +173,15 @@ async def test_a_status_written_on_an_older_claim_keeps_what_others_wrote(
 async def test_a_claim_made_anew_under_the_same_name_is_left_alone(
     kube: KubeApi, client: KubernetesClient, made: NodeClaim
 ) -> None:
-    claims, stale = NodeClaims(client), msgspec.structs.replace(made, uid=ANOTHER, resource_version="")
+    """Its resourceVersion tells: a patch of a custom resource's status is taken whatever UID it names."""
+    claims, stale = NodeClaims(client), msgspec.structs.replace(made, uid=ANOTHER)
+    await claims.annotate(made, {"later": "1"})
     assert not await claims.delete(made.name, ANOTHER)
     assert await claims.annotate(stale, {"a": "b"}) is None
     assert await claims.set_conditions(stale, [Condition(LAUNCHED, "True", LAUNCHED)], 1.0) is None
     now = kube.get(f"{CLAIMS}/{made.name}")
     assert "deletionTimestamp" not in now["metadata"]
-    assert "a" not in now["metadata"].get("annotations", {})
+    assert "a" not in now["metadata"]["annotations"]
     assert "status" not in now
 
 

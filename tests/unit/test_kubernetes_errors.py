@@ -37,6 +37,15 @@ def test_each_answer_has_its_error(code: int, reason: str, kind: type[Kubernetes
     assert (error.status, error.message, str(error)) == (code, "no", "GET /x: no")
 
 
+@pytest.mark.parametrize(
+    ("field", "kind"), [("metadata.uid", errors.Conflict), ("spec.containers", errors.Invalid)]
+)
+def test_a_patch_for_an_object_made_anew_is_a_conflict(field: str, kind: type[KubernetesError]) -> None:
+    """The API server calls another UID in a patch an invalid change of an immutable field."""
+    causes = [{"reason": "FieldValueInvalid", "message": "field is immutable", "field": field}]
+    assert type(error_of(422, status(422, "Invalid", causes=causes), where="PATCH /x")) is kind
+
+
 def test_an_answer_that_is_no_status_object_is_quoted() -> None:
     error = error_of(502, b"<html>Bad Gateway</html>", where="GET /x")
     assert isinstance(error, errors.Unavailable)

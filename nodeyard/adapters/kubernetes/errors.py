@@ -142,11 +142,18 @@ def error_of(status: int, body: bytes, *, where: str, retry_after: str = "") -> 
     kind = _BY_REASON.get(said.reason or "") or _BY_STATUS.get(status)
     if kind is None:
         kind = Unavailable if status >= 500 else KubernetesError
+    if kind is Invalid and _another_uid(said.details):
+        kind = Conflict  # how a patch with the UID of an object that was made anew is refused
     message = said.message or f"answered {status}"
     error = kind(status, said.reason or "", message, said.details, where=where)
     if isinstance(error, TooManyRequests):
         error.retry_after_s = _seconds(retry_after, error.details)
     return error
+
+
+def _another_uid(details: dict[str, Any] | None) -> bool:
+    causes = (details or {}).get("causes") or []
+    return any(cause.get("field") == "metadata.uid" for cause in causes if isinstance(cause, dict))
 
 
 def _seconds(header: str, details: dict[str, Any]) -> float:
