@@ -19,11 +19,11 @@ from tests.support.yard import (
     CLUSTER_UID,
     DEPLOYMENTS,
     NODEPOOLS,
-    Json,
     Yard,
     deployment,
     node_class,
     node_pool,
+    own_claim,
 )
 
 pytestmark = pytest.mark.cluster
@@ -120,22 +120,6 @@ def test_a_reader_killed_in_the_middle_comes_back_to_the_same_state(yard: Yard, 
 # --- writes that the way up and the way down don't come by -------------------------------------------------------------
 def around(service: str, *writes: str) -> list[str]:
     return [f"{service}.{when}-{write}" for write in writes for when in ("before", "after")]
-
-
-def own_claim(name: str, instance_type: str) -> Json:
-    """A claim that a user wrote: no pool, no finalizer, no epoch."""
-    return {
-        "apiVersion": "karpenter.sh/v1",
-        "kind": "NodeClaim",
-        "metadata": {"name": name},
-        "spec": {
-            "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "general"},
-            "requirements": [
-                {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": [instance_type]},
-                {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
-            ],
-        },
-    }
 
 
 @pytest.mark.parametrize("point", around("allocator", "add-finalizer-claim"))

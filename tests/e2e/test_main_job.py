@@ -138,16 +138,25 @@ def test_unusable_pools_and_missing_classes_are_named_and_hinder_nobody(yard: Ya
     homeless = node_pool(
         "homeless", nodeClassRef={"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "nowhere"}
     )
-    yard.apply(homeless)
+    foreign = node_pool(
+        "foreign", nodeClassRef={"group": "karpenter.azure.com", "kind": "AKSNodeClass", "name": "x"}
+    )
+    odd = provisioner("odd", provider={"instanceProfile": "p", "instanceTypes": ["m5.large"]})
+    yard.apply(homeless, foreign, odd)
     yard.apply(deployment("web", 2))
     yard.wait_running("web", 2)
 
-    def unready() -> dict[str, object]:
-        found = condition(yard.kube.get(f"{NODEPOOLS}/homeless"), "Ready")
+    def unready(path: str) -> dict[str, object]:
+        found = condition(yard.kube.get(path), "Ready")
         return dict(found) if found.get("status") == "False" else {}
 
-    assert "nowhere" in str(eventually(unready, within_s=20)["message"])
-    yard.kube.delete(f"{NODEPOOLS}/homeless")
+    for path, said in (
+        (f"{NODEPOOLS}/homeless", "nowhere"),
+        (f"{NODEPOOLS}/foreign", "AKSNodeClass"),
+        (f"{PROVISIONERS}/odd", "instanceTypes"),
+    ):
+        assert said in str(eventually(lambda at=path: unready(at), within_s=20)["message"])  # type: ignore[misc]
+        yard.kube.delete(path)
 
 
 def test_instances_carry_the_clusters_uid(yard: Yard) -> None:
@@ -210,7 +219,7 @@ def test_nothing_is_done_beside_a_karpenter_that_works(yard: Yard) -> None:
     before = yard.launched()
     theirs = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "theirs"}
     yard.apply(node_class("theirs"), node_pool("theirs", nodeClassRef=theirs), deployment("web", 2))
-    eventually(lambda: refused_for_s(yard, "web", 2) > 5.0, within_s=30)
+    eventually(lambda: yard.refused_for_s("web", 2) > 5.0, within_s=30)
     assert yard.launched() == before
     assert yard.claims() == []
     node_class_now, pool_now = yard.kube.get(f"{CLASSES}/theirs"), yard.kube.get(f"{NODEPOOLS}/theirs")
@@ -222,12 +231,3 @@ def test_nothing_is_done_beside_a_karpenter_that_works(yard: Yard) -> None:
     eventually(lambda: condition(yard.kube.get(f"{NODEPOOLS}/theirs"), "Ready").get("status") == "True")
     for each in (f"{NODEPOOLS}/theirs", f"{CLASSES}/theirs"):
         yard.kube.delete(each)
-
-
-def refused_for_s(yard: Yard, app: str, count: int) -> float:
-    """How long the kube-scheduler has had no place for all of the app's pods; 0 before it says so of every one."""
-    pods = [condition(pod, "PodScheduled") for pod in yard.pods(app)]
-    since = [c["lastTransitionTime"] for c in pods if c.get("reason") == "Unschedulable"]
-    if len(since) < count:
-        return 0.0
-    return min((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() for at in since)

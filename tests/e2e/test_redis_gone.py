@@ -1,4 +1,7 @@
-"""Redis restarted with all its data gone: nothing is launched twice, nothing leaks, planning resumes."""
+"""Redis away, and restarted with all its data gone: nothing is launched twice, nothing leaks, planning resumes.
+
+While it is away nothing new is planned; what is under way and what a user asks for by a claim goes on.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import time
 import pytest
 
 from tests.e2e.conftest import YardFactory
-from tests.support.yard import Yard, deployment, node_class, node_pool
+from tests.support.cluster import eventually
+from tests.support.yard import CLAIMS, DEPLOYMENTS, Json, Yard, deployment, node_class, node_pool, own_claim
 
 pytestmark = pytest.mark.cluster
 
@@ -50,4 +54,42 @@ def test_nodes_still_go_after_redis_lost_everything(yard: Yard) -> None:
     for name in ("first", "web"):
         yard.scale(name, 0)
     yard.stand.restart_redis()
+    yard.wait_gone(within_s=90)
+
+
+def alone(name: str) -> Json:
+    """A pod that fits on no m5.large, nor beside another of its kind."""
+    made = deployment(name, 1, {"cpu": "3", "memory": "1Gi"})
+    made["spec"]["template"]["spec"]["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": 80}]
+    return made
+
+
+def test_while_redis_is_away_only_what_is_under_way_goes_on(yard: Yard) -> None:
+    yard.kube.delete(DEPLOYMENTS)
+    yard.wait_gone(within_s=90)
+    launched_before = yard.launched()
+    yard.apply(own_claim("leaving", "m5.large"))
+    eventually(lambda: len(yard.nodes()) == 1, within_s=60)
+    yard.wait_initialized()
+    yard.dial("PUT", "machines", {"register_seconds": 8})
+    yard.apply(alone("coming"))
+    eventually(lambda: len(yard.instances()) == 2, within_s=60)
+    yard.stand.redis.kill()
+    yard.apply(own_claim("asked-for", "m5.large"))
+    yard.kube.delete(f"{CLAIMS}/leaving")
+    yard.wait_running("coming", 1, within_s=90)
+    yard.apply(alone("new"))
+    eventually(lambda: yard.refused_for_s("new", 1) > 6.0, within_s=60)
+    eventually(lambda: "leaving" not in {c["metadata"]["name"] for c in yard.claims()}, within_s=90)
+    yard.wait_initialized(within_s=90)
+    yard.wait_settled()
+    assert {c["metadata"]["name"] for c in yard.claims()} > {"asked-for"}
+    assert len(yard.claims()) == 2, "nothing was planned for the new pod"
+    yard.dial("DELETE", "")
+    yard.stand.restart_redis()
+    yard.wait_running("new", 1, within_s=60)
+    yard.wait_settled()
+    assert yard.launched() == launched_before + 4
+    yard.kube.delete(DEPLOYMENTS)
+    yard.kube.delete(CLAIMS)
     yard.wait_gone(within_s=90)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -90,6 +91,22 @@ def node_template(name: str = "default", **spec: Any) -> Json:
         "kind": "AWSNodeTemplate",
         "metadata": {"name": name},
         "spec": {**body, **spec},
+    }
+
+
+def own_claim(name: str, instance_type: str) -> Json:
+    """A claim that a user wrote: no pool, no finalizer, no epoch."""
+    return {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "nodeClassRef": {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "general"},
+            "requirements": [
+                {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": [instance_type]},
+                {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
+            ],
+        },
     }
 
 
@@ -187,6 +204,14 @@ class Yard:
         answer.raise_for_status()
         found: list[Json] = answer.json()
         return found
+
+    def refused_for_s(self, app: str, count: int) -> float:
+        """How long the kube-scheduler has had no place for all of the app's pods; 0 before it says so of each."""
+        found = [condition(pod, "PodScheduled") for pod in self.pods(app)]
+        since = [c["lastTransitionTime"] for c in found if c.get("reason") == "Unschedulable"]
+        if len(since) < count:
+            return 0.0
+        return min((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() for at in since)
 
     # --- waiting and checking ---
     def wait_running(self, app: str, count: int, within_s: float = 60.0) -> None:

@@ -223,11 +223,12 @@ async def test_any_replica_lifts_a_hold_at_its_deadline_and_nominates_instead(wo
     [
         {"scheduler_name": "other"},
         {"resource_claims": True},
+        {"scheduling_gates": True},
         {"gang": "g"},
         {"volume_claims": ("data",)},
         {"requests": {"nvidia.com/gpu": 1}},
     ],
-    ids=["scheduler", "claims", "gang", "volume", "device"],
+    ids=["scheduler", "claims", "gates", "gang", "volume", "device"],
 )
 async def test_pods_that_somebody_else_must_act_on_are_never_held_for(
     world: World, shape: dict[str, object]

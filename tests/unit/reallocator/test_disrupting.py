@@ -394,6 +394,26 @@ async def test_an_orphan_whose_claim_the_api_server_knows_lives(scene: Scene) ->
     assert scene.world.instances["i-a"].alive
 
 
+@pytest.mark.parametrize(
+    "why", ["the stream is not whole", "the stream is behind", "Karpenter is active", "not the holder"]
+)
+async def test_nothing_is_collected_until_all_is_seen_and_it_is_permitted(scene: Scene, why: str) -> None:
+    orphan(scene, "a")
+    collector, may = scene.replica.collector, why != "Karpenter is active"
+    collector._permitted = lambda: may
+    scene.world.synced = why != "the stream is not whole"
+    scene.world.lag_s = 6.0 if why == "the stream is behind" else 0.0
+    scene.replica.lead.epoch = None if why == "not the holder" else 1
+    collecting = asyncio.create_task(collector.run())
+    await scene.clock.advance(300.0)
+    assert scene.world.instances["i-a"].alive
+    may = scene.world.synced = True
+    scene.world.lag_s, scene.replica.lead.epoch = 0.0, 1
+    await scene.clock.advance(121.0)
+    assert not scene.world.instances["i-a"].alive
+    collecting.cancel()
+
+
 async def test_a_claim_without_an_instance_is_deleted(scene: Scene) -> None:
     scene.world.node("a", ready=False)
     del scene.world.instances["i-a"]
