@@ -20,6 +20,6 @@ other replica repeats the same request and gets the same instances.
 
 Kill points (`nodeyard.runtime.lifecycle.kill_point`), before and after each outside write, all `allocator.<when>-`:
 `create-claim`, `annotate-claim`, `status-claim`, `add-finalizer-claim`, `remove-finalizer-claim`, `delete-claim`,
-`launch-template`, `create-fleet`, `create-tags`, `register-node`, `initialize-node`, `lift-hold`, `nominate-pods`,
-`bind-pods`, `pool-status`; and `allocator.after-plan`, between a plan and its first write.
+`instance-profile`, `profile-role`, `launch-template`, `create-fleet`, `create-tags`, `register-node`,
+`initialize-node`, `lift-hold`, `nominate-pods`, `bind-pods`, `pool-status`; and `allocator.after-plan`, between a plan and its first write.
 """

@@ -7,8 +7,6 @@ dead another takes over. What was launched is counted in the account.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -16,11 +14,14 @@ from tests.e2e.conftest import YardFactory
 from tests.support.cluster import condition, eventually
 from tests.support.yard import (
     CLAIMS,
+    CLASSES,
     CLUSTER_UID,
     DEPLOYMENTS,
     NODEPOOLS,
     Yard,
+    around,
     deployment,
+    doomed,
     node_class,
     node_pool,
     own_claim,
@@ -29,15 +30,14 @@ from tests.support.yard import (
 pytestmark = pytest.mark.cluster
 
 STARTING = [
-    f"allocator.{when}-{write}"
-    for write in ("create-claim", "annotate-claim", "create-fleet", "status-claim", "register-node", "nominate-pods", "initialize-node")
-    for when in ("before", "after")
-] + ["allocator.after-plan"]  # fmt: skip
+    *around("allocator", "create-claim", "annotate-claim", "create-fleet", "status-claim"),
+    *around("allocator", "register-node", "nominate-pods", "initialize-node"),
+    "allocator.after-plan",
+]
 ENDING = [
-    f"reallocator.{when}-{write}"
-    for write in ("disrupt-node", "delete-claim", "mark-node", "terminate", "drop-node-finalizer", "remove-finalizer-claim")
-    for when in ("before", "after")
-]  # fmt: skip
+    *around("reallocator", "disrupt-node", "delete-claim", "mark-node", "terminate"),
+    *around("reallocator", "drop-node-finalizer", "remove-finalizer-claim"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +53,6 @@ def yard(make_yard: YardFactory) -> Yard:
     )
     yard.apply(node_class(), node_pool())
     return yard
-
-
-@contextmanager
-def doomed(yard: Yard, point: str) -> Iterator[None]:
-    """Its service's only replica dies at `point`; afterwards another has taken its place.
-
-    Nothing may be under way when it begins, else it dies of that, before the test has given it anything to do.
-    """
-    service = point.partition(".")[0]
-    yard.wait_initialized()
-    yard.stand.kill_service(service, 0, signal.SIGTERM)
-    try:
-        yard.stand.start_service(service, 0, {"NODEYARD_KILL_POINT": point})
-        eventually(lambda: yard.stand.ready(service), within_s=30)
-        yield
-        yard.stand.processes.wait_gone(f"{service}-0", timeout_s=60)
-    finally:  # whatever came of it: the tests after this one need the service
-        yard.stand.processes.stop([f"{service}-0"])
-        yard.stand.start_service(service, 0)
 
 
 ONE_TO_A_NODE = [{"containerPort": 8080, "hostPort": 8080}]
@@ -118,10 +99,6 @@ def test_a_reader_killed_in_the_middle_comes_back_to_the_same_state(yard: Yard, 
 
 
 # --- writes that the way up and the way down don't come by -------------------------------------------------------------
-def around(service: str, *writes: str) -> list[str]:
-    return [f"{service}.{when}-{write}" for write in writes for when in ("before", "after")]
-
-
 @pytest.mark.parametrize("point", around("allocator", "add-finalizer-claim"))
 def test_a_users_claim_becomes_a_node_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
     before = yard.launched()
@@ -145,20 +122,29 @@ def test_a_claim_that_cannot_be_had_ends_though_the_allocator_dies_over_it(yard:
     assert yard.launched() == before
 
 
-@pytest.mark.parametrize("point", around("allocator", "launch-template", "pool-status"))
-def test_a_new_pool_becomes_usable_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
-    pool, before = point.replace(".", "-"), yard.launched()
+@pytest.mark.parametrize(
+    "point", around("allocator", "instance-profile", "profile-role", "launch-template", "pool-status")
+)
+def test_a_new_pool_and_its_class_become_usable_though_the_allocator_dies_over_them(
+    yard: Yard, point: str
+) -> None:
+    name, before = point.replace(".", "-"), yard.launched()
+    reference = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": name}
+    taints = [{"key": name, "effect": "NoSchedule"}]
     with doomed(yard, point):
-        yard.apply(node_pool(pool, taints=[{"key": pool, "effect": "NoSchedule"}]))
-    eventually(lambda: condition(yard.kube.get(f"{NODEPOOLS}/{pool}"), "Ready").get("status") == "True")
-    tolerant = {"nodeSelector": {"karpenter.sh/nodepool": pool}, "tolerations": [{"operator": "Exists"}]}
+        yard.apply(node_class(name), node_pool(name, nodeClassRef=reference, taints=taints))
+    eventually(
+        lambda: condition(yard.kube.get(f"{NODEPOOLS}/{name}"), "Ready").get("status") == "True", within_s=60
+    )
+    tolerant = {"nodeSelector": {"karpenter.sh/nodepool": name}, "tolerations": [{"operator": "Exists"}]}
     yard.apply(deployment("web", 1, **tolerant))
     yard.wait_running("web", 1, within_s=90)
     yard.wait_settled()
     assert yard.launched() - before == 1
     yard.kube.delete(DEPLOYMENTS)
     yard.wait_gone(within_s=90)
-    yard.kube.delete(f"{NODEPOOLS}/{pool}")
+    for path in (f"{NODEPOOLS}/{name}", f"{CLASSES}/{name}"):
+        yard.kube.delete(path)
 
 
 @pytest.mark.parametrize("point", around("allocator", "create-tags"))

@@ -13,7 +13,17 @@ import pytest
 
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
-from tests.support.yard import DEPLOYMENTS, EVENTS, PODS, Yard, deployment, node_class, node_pool
+from tests.support.yard import (
+    DEPLOYMENTS,
+    EVENTS,
+    PODS,
+    Yard,
+    around,
+    deployment,
+    doomed,
+    node_class,
+    node_pool,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -123,4 +133,17 @@ def test_pods_for_which_a_node_came_up_too_small_get_another(yard: Yard) -> None
     yard.dial("PUT", "machines", {"memory_missing_fraction": 0.13})
     yard.apply(deployment("tight", 9, {"cpu": "100m", "memory": "1870Mi"}))
     yard.wait_running("tight", 9, within_s=90)
+    assert failed(yard) == []
+
+
+@pytest.mark.parametrize("yard", ["bind"], indirect=True)
+@pytest.mark.parametrize("point", around("allocator", "bind-pods", "lift-hold"))
+def test_a_held_node_gets_its_pods_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
+    before = yard.launched()
+    with doomed(yard, point):
+        yard.apply(deployment("web", 4))
+    yard.wait_running("web", 4, within_s=90)
+    eventually(lambda: not any("nodeyard.dev/bind-hold" in taint_keys(n) for n in yard.nodes()), within_s=30)
+    yard.wait_settled()
+    assert yard.launched() - before == len(yard.claims())
     assert failed(yard) == []

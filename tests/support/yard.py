@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -254,3 +255,30 @@ class Yard:
             return False
 
         eventually(settled, within_s=within_s)
+
+
+# --- deaths -----------------------------------------------------------------------------------------------------------
+def around(service: str, *writes: str) -> list[str]:
+    """The kill points before and after these writes."""
+    return [f"{service}.{when}-{write}" for write in writes for when in ("before", "after")]
+
+
+@contextmanager
+def doomed(yard: Yard, point: str) -> Iterator[None]:
+    """The only replica of its service dies at `point`; afterwards all have taken its place.
+
+    Nothing may be under way when it begins, else it dies of that, before the test has given it anything to do.
+    """
+    service, stand = point.partition(".")[0], yard.stand
+    yard.wait_initialized()
+    for replica in range(stand.options.replicas):
+        stand.kill_service(service, replica, signal.SIGTERM)
+    try:
+        stand.start_service(service, 0, {"NODEYARD_KILL_POINT": point})
+        eventually(lambda: stand.ready(service), within_s=30)
+        yield
+        stand.processes.wait_gone(f"{service}-0", timeout_s=60)
+    finally:  # whatever came of it: the tests after this one need the service
+        stand.processes.stop([f"{service}-0"])
+        for replica in range(stand.options.replicas):
+            stand.start_service(service, replica)

@@ -29,6 +29,7 @@ from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound, Unauthorized
 from nodeyard.provisioning.addresses import Addresses
 from nodeyard.runtime.clock import Clock
+from nodeyard.runtime.lifecycle import kill_point
 
 SUBNETS_S: Final = 60.0
 GROUPS_S: Final = 300.0
@@ -274,10 +275,12 @@ class Resolver:
             roles = [r["RoleName"] for r in answer["InstanceProfile"].get("Roles", [])]
         except NotFound:
             roles = []
+            kill_point("allocator.before-instance-profile")
             with contextlib.suppress(Conflict):  # the other replica made it just now
                 await self._session.call(
                     "iam", "create_instance_profile", InstanceProfileName=name, Tags=tag_list(tags)
                 )
+            kill_point("allocator.after-instance-profile")
         role = node_class.role.rpartition("/")[2]
         for other in roles:
             if other != role:
@@ -285,9 +288,11 @@ class Resolver:
                     "iam", "remove_role_from_instance_profile", InstanceProfileName=name, RoleName=other
                 )
         if role not in roles:
+            kill_point("allocator.before-profile-role")
             await self._session.call(
                 "iam", "add_role_to_instance_profile", InstanceProfileName=name, RoleName=role
             )
+            kill_point("allocator.after-profile-role")
         return name
 
     async def delete_profile(self, node_class: NodeClass) -> None:
