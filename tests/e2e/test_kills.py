@@ -172,7 +172,7 @@ def test_instances_launched_together_are_tagged_in_the_end(yard: Yard, point: st
     yard.wait_gone(within_s=90)
 
 
-@pytest.mark.parametrize("point", around("reallocator", "evict", "status-claim"))
+@pytest.mark.parametrize("point", around("reallocator", "evict"))
 def test_pods_of_a_deleted_claim_move_though_the_reallocator_dies_over_them(yard: Yard, point: str) -> None:
     yard.apply(deployment("web", 3))
     yard.wait_running("web", 3, within_s=60)
