@@ -27,6 +27,9 @@ from tests.support.yard import (
 )
 
 pytestmark = pytest.mark.cluster
+SERVICES = [
+    f"{name}-{n}" for name in ("watcher", "pricing", "allocator", "reallocator", "admin") for n in (0, 1)
+]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +160,45 @@ def test_unusable_pools_and_missing_classes_are_named_and_hinder_nobody(yard: Ya
     ):
         assert said in str(eventually(lambda at=path: unready(at), within_s=20)["message"])  # type: ignore[misc]
         yard.kube.delete(path)
+
+
+def test_an_account_that_refuses_is_told_on_the_claim_and_asked_again(yard: Yard) -> None:
+    before = yard.launched()
+    fault = {
+        "kind": "fail",
+        "service": "ec2",
+        "action": "CreateFleet",
+        "code": "InternalError",
+        "times": 10_000,
+    }
+    yard.dial("POST", "faults", fault)
+    yard.apply(deployment("web", 2))
+
+    def told() -> bool:
+        said = [condition(claim, "Launched") for claim in yard.claims()]
+        return bool(said) and all(
+            c.get("status") == "Unknown" and "InternalError" in c.get("message", "") for c in said
+        )
+
+    eventually(told, within_s=60)
+    yard.dial("DELETE", "faults")
+    yard.wait_running("web", 2, within_s=90)
+    yard.wait_settled()
+    assert yard.launched() - before == len(yard.claims())
+
+
+def test_an_api_server_that_goes_away_in_the_middle_is_waited_for(yard: Yard) -> None:
+    before = yard.launched()
+    yard.dial("PUT", "machines", {"register_seconds": 4})
+    yard.apply(deployment("web", 4))
+    eventually(lambda: yard.launched() > before, within_s=60)
+    yard.stand.restart_apiserver()
+    eventually(yard.kube.ready, within_s=60)
+    yard.wait_running("web", 4, within_s=120)
+    yard.wait_settled()
+    yard.dial("DELETE", "")
+    assert yard.launched() - before == len(yard.claims())
+    assert all(yard.stand.processes.running(name) for name in SERVICES), "no service ended over it"
 
 
 def test_instances_carry_the_clusters_uid(yard: Yard) -> None:
