@@ -49,6 +49,7 @@ def yard(make_yard: YardFactory) -> Yard:
             "NODEYARD_DISRUPTION_POLL": "1s",
             "NODEYARD_BATCH_MAX_DURATION": "3s",
             "NODEYARD_LEASE_TTL": "2s",
+            "NODEYARD_REFUSAL_TTL": "2s",
         },
     )
     yard.apply(node_class(), node_pool())
@@ -232,7 +233,6 @@ def test_an_instance_of_nobody_is_collected_though_the_reallocator_dies_over_it(
 def test_a_node_that_stays_after_all_is_made_usable_though_the_reallocator_dies_over_it(
     yard: Yard, point: str
 ) -> None:
-    """The last: what was refused here is kept out of plans for minutes."""
     large = {"key": "karpenter.k8s.aws/instance-size", "operator": "In", "values": ["4xlarge"]}
     bought = [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}]
     frozen = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
