@@ -176,7 +176,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     servicer = AllocatorServicer(
         cluster=cluster, offers=offers, controller=controller, planner=plan, report=plan_json,
         options=msgspec.structs.replace(options, search_s=None),
-        clock=clock,
+        clock=clock, stopped=stopped,
     )  # fmt: skip
 
     def register(server: grpc.aio.Server) -> None:

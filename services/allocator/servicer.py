@@ -1,7 +1,8 @@
 """gRPC: dry runs, by the same function that plans for real, on the same snapshot and catalogues.
 
 Objects given with a request are laid over the live snapshot for that plan only; nothing is written. One dry run at a
-time, off the event loop, so that planning for real is not held up.
+time, off the event loop, so that planning for real is not held up. Refuses while `stopped` gives a reason: node classes
+are not looked up then.
 """
 
 import asyncio
@@ -41,7 +42,9 @@ class AllocatorServicer(pb_grpc.AllocatorServicer):
         report: Report,
         options: Options,
         clock: Clock,
+        stopped: Callable[[], str | None],
     ) -> None:
+        self._stopped = stopped
         self._cluster = cluster
         self._offers = offers
         self._controller = controller
@@ -53,6 +56,8 @@ class AllocatorServicer(pb_grpc.AllocatorServicer):
 
     async def Plan(self, request: pb.PlanRequest, context: Any) -> pb.PlanResponse:  # noqa: N802 - gRPC's name
         """What would be done for these objects, for what is pending, or for both."""
+        if reason := self._stopped():
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         if not self._cluster.synced or not self._offers.ready:
             what = "snapshot" if not self._cluster.synced else "catalogue"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"there is no current {what} yet")

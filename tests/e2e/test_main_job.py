@@ -137,6 +137,22 @@ def test_a_pod_that_no_pool_admits_is_told_why_and_others_go_on(yard: Yard) -> N
     assert "memory" in message
 
 
+def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(yard: Yard) -> None:
+    before = yard.launched()
+    template = deployment("asked", 1, {"cpu": "6", "memory": "8Gi"})["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asked", "namespace": "default"}, "spec": template["spec"]}  # fmt: skip
+
+    def nodes() -> list[dict[str, Any]]:
+        url = f"{yard.stand.endpoint('admin').url}/v1/plan"
+        answer = httpx.post(url, json={"objects": [pod]}, timeout=60.0).raise_for_status()
+        return list(answer.json()["nodes"])
+
+    (planned,) = eventually(nodes, within_s=30)  # a class that was just made is looked up first
+    assert planned["pods"] == ["default/asked"]
+    assert planned["pricePerHour"] > 0
+    assert (yard.claims(), yard.launched()) == ([], before)
+
+
 def test_unusable_pools_and_missing_classes_are_named_and_hinder_nobody(yard: Yard) -> None:
     homeless = node_pool(
         "homeless", nodeClassRef={"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "nowhere"}
