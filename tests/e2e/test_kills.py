@@ -50,6 +50,7 @@ def yard(make_yard: YardFactory) -> Yard:
             "NODEYARD_BATCH_MAX_DURATION": "3s",
             "NODEYARD_LEASE_TTL": "2s",
             "NODEYARD_REFUSAL_TTL": "2s",
+            "NODEYARD_NO_RETURN": "0s",
         },
     )
     yard.apply(node_class(), node_pool())
