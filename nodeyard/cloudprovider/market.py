@@ -132,6 +132,7 @@ class Market:
         learned: Learned = NOTHING,
         reservations: Sequence[CapacityReservation] = (),
         refused_in_groups: Iterable[InGroup] = (),
+        zones_out: Iterable[str] = (),
     ) -> None:
         if len(rows) != len(table.rows):
             raise ValueError(f"{len(rows)} rows for a table of {len(table.rows)} offerings")
@@ -145,6 +146,8 @@ class Market:
         self.reservations = tuple(reservations)
         """The capacity reservations of the account, whichever class may use them."""
         self.refused_in_groups = frozenset(refused_in_groups)
+        self.zones_out = frozenset(zones_out)
+        """Zones that nothing is bought in or asked of."""
 
     @cached_property
     def revision(self) -> str:
@@ -156,6 +159,8 @@ class Market:
             digest.update(msgspec.json.encode(self.reservations, order="deterministic"))
         if self.refused_in_groups:
             digest.update(msgspec.json.encode(sorted(self.refused_in_groups)))
+        if self.zones_out:
+            digest.update(msgspec.json.encode(["zones out", *sorted(self.zones_out)]))
         return digest.hexdigest()
 
     def changed_since(self, older: "Market") -> list[int] | None:
@@ -172,6 +177,7 @@ class Market:
         learned: Learned | None = None,
         reservations: Sequence[CapacityReservation] | None = None,
         refused_in_groups: Iterable[InGroup] = (),
+        zones_out: Iterable[str] = (),
     ) -> "Market":
         """The market after some of its rows changed, with what was learned and reserved where that is given."""
         reserved = self.reservations if reservations is None else reservations
@@ -183,6 +189,7 @@ class Market:
             learned or self.learned,
             reserved,
             refused_in_groups,
+            zones_out,
         )
 
     def listed(self, type_index: int, zone_index: int) -> float:
@@ -235,7 +242,9 @@ def market_of(
         else:
             rows.append(Row(price, available, source, priced_at, risk))
     asked_at = {sheet.source: sheet.asked_at for of in layers for sheet in of if not sheet.stale}
-    return Market(table, rows, shut.exhausted_subnets, asked_at, learned, reservations, shut.in_groups)
+    return Market(
+        table, rows, shut.exhausted_subnets, asked_at, learned, reservations, shut.in_groups, shut.zones_out
+    )
 
 
 def reoffered(
@@ -263,7 +272,11 @@ def reoffered(
         risk = risk_of(chance, row.list_price or row.price, listed) if chance else 0.0
         changes[index] = msgspec.structs.replace(row, available=available, risk=risk)
     return market.with_rows(
-        changes, shut.exhausted_subnets, market.asked_at, refused_in_groups=shut.in_groups
+        changes,
+        shut.exhausted_subnets,
+        market.asked_at,
+        refused_in_groups=shut.in_groups,
+        zones_out=shut.zones_out,
     )
 
 

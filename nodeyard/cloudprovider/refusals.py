@@ -22,6 +22,10 @@ NO_ADDRESSES: Final = "InsufficientFreeAddressesInSubnet"
 """EC2's code for a subnet that is full."""
 
 
+ZONAL_SHIFT: Final = "ZonalShift"
+"""The code under which a zone is out that traffic is shifted away from."""
+
+
 InGroup = tuple[str, tuple[str, str, str]]
 """(placement group, (capacity type, type, zone)) that is refused; an empty field stands for all values."""
 
@@ -74,6 +78,8 @@ class Shut:
         pools = [key for key in self.keys if not any(key[3:])]
         self.exact = frozenset(key[:3] for key in pools if all(key[:3]))
         self.wide = tuple(key[:3] for key in pools if not all(key[:3]))
+        self.zones_out = frozenset(zone for kind, name, zone in self.wide if zone and not kind and not name)
+        """Zones of which nothing at all can be had."""
         self.in_groups: frozenset[InGroup] = frozenset((key[4], key[:3]) for key in self.keys if key[4])
 
     def __bool__(self) -> bool:

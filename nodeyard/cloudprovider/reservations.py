@@ -58,10 +58,13 @@ class ReservationSheet(Value, frozen=True):
 
 
 def standing(
-    sheet: ReservationSheet | None, now: float, refused: Set[str] = frozenset()
+    sheet: ReservationSheet | None,
+    now: float,
+    refused: Set[str] = frozenset(),
+    zones_out: Set[str] = frozenset(),
 ) -> tuple[CapacityReservation, ...]:
     """The reservations that can be counted on at `now` (Unix seconds), by id, `available` being what may be used.
-    `refused`: ids of those that were found full since.
+    `refused`: ids of those that were found full since. `zones_out`: zones in which nothing is bought.
     """
     if sheet is None:
         return ()
@@ -72,7 +75,7 @@ def standing(
             continue
         if one.kind == CAPACITY_BLOCK and one.ends_at is not None and one.ends_at - now <= EXPIRING_S:
             one = msgspec.structs.replace(one, state=EXPIRING, available=0)
-        elif not believed or one.id in refused:
+        elif not believed or one.id in refused or one.zone in zones_out:
             one = msgspec.structs.replace(one, available=0)
         out.append(one)
     return tuple(out)

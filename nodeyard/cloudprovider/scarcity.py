@@ -126,9 +126,9 @@ class ScarcityMemory:
         """Everything remembered, in a fixed order."""
         return [self._standings[key] for key in sorted(self._standings)]
 
-    def shut(self, now: float) -> Shut:
-        """What is out at `now`."""
-        return Shut(s.refusal for s in self._standings.values() if now < s.until)
+    def shut(self, now: float, besides: Iterable[Refusal] = ()) -> Shut:
+        """What is out at `now`, with what is out for other reasons."""
+        return Shut((*(s.refusal for s in self._standings.values() if now < s.until), *besides))
 
     def odds(self, now: float) -> dict[Pool, float]:
         """The odds of a refusal for each pool that is let back but not yet trusted."""

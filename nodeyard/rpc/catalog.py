@@ -68,6 +68,7 @@ def message_of(market: Market, older: Market | None) -> pb.WatchCatalogResponse:
     message = pb.WatchCatalogResponse(
         revision=market.revision,
         exhausted_subnets=sorted(market.exhausted_subnets),
+        zones_out=sorted(market.zones_out),
         asked=[
             pb.Asked(source=_SOURCE[s], at=at) for s, at in sorted(market.asked_at.items()) if s in _SOURCE
         ],
@@ -104,14 +105,17 @@ def market_from(message: pb.WatchCatalogResponse, older: Market | None) -> Marke
         if older is None:
             raise OutOfStep("changed offerings arrived before the first whole catalogue")
         changes = _rows(message.offerings, older.table)
-        return older.with_rows(changes, message.exhausted_subnets, asked_at, learned, reserved, in_groups)
+        return older.with_rows(
+            changes, message.exhausted_subnets, asked_at, learned, reserved, in_groups, message.zones_out
+        )
     types = msgspec.json.decode(message.types_json, type=tuple[TypeDescription, ...])
     zones = [Zone(name, id_) for name, id_ in zip(message.zones, message.zone_ids, strict=True)]
     table = TypeTable(message.region, zones, types, message.reserved_interfaces)
     every = _every_row(message.offerings, table)
     return Market(
-        table, every, message.exhausted_subnets, asked_at, learned or NOTHING, reserved or (), in_groups
-    )
+        table, every, message.exhausted_subnets, asked_at, learned or NOTHING, reserved or (), in_groups,
+        message.zones_out,
+    )  # fmt: skip
 
 
 def _reservations_from(raw: bytes) -> tuple[CapacityReservation, ...] | None:
@@ -260,6 +264,11 @@ class CatalogFeed:
     def market(self) -> Market | None:
         """What was last received."""
         return self._market
+
+    @property
+    def zones_out(self) -> frozenset[str]:
+        """Zones that nothing is to be asked of now."""
+        return self._market.zones_out if self._market is not None else frozenset()
 
     def catalogue_for(self, node_class: NodeClass) -> Catalogue:
         """What the class can buy now; empty before the first message. The same content is the same object.

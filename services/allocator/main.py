@@ -141,7 +141,7 @@ async def build(settings: AllocatorSettings, runtime: Runtime) -> Service:
     )  # fmt: skip
     node_leases = NodeLeases(redis_leases, settings.replica, settings.lease_ttl, clock)
     fleet = Fleet(session, cluster_uid=cluster_uid)
-    namer = Namer(fleet, cluster, clock, stopped)
+    namer = Namer(fleet, cluster, clock, stopped, lambda: offers.zones_out)
     launcher = Launcher(
         cluster=cluster, offers=offers, claims=claims, region=session.region, namer=namer,
         batches=Batches(

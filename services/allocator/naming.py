@@ -2,7 +2,8 @@
 
 Nothing depends on it: a claim says which instance is its own, and the batch's tag keeps an instance from being taken
 for garbage until then. So it is done beside launching, at CreateTags' own pace; what a replica left undone is found by
-asking EC2 now and then for instances of this cluster with a batch but no claim.
+asking EC2 now and then for instances of this cluster with a batch but no claim. Instances in a zone that traffic is
+shifted away from are left alone until the shift is over.
 """
 
 import asyncio
@@ -35,9 +36,15 @@ class Namer:
     """Tags instances. `run` does it, `add` says which."""
 
     def __init__(
-        self, fleet: Fleet, cluster: Cluster, clock: Clock, stopped: Callable[[], str | None]
+        self,
+        fleet: Fleet,
+        cluster: Cluster,
+        clock: Clock,
+        stopped: Callable[[], str | None],
+        zones_out: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """`stopped`: why nothing may be done now, None normally."""
+        """`stopped`: why nothing may be done now, None normally. `zones_out`: zones that nothing is to be asked of."""
+        self._zones_out = zones_out
         self._stopped = stopped
         self._fleet = fleet
         self._cluster = cluster
@@ -50,6 +57,9 @@ class Namer:
         batch = batch_of(claim)
         if batch is None or len(batch.members) < 2 or instance_id in self._queued:
             return
+        zone = claim.provider_id.rpartition("/")[0].rpartition("/")[2]
+        if zone in self._zones_out():
+            return  # the first sweep after the shift finds it
         record = record or launch_record_of(claim)
         named = record is not None and "Name" in record.tags
         self._queued.add(instance_id)

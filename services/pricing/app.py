@@ -94,6 +94,9 @@ class CatalogueView(BaseModel):
     commitmentsProblem: str = Field(  # noqa: N815
         description="Why commitments, or what uses them up, could not be read the last time."
     )
+    zonesOut: list[str] = Field(  # noqa: N815
+        description="Zones that nothing is bought in, because traffic is shifted away from them."
+    )
     feed: FeedView | None = Field(description="None: no feed was ever read.")
 
 
@@ -193,6 +196,7 @@ def build_app(board: PriceBoard, now: Callable[[], float]) -> FastAPI:
             bySource={source or "none": count for source, count in seen.counts().items()},
             parts=parts,
             commitmentsProblem=board.commitments_problem,
+            zonesOut=board.zones_out,
             feed=_feed_view(board, at),
         )
 

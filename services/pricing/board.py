@@ -6,7 +6,7 @@ failed once, so that nobody plans with estimates only because the process is a s
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from nodeyard.cloudprovider.commitments import Billing, Commitments, Usage
 from nodeyard.cloudprovider.feed import Feed, screened
@@ -21,7 +21,7 @@ from nodeyard.cloudprovider.market import (
     market_of,
     reoffered,
 )
-from nodeyard.cloudprovider.refusals import Shut
+from nodeyard.cloudprovider.refusals import ZONAL_SHIFT, Refusal, Shut
 from nodeyard.cloudprovider.reservations import ReservationSheet, standing
 from nodeyard.cloudprovider.scarcity import Pool, ScarcityMemory
 from services.pricing.metrics import PricingMetrics
@@ -73,6 +73,8 @@ class PriceBoard:
         self._worked_out: tuple[object, Margins] | None = None
         self._screened: tuple[Feed, TypeTable, Feed] | None = None
         self._feed_failure = ""
+        self.shifted: frozenset[str] = frozenset()
+        """Names or ids of the zones that traffic is shifted away from."""
         self.problems: dict[Part, str] = {}
         """Part -> why the last attempt to ask for it failed; absent when it did not."""
 
@@ -142,6 +144,22 @@ class PriceBoard:
         if self.learned.digest != before.digest:
             await self.publish(now)
 
+    async def learn_shifted(self, zones: Set[str], now: float) -> None:
+        """Takes over which zones (by name or id) traffic is shifted away from."""
+        if zones != self.shifted:
+            self.shifted = frozenset(zones)
+            await self.publish(now)
+
+    @property
+    def zones_out(self) -> list[str]:
+        """Names of the zones that traffic is shifted away from."""
+        zones = self.table.zones if self.table is not None else ()
+        return [zone.name for zone in zones if self.shifted & {zone.name, zone.id}]
+
+    def _shut(self, now: float) -> Shut:
+        """What the cloud refuses, and the zones that are out as a whole."""
+        return self.scarcity.shut(now, (Refusal(zone=zone, code=ZONAL_SHIFT) for zone in self.zones_out))
+
     def _margins(self, on_demand: tuple[PriceSheet, ...], now: float) -> Margins | None:
         committed = self.commitments.at(now) if self.commitments is not None else Commitments()
         if committed == Commitments() or self.table is None:
@@ -188,7 +206,7 @@ class PriceBoard:
 
     async def publish(self, now: float) -> None:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
-        refused = (self.scarcity.shut(now), self.scarcity.odds(now))
+        refused = (self._shut(now), self.scarcity.odds(now))
         self._metrics.refusals.set(len(refused[0].keys))
         if self.table is None or not all(part in self.sheets or part in self.problems for part in PRICES):
             return
@@ -208,7 +226,7 @@ class PriceBoard:
         on_demand = self._sheets("on-demand", feed.on_demand if feed else None, now)
         spot = self._sheets("spot", feed.spot if feed else None, now)
         margins = self._margins(on_demand, now)
-        reserved = standing(self.reserved, now, refused[0].reservations)
+        reserved = standing(self.reserved, now, refused[0].reservations, refused[0].zones_out)
         made_of = (self.table, on_demand, spot, margins, self.learned, reserved)
         if self._made is not None and self._made[0] == made_of:
             market = reoffered(self._made[2], self._made[1], refused)
@@ -223,12 +241,13 @@ class PriceBoard:
             return market
         asked_at = {**market.asked_at, RESERVATIONS: self.reserved.asked_at}
         return market.with_rows(
-            {}, market.exhausted_subnets, asked_at, refused_in_groups=market.refused_in_groups
-        )
+            {}, market.exhausted_subnets, asked_at, refused_in_groups=market.refused_in_groups,
+            zones_out=market.zones_out,
+        )  # fmt: skip
 
     async def let_back(self, now: float) -> None:
         """Publishes if a refusal has ended, or the odds of another have faded, since the last time."""
-        said = (self.scarcity.shut(now).keys, self.scarcity.odds(now))
+        said = (self._shut(now).keys, self.scarcity.odds(now))
         if self._made is None or said != (self._made[1][0].keys, self._made[1][1]):
             await self.publish(now)
 

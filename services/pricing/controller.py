@@ -25,7 +25,7 @@ from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.board import PARTS, PriceBoard
 from services.pricing.metrics import PricingMetrics
-from services.pricing.ports import Backup, Cloud, Memory, Paid, Part, Shelf
+from services.pricing.ports import Backup, Cloud, Memory, Paid, Part, Shelf, Shifts
 
 Learned = TypeTable | PriceSheet | ReservationSheet
 """A part as it is kept."""
@@ -38,6 +38,8 @@ _OTHERS_ASK_S: Final = 1.0
 _RELISTEN_FIRST_S, _RELISTEN_MOST_S = 0.2, 0.5
 """Short, so that a restart that finds Redis later than itself serves within a second of Redis being there."""
 _SWEEP_S: Final = 10.0
+SHIFTS_S: Final = 30.0
+"""How often it is asked which zones traffic is shifted away from."""
 
 
 class PricingController:
@@ -56,6 +58,7 @@ class PricingController:
         backup: Backup | None = None,
         disk: Shelf | None = None,
         paid: Paid | None = None,
+        shifts: Shifts | None = None,
         usage_interval_s: float = 60.0,
         feed_interval_s: float = 3600.0,
         chance: Callable[[], float] = random.random,
@@ -70,6 +73,7 @@ class PricingController:
         self._backup = backup
         self._disk = disk
         self._paid = paid
+        self._shifts = shifts
         self._usage_interval_s = usage_interval_s
         self._feed_interval_s = feed_interval_s
         self._chance = chance
@@ -159,6 +163,15 @@ class PricingController:
             if self._paid is not None:
                 await self._read_commitments(self._paid)
             await self._clock.sleep(self._usage_interval_s * self._jitter())
+
+    async def keep_shifts(self) -> None:
+        """Follows for ever which zones traffic is shifted away from, where anybody says so. What was last said holds
+        while it can't be asked.
+        """
+        while True:
+            if self._shifts is not None:
+                await self._read_shifts(self._shifts)
+            await self._clock.sleep(SHIFTS_S * self._jitter())
 
     async def listen(self) -> None:
         """Takes over what other replicas learn, as they learn it."""
@@ -291,6 +304,18 @@ class PricingController:
             return
         self._metrics.refreshes.labels("commitments", "asked").inc()
         await self._board.learn_commitments(commitments, usage, self._clock.now())
+
+    async def _read_shifts(self, shifts: Shifts) -> None:
+        try:
+            zones = await shifts.shifted_zones()
+        except CloudError as error:
+            self._metrics.refreshes.labels("zonal-shift", type(error).__name__).inc()
+            log.warning("zonal shifts can't be followed; what was last said holds", error=str(error))
+            return
+        self._metrics.refreshes.labels("zonal-shift", "asked").inc()
+        if zones != self._board.shifted:
+            log.info("traffic is shifted away from zones", zones=sorted(zones))
+        await self._board.learn_shifted(zones, self._clock.now())
 
     async def _adopt(self, part: Part, shelf: Shelf | None = None) -> None:
         """Takes the shelf's part (the shared memory's) over if it is newer. Raises StoreUnavailableError."""

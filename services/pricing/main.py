@@ -6,6 +6,7 @@ from pathlib import Path
 from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
+from nodeyard.adapters.ec2.zonal_shift import read_shifted_zones
 from nodeyard.adapters.pricing.account_commitments import read_account_commitments
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.adapters.pricing.feed import fetch, problem_of
@@ -59,6 +60,17 @@ class Committed:
 
     async def usage(self) -> Usage:
         return await read_usage(self._session)
+
+
+class ZonalShifts:
+    """The shifts of one resource."""
+
+    def __init__(self, resource: str, session: Ec2Session) -> None:
+        self._resource = resource
+        self._session = session
+
+    async def shifted_zones(self) -> frozenset[str]:
+        return await read_shifted_zones(self._session, self._resource)
 
 
 class Aws:
@@ -122,6 +134,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         backup=PriceFeed(settings.price_feed, session) if settings.price_feed else None,
         disk=CatalogueDirectory(Path(directory), region) if directory else None,
         paid=Committed(settings.commitments, session) if settings.commitments else None,
+        shifts=ZonalShifts(settings.zonal_shift, session) if settings.zonal_shift else None,
         usage_interval_s=settings.usage_interval,
         feed_interval_s=settings.price_feed_interval,
     )
@@ -135,6 +148,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             "reservations": controller.keep_reservations,
             "feed": controller.keep_feed,
             "commitments": controller.keep_commitments,
+            "zonal shift": controller.keep_shifts,
             "listen": controller.listen,
             "sweep": controller.sweep,
         },

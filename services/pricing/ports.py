@@ -39,6 +39,12 @@ class Paid(Protocol):
     async def usage(self) -> Usage: ...
 
 
+class Shifts(Protocol):
+    """Zones, by name or id, that traffic is shifted away from. Raises CloudError."""
+
+    async def shifted_zones(self) -> frozenset[str]: ...
+
+
 class Shelf(Protocol):
     """Where the last answers outlive the process. Raises nodeyard.runtime.leadership.StoreUnavailableError."""
 

@@ -27,6 +27,8 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     """file, http(s):// or s3:// address of Savings Plans, Reserved Instances and discounts, or "account"."""
     usage_interval: Seconds = 60.0
     """How often it is read what uses them up."""
+    zonal_shift: str = ""
+    """ARN of the EKS cluster whose zonal shifts are followed; empty: none are."""
     catalogue_directory: str = ""
     """Where the last known catalogue is kept besides Redis."""
     refusal_ttl: Seconds = 180.0

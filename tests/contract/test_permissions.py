@@ -22,6 +22,7 @@ from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
 from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
+from nodeyard.adapters.ec2.zonal_shift import read_shifted_zones
 from nodeyard.adapters.pricing.account_commitments import read_account_commitments
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.api import labels as keys
@@ -109,6 +110,7 @@ async def market_read(session: Ec2Session, called: set[str]) -> None:
     await read_reservations(session, time.time())
     await read_on_demand_prices(session, time.time())
     await read_usage(session)
+    await read_shifted_zones(session, "arn:aws:eks:eu-west-1:123456789012:cluster/nodeyard")
     await read_account_commitments(Committed(called))
 
 

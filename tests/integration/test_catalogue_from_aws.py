@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from nodeyard.adapters.ec2.describe import read_spot_prices, read_types
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
+from nodeyard.adapters.ec2.zonal_shift import read_shifted_zones
 from nodeyard.adapters.pricing.products import read_on_demand_prices
 from nodeyard.cli.catalog import app
 from nodeyard.cli.files import read_catalogue_file
@@ -106,6 +107,18 @@ async def test_usage_counts_what_runs_on_demand_of_every_owner(session: Ec2Sessi
 
 def session_url() -> str:
     return os.environ["AWS_ENDPOINT_URL"]
+
+
+async def test_zones_that_traffic_is_shifted_away_from_are_those_without_weight(
+    session: Ec2Session, dials: DialBoard, table: TypeTable
+) -> None:
+    cluster = f"arn:aws:eks:{REGION}:123456789012:cluster/nodeyard"
+    assert await read_shifted_zones(session, cluster) == frozenset()
+    dials.put("zonal-shift", zone_ids=[table.zones[1].id])
+    assert await read_shifted_zones(session, cluster) == {table.zones[1].id}
+    dials.post("faults", kind="fail", service="arc-zonal-shift", code="AccessDeniedException", status=403)
+    with pytest.raises(Unauthorized, match="GetManagedResource"):
+        await read_shifted_zones(session, cluster)
 
 
 async def test_throttling_is_waited_out(session: Ec2Session, dials: DialBoard) -> None:

@@ -15,6 +15,7 @@
                                         interruptible, ends_in_seconds, owner_id, tags, placement_group};
                                         PUT /ID {count, ends_in_seconds}; DELETE /ID cancels
     PUT    /dials/consistency           {lag_seconds}
+    PUT    /dials/zonal-shift           {zone_ids: of the zones that traffic is shifted away from}
     PUT    /dials/spot                  {seed, speed}
     POST   /dials/spot/prices           {instance_type, zone: patterns, price_usd_per_hour}; DELETE
     GET    /dials/calls?action=&after=&limit=   API calls: counts, errors, the newest calls; DELETE forgets them
@@ -58,6 +59,12 @@ class Interruption(msgspec.Struct, forbid_unknown_fields=True):
     delay_seconds: Seconds = 120.0
 
 
+class Shift(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of PUT /dials/zonal-shift."""
+
+    zone_ids: tuple[str, ...] = ()
+
+
 class SpotTurn(msgspec.Struct, forbid_unknown_fields=True):
     """Body of PUT /dials/spot."""
 
@@ -87,6 +94,7 @@ class Board:
             "interrupt": self._interrupt,
             "reservations": self._reservations,
             "consistency": self._consistency,
+            "zonal-shift": self._zonal_shift,
             "spot": self._spot,
             "calls": self._calls,
             "cost": self._cost,
@@ -194,6 +202,13 @@ class Board:
         elif method != "GET":
             return _not_allowed(method)
         return 200, msgspec.to_builtins(self._account.dials.consistency)
+
+    def _zonal_shift(self, method: str, _rest: str | None, _query: dict[str, str], given: Any) -> Reply:
+        if method == "PUT":
+            self._account.dials.shifted = decoded(given, Shift).zone_ids
+        elif method != "GET":
+            return _not_allowed(method)
+        return 200, {"zone_ids": list(self._account.dials.shifted)}
 
     def _spot(self, method: str, rest: str | None, _query: dict[str, str], given: Any) -> Reply:
         spot, now = self._account.spot, self._account.clock()

@@ -128,6 +128,7 @@ class Dials:
             self._capacity: dict[str, CapacityRule] = {}
             self._faults: dict[str, Fault] = {}
             self.consistency = Consistency()
+            self.shifted: tuple[str, ...] = ()
 
     def shown(self) -> dict[str, Any]:
         """All of them, as JSON can carry them."""
@@ -138,6 +139,7 @@ class Dials:
                 "capacity": [msgspec.to_builtins(rule) for rule in self._capacity.values()],
                 "faults": [msgspec.to_builtins(fault) for fault in self._faults.values()],
                 "consistency": msgspec.to_builtins(self.consistency),
+                "zonal_shift": list(self.shifted),
             }
 
     # -- machines

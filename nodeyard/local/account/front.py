@@ -1,6 +1,6 @@
 """The one HTTP port: a WSGI application that lets each AWS call meet its faults, answers it and enters it in the log.
 
-EC2 and Pricing are answered here; SSM, SQS, IAM and STS go on to moto's own applications; `/healthz` and `/dials` go
+EC2, Pricing and ARC's zonal shift are answered here; SSM, SQS, IAM and STS go on to moto's own applications; `/healthz` and `/dials` go
 to the board. An error is worded in the protocol of its service. A connection is cut by shutting its socket, after the
 effect took place, which is what a client sees when a load balancer dies. Neighbours: `server` runs it.
 """
@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 import structlog
+from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from nodeyard.local.account import catalogue, products
@@ -33,12 +34,13 @@ log = structlog.get_logger(__name__)
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
+_ZONAL_SHIFT = "arc-zonal-shift"
 _MAX_BODY = 16 * 1024 * 1024
 
 
 @dataclass
 class Call:
-    """One request, read. `service` is the signing name: ec2, pricing, ssm, sqs, iam, sts."""
+    """One request, read. `service` is the signing name: ec2, pricing, ssm, sqs, iam, sts, arc-zonal-shift."""
 
     service: str
     region: str
@@ -111,6 +113,8 @@ class Front:
                 return self._ec2_answer(environ)
             if call.service == "pricing":
                 return _pricing(call)
+            if call.service == _ZONAL_SHIFT:
+                return self._zonal_shift(call)
             return self._other(call, environ)
         except NotImplementedError as error:
             return _refused(call, "UnsupportedOperation", f"Not simulated: {error}", 400)
@@ -125,6 +129,15 @@ class Front:
         body = text.encode() if isinstance(text, str) else bytes(text)
         error = _error_code(body) if int(status) >= 400 else None
         return Answer(int(status), body, "text/xml;charset=UTF-8", error, handler.facts)
+
+    def _zonal_shift(self, call: Call) -> Answer:
+        """Whatever resource is asked about: the weight of each zone by the dial."""
+        if call.action != "GetManagedResource":
+            raise NotImplementedError(call.action or "an action of ARC's")
+        zones = [zone.zone_id for zone in RegionsAndZonesBackend.zones.get(call.region, [])]
+        weights = {zone: 0.0 if zone in self._account.dials.shifted else 1.0 for zone in zones}
+        body = json.dumps({"appliedWeights": weights, "zonalShifts": []})
+        return Answer(200, body.encode(), "application/json")
 
     def _other(self, call: Call, environ: dict[str, Any]) -> Answer:
         """moto's own application. SQS waits inside (long polls), so it may not hold the account's lock."""
@@ -154,6 +167,9 @@ def _call(environ: dict[str, Any], body: bytes) -> Call | None:
     match = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
     if match is None:
         return None
+    if match["service"].lower() == _ZONAL_SHIFT:
+        asks = environ.get("PATH_INFO", "").startswith("/managedresources/")
+        return Call(_ZONAL_SHIFT, match["region"], "GetManagedResource" if asks else "", True, body)
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if target:
         action = target.rsplit(".", 1)[-1]

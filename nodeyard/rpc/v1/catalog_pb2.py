@@ -24,39 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnodeyard/rpc/v1/catalog.proto\x12\x0fnodeyard.rpc.v1\")\n\x13WatchCatalogRequest\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\xfe\x02\n\x14WatchCatalogResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x12\n\ntypes_json\x18\x02 \x01(\x0c\x12\r\n\x05zones\x18\x03 \x03(\t\x12\x10\n\x08zone_ids\x18\x04 \x03(\t\x12-\n\tofferings\x18\x05 \x01(\x0b\x32\x1a.nodeyard.rpc.v1.Offerings\x12\x0e\n\x06region\x18\x06 \x01(\t\x12\x19\n\x11\x65xhausted_subnets\x18\x07 \x03(\t\x12%\n\x05\x61sked\x18\x08 \x03(\x0b\x32\x16.nodeyard.rpc.v1.Asked\x12\x31\n\x07learned\x18\t \x01(\x0b\x32 .nodeyard.rpc.v1.LearnedCapacity\x12\x1b\n\x13reserved_interfaces\x18\n \x01(\r\x12\x19\n\x11reservations_json\x18\x0b \x01(\x0c\x12\x33\n\x11refused_in_groups\x18\x0c \x03(\x0b\x32\x18.nodeyard.rpc.v1.Refusal\"A\n\x0fLearnedCapacity\x12.\n\x06memory\x18\x01 \x03(\x0b\x32\x1e.nodeyard.rpc.v1.LearnedMemory\"]\n\rLearnedMemory\x12\x15\n\rinstance_type\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x10\n\x08settings\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"A\n\x05\x41sked\x12,\n\x06source\x18\x01 \x01(\x0e\x32\x1c.nodeyard.rpc.v1.PriceSource\x12\n\n\x02\x61t\x18\x02 \x01(\x01\"\xf3\x01\n\tOfferings\x12\x0c\n\x04type\x18\x01 \x03(\r\x12\x0c\n\x04zone\x18\x02 \x03(\r\x12\x34\n\rcapacity_type\x18\x03 \x03(\x0e\x32\x1d.nodeyard.rpc.v1.CapacityType\x12\r\n\x05price\x18\x04 \x03(\x01\x12\x11\n\tavailable\x18\x05 \x03(\x08\x12,\n\x06source\x18\x06 \x03(\x0e\x32\x1c.nodeyard.rpc.v1.PriceSource\x12\x11\n\tpriced_at\x18\x07 \x03(\x01\x12\x0c\n\x04risk\x18\x08 \x03(\x01\x12\x12\n\nlist_price\x18\t \x03(\x01\x12\x0f\n\x07release\x18\n \x03(\x01\"B\n\x14ReportRefusalRequest\x12*\n\x08refusals\x18\x01 \x03(\x0b\x32\x18.nodeyard.rpc.v1.Refusal\"\x91\x01\n\x07Refusal\x12\x15\n\rinstance_type\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x15\n\rcapacity_type\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06subnet\x18\x05 \x01(\t\x12\x17\n\x0fplacement_group\x18\x06 \x01(\t\x12\x13\n\x0breservation\x18\x07 \x01(\t\"\x17\n\x15ReportRefusalResponse\"G\n\x15ReportCapacityRequest\x12.\n\x06memory\x18\x01 \x03(\x0b\x32\x1e.nodeyard.rpc.v1.LearnedMemory\"\x18\n\x16ReportCapacityResponse*~\n\x0c\x43\x61pacityType\x12\x1d\n\x19\x43\x41PACITY_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41PACITY_TYPE_ON_DEMAND\x10\x01\x12\x16\n\x12\x43\x41PACITY_TYPE_SPOT\x10\x02\x12\x1a\n\x16\x43\x41PACITY_TYPE_RESERVED\x10\x03*\xdf\x01\n\x0bPriceSource\x12\x1c\n\x18PRICE_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRICE_SOURCE_PRICING_API\x10\x01\x12\x1d\n\x19PRICE_SOURCE_SPOT_HISTORY\x10\x02\x12\x15\n\x11PRICE_SOURCE_FEED\x10\x03\x12\x1b\n\x17PRICE_SOURCE_LAST_KNOWN\x10\x04\x12\x19\n\x15PRICE_SOURCE_ESTIMATE\x10\x05\x12&\n\"PRICE_SOURCE_CAPACITY_RESERVATIONS\x10\x06\x32\xa4\x02\n\x07Pricing\x12V\n\x05Watch\x12$.nodeyard.rpc.v1.WatchCatalogRequest\x1a%.nodeyard.rpc.v1.WatchCatalogResponse0\x01\x12^\n\rReportRefusal\x12%.nodeyard.rpc.v1.ReportRefusalRequest\x1a&.nodeyard.rpc.v1.ReportRefusalResponse\x12\x61\n\x0eReportCapacity\x12&.nodeyard.rpc.v1.ReportCapacityRequest\x1a\'.nodeyard.rpc.v1.ReportCapacityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnodeyard/rpc/v1/catalog.proto\x12\x0fnodeyard.rpc.v1\")\n\x13WatchCatalogRequest\x12\x12\n\nsubscriber\x18\x01 \x01(\t\"\x91\x03\n\x14WatchCatalogResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x12\n\ntypes_json\x18\x02 \x01(\x0c\x12\r\n\x05zones\x18\x03 \x03(\t\x12\x10\n\x08zone_ids\x18\x04 \x03(\t\x12-\n\tofferings\x18\x05 \x01(\x0b\x32\x1a.nodeyard.rpc.v1.Offerings\x12\x0e\n\x06region\x18\x06 \x01(\t\x12\x19\n\x11\x65xhausted_subnets\x18\x07 \x03(\t\x12%\n\x05\x61sked\x18\x08 \x03(\x0b\x32\x16.nodeyard.rpc.v1.Asked\x12\x31\n\x07learned\x18\t \x01(\x0b\x32 .nodeyard.rpc.v1.LearnedCapacity\x12\x1b\n\x13reserved_interfaces\x18\n \x01(\r\x12\x19\n\x11reservations_json\x18\x0b \x01(\x0c\x12\x33\n\x11refused_in_groups\x18\x0c \x03(\x0b\x32\x18.nodeyard.rpc.v1.Refusal\x12\x11\n\tzones_out\x18\r \x03(\t\"A\n\x0fLearnedCapacity\x12.\n\x06memory\x18\x01 \x03(\x0b\x32\x1e.nodeyard.rpc.v1.LearnedMemory\"]\n\rLearnedMemory\x12\x15\n\rinstance_type\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x10\n\x08settings\x18\x03 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"A\n\x05\x41sked\x12,\n\x06source\x18\x01 \x01(\x0e\x32\x1c.nodeyard.rpc.v1.PriceSource\x12\n\n\x02\x61t\x18\x02 \x01(\x01\"\xf3\x01\n\tOfferings\x12\x0c\n\x04type\x18\x01 \x03(\r\x12\x0c\n\x04zone\x18\x02 \x03(\r\x12\x34\n\rcapacity_type\x18\x03 \x03(\x0e\x32\x1d.nodeyard.rpc.v1.CapacityType\x12\r\n\x05price\x18\x04 \x03(\x01\x12\x11\n\tavailable\x18\x05 \x03(\x08\x12,\n\x06source\x18\x06 \x03(\x0e\x32\x1c.nodeyard.rpc.v1.PriceSource\x12\x11\n\tpriced_at\x18\x07 \x03(\x01\x12\x0c\n\x04risk\x18\x08 \x03(\x01\x12\x12\n\nlist_price\x18\t \x03(\x01\x12\x0f\n\x07release\x18\n \x03(\x01\"B\n\x14ReportRefusalRequest\x12*\n\x08refusals\x18\x01 \x03(\x0b\x32\x18.nodeyard.rpc.v1.Refusal\"\x91\x01\n\x07Refusal\x12\x15\n\rinstance_type\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x15\n\rcapacity_type\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06subnet\x18\x05 \x01(\t\x12\x17\n\x0fplacement_group\x18\x06 \x01(\t\x12\x13\n\x0breservation\x18\x07 \x01(\t\"\x17\n\x15ReportRefusalResponse\"G\n\x15ReportCapacityRequest\x12.\n\x06memory\x18\x01 \x03(\x0b\x32\x1e.nodeyard.rpc.v1.LearnedMemory\"\x18\n\x16ReportCapacityResponse*~\n\x0c\x43\x61pacityType\x12\x1d\n\x19\x43\x41PACITY_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41PACITY_TYPE_ON_DEMAND\x10\x01\x12\x16\n\x12\x43\x41PACITY_TYPE_SPOT\x10\x02\x12\x1a\n\x16\x43\x41PACITY_TYPE_RESERVED\x10\x03*\xdf\x01\n\x0bPriceSource\x12\x1c\n\x18PRICE_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PRICE_SOURCE_PRICING_API\x10\x01\x12\x1d\n\x19PRICE_SOURCE_SPOT_HISTORY\x10\x02\x12\x15\n\x11PRICE_SOURCE_FEED\x10\x03\x12\x1b\n\x17PRICE_SOURCE_LAST_KNOWN\x10\x04\x12\x19\n\x15PRICE_SOURCE_ESTIMATE\x10\x05\x12&\n\"PRICE_SOURCE_CAPACITY_RESERVATIONS\x10\x06\x32\xa4\x02\n\x07Pricing\x12V\n\x05Watch\x12$.nodeyard.rpc.v1.WatchCatalogRequest\x1a%.nodeyard.rpc.v1.WatchCatalogResponse0\x01\x12^\n\rReportRefusal\x12%.nodeyard.rpc.v1.ReportRefusalRequest\x1a&.nodeyard.rpc.v1.ReportRefusalResponse\x12\x61\n\x0eReportCapacity\x12&.nodeyard.rpc.v1.ReportCapacityRequest\x1a\'.nodeyard.rpc.v1.ReportCapacityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nodeyard.rpc.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPACITYTYPE']._serialized_start=1293
-  _globals['_CAPACITYTYPE']._serialized_end=1419
-  _globals['_PRICESOURCE']._serialized_start=1422
-  _globals['_PRICESOURCE']._serialized_end=1645
+  _globals['_CAPACITYTYPE']._serialized_start=1312
+  _globals['_CAPACITYTYPE']._serialized_end=1438
+  _globals['_PRICESOURCE']._serialized_start=1441
+  _globals['_PRICESOURCE']._serialized_end=1664
   _globals['_WATCHCATALOGREQUEST']._serialized_start=50
   _globals['_WATCHCATALOGREQUEST']._serialized_end=91
   _globals['_WATCHCATALOGRESPONSE']._serialized_start=94
-  _globals['_WATCHCATALOGRESPONSE']._serialized_end=476
-  _globals['_LEARNEDCAPACITY']._serialized_start=478
-  _globals['_LEARNEDCAPACITY']._serialized_end=543
-  _globals['_LEARNEDMEMORY']._serialized_start=545
-  _globals['_LEARNEDMEMORY']._serialized_end=638
-  _globals['_ASKED']._serialized_start=640
-  _globals['_ASKED']._serialized_end=705
-  _globals['_OFFERINGS']._serialized_start=708
-  _globals['_OFFERINGS']._serialized_end=951
-  _globals['_REPORTREFUSALREQUEST']._serialized_start=953
-  _globals['_REPORTREFUSALREQUEST']._serialized_end=1019
-  _globals['_REFUSAL']._serialized_start=1022
-  _globals['_REFUSAL']._serialized_end=1167
-  _globals['_REPORTREFUSALRESPONSE']._serialized_start=1169
-  _globals['_REPORTREFUSALRESPONSE']._serialized_end=1192
-  _globals['_REPORTCAPACITYREQUEST']._serialized_start=1194
-  _globals['_REPORTCAPACITYREQUEST']._serialized_end=1265
-  _globals['_REPORTCAPACITYRESPONSE']._serialized_start=1267
-  _globals['_REPORTCAPACITYRESPONSE']._serialized_end=1291
-  _globals['_PRICING']._serialized_start=1648
-  _globals['_PRICING']._serialized_end=1940
+  _globals['_WATCHCATALOGRESPONSE']._serialized_end=495
+  _globals['_LEARNEDCAPACITY']._serialized_start=497
+  _globals['_LEARNEDCAPACITY']._serialized_end=562
+  _globals['_LEARNEDMEMORY']._serialized_start=564
+  _globals['_LEARNEDMEMORY']._serialized_end=657
+  _globals['_ASKED']._serialized_start=659
+  _globals['_ASKED']._serialized_end=724
+  _globals['_OFFERINGS']._serialized_start=727
+  _globals['_OFFERINGS']._serialized_end=970
+  _globals['_REPORTREFUSALREQUEST']._serialized_start=972
+  _globals['_REPORTREFUSALREQUEST']._serialized_end=1038
+  _globals['_REFUSAL']._serialized_start=1041
+  _globals['_REFUSAL']._serialized_end=1186
+  _globals['_REPORTREFUSALRESPONSE']._serialized_start=1188
+  _globals['_REPORTREFUSALRESPONSE']._serialized_end=1211
+  _globals['_REPORTCAPACITYREQUEST']._serialized_start=1213
+  _globals['_REPORTCAPACITYREQUEST']._serialized_end=1284
+  _globals['_REPORTCAPACITYRESPONSE']._serialized_start=1286
+  _globals['_REPORTCAPACITYRESPONSE']._serialized_end=1310
+  _globals['_PRICING']._serialized_start=1667
+  _globals['_PRICING']._serialized_end=1959
 # @@protoc_insertion_point(module_scope)

@@ -100,6 +100,7 @@ class WatchCatalogResponse(_message.Message):
     RESERVED_INTERFACES_FIELD_NUMBER: _builtins.int
     RESERVATIONS_JSON_FIELD_NUMBER: _builtins.int
     REFUSED_IN_GROUPS_FIELD_NUMBER: _builtins.int
+    ZONES_OUT_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     types_json: _builtins.bytes
     """Set in the first message and whenever the types themselves changed: JSON list of instance type descriptions."""
@@ -139,6 +140,12 @@ class WatchCatalogResponse(_message.Message):
     def refused_in_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
         """Offerings refused in a placement group, which say nothing about others; the whole list in every message."""
 
+    @_builtins.property
+    def zones_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Zones that nothing is bought in or asked of, because traffic is shifted away from them; the whole list in every
+        message.
+        """
+
     def __init__(
         self,
         *,
@@ -154,10 +161,11 @@ class WatchCatalogResponse(_message.Message):
         reserved_interfaces: _builtins.int = ...,
         reservations_json: _builtins.bytes = ...,
         refused_in_groups: _abc.Iterable[Global___Refusal] | None = ...,
+        zones_out: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["learned", b"learned", "offerings", b"offerings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "refused_in_groups", b"refused_in_groups", "region", b"region", "reservations_json", b"reservations_json", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "exhausted_subnets", b"exhausted_subnets", "learned", b"learned", "offerings", b"offerings", "refused_in_groups", b"refused_in_groups", "region", b"region", "reservations_json", b"reservations_json", "reserved_interfaces", b"reserved_interfaces", "revision", b"revision", "types_json", b"types_json", "zone_ids", b"zone_ids", "zones", b"zones", "zones_out", b"zones_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

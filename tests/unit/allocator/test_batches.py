@@ -12,6 +12,7 @@ from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.errors import CloudError, InvalidRequest, NotFound, Throttled, Unreachable
 from nodeyard.provisioning.batches import LAUNCH_BATCH, batch_of
 from nodeyard.provisioning.claims import launch_record_of
+from services.allocator.naming import Namer
 from tests.support.allocator import Replica, World
 
 CUT = Unreachable("cut", may_have_taken_effect=True)
@@ -279,3 +280,20 @@ async def test_instances_of_a_batch_are_tagged_as_their_claims_and_what_was_miss
     assert world.cloud.claims == wanted
     await replica.namer.drain()
     assert world.cloud.claims == wanted
+
+
+async def test_instances_in_a_zone_that_traffic_is_shifted_from_are_tagged_once_that_is_over(
+    world: World,
+) -> None:
+    await claims(world, 3)
+    replica = await ready(world, "a")
+    await replica.follow()
+    zones = {c.provider_id.split("/")[-2] for c in world.api.claims.values()}
+    out = set(zones)
+    namer = Namer(world.cloud, replica.stream, world.clock, world.why_stopped, lambda: frozenset(out))
+    await namer.sweep()
+    assert namer.pending == 0
+    out.clear()
+    await namer.sweep()
+    await namer.drain()
+    assert world.cloud.claims == {c.provider_id.rpartition("/")[2]: c.uid for c in world.api.claims.values()}

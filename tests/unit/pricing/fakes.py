@@ -83,6 +83,19 @@ class FakeAccount:
         return dict(self.running)
 
 
+class FakeShifts:
+    """Zones that traffic is shifted away from. `broken` is raised instead, where set."""
+
+    def __init__(self, *zones: str) -> None:
+        self.zones = frozenset(zones)
+        self.broken: Exception | None = None
+
+    async def shifted_zones(self) -> frozenset[str]:
+        if self.broken is not None:
+            raise self.broken
+        return self.zones
+
+
 class FakeMemory:
     """What Redis would keep, and its channel. `away` makes everything fail."""
 

@@ -14,7 +14,7 @@ from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
 from tests.support.clock import FakeClock, settle
-from tests.unit.pricing.fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory
+from tests.unit.pricing.fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory, FakeShifts
 
 MINUTE_S, SPOT_S, HOURS_S = 60.0, 300.0, 12 * 3600.0
 
@@ -31,6 +31,7 @@ class Replica:
         feed: FakeFeed | None = None,
         disk: CatalogueDirectory | None = None,
         paid: FakeAccount | None = None,
+        shifts: FakeShifts | None = None,
     ) -> None:
         metrics = PricingMetrics(CollectorRegistry())
         self.board = PriceBoard(metrics, trusted_s={"on-demand": 2 * HOURS_S, "spot": 2 * SPOT_S})
@@ -45,6 +46,7 @@ class Replica:
             backup=feed,
             disk=disk,
             paid=paid,
+            shifts=shifts,
             chance=lambda: 0.5,
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -61,6 +63,7 @@ class Replica:
             c.sweep,
             c.keep_feed,
             c.keep_commitments,
+            c.keep_shifts,
         ):
             self._tasks.append(asyncio.create_task(loop()))
         await settle()
@@ -100,8 +103,9 @@ class World:
         feed: FakeFeed | None = None,
         disk: CatalogueDirectory | None = None,
         paid: FakeAccount | None = None,
+        shifts: FakeShifts | None = None,
     ) -> Replica:
-        made = Replica(name, self.cloud, self.memory, self.clock, feed, disk, paid)
+        made = Replica(name, self.cloud, self.memory, self.clock, feed, disk, paid, shifts)
         self.replicas.append(made)
         await made.start()
         return made
