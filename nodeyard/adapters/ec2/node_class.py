@@ -2,7 +2,8 @@
 
 Selector terms are ORed, tags within a term ANDed with `*` as wildcard; aliases go through SSM's public parameters.
 What was found is remembered for a while, per selector (subnets 1 min, groups of both kinds and images 5 min, what an SSM
-parameter stands for half an hour, profiles 15 min; a minute when nothing was found), and each part's outcome becomes a condition.
+parameter stands for half an hour, profiles 15 min; a minute when nothing was found; a quarter of an hour longer while AWS
+throttles or can't be reached), and each part's outcome becomes a condition.
 Source: Karpenter documentation, "NodeClasses"; EKS documentation "Retrieve recommended AMI IDs"; Bottlerocket
 documentation (public SSM parameters).
 """
@@ -37,6 +38,8 @@ IMAGES_S: Final = 300.0
 ALIAS_S: Final = 1800.0
 PROFILE_S: Final = 900.0
 EMPTY_S: Final = 60.0
+STALE_S: Final = 900.0
+"""For how much longer what was found counts while AWS can't be asked again."""
 _GPU: Final = "karpenter.k8s.aws/instance-gpu-count"
 _ACCELERATOR: Final = "karpenter.k8s.aws/instance-accelerator-count"
 _ARCH: Final = {"x86_64": "amd64", "arm64": "arm64"}
@@ -135,7 +138,12 @@ class Resolver:
         kept = self._memory.get(known)
         if kept is not None and now < kept[0]:
             return kept[1]
-        found = await ask()
+        try:
+            found = await ask()
+        except CloudError as error:
+            if kept is None or not error.retryable or now >= kept[0] + STALE_S:
+                raise
+            return kept[1]
         self._memory[known] = (now + (keep_s if found else min(keep_s, EMPTY_S)), found)
         return found
 
