@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from nodeyard.api.nodeclass import Image, ReservationTerm
 from nodeyard.cloudprovider.learned import LearnedMemory, settings_of
+from nodeyard.cloudprovider.market import TypeTable
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
 from nodeyard.rpc.catalog import CatalogFeed
@@ -45,9 +46,9 @@ class Served:
         self._listening: asyncio.Task[None] | None = None
         self.address = "127.0.0.1:0"
 
-    async def fill(self) -> None:
+    async def fill(self, table: TypeTable | None = None) -> None:
         now = time.time()
-        table = table_of()
+        table = table or table_of()
         await self.board.learn_types(table, now, now)
         await self.board.learn_prices("on-demand", on_demand_sheet(table, now), now)
         await self.board.learn_prices("spot", spot_sheet(table, now), now)
