@@ -161,7 +161,8 @@ class Ledger:
                 out[there] -= matches[at]
             elif matches[at] or carries[at]:
                 out[there] = 0.0
-        return np.maximum(out, 0.0)
+        left: Floats = np.maximum(out, 0.0)
+        return left
 
     def _left_on_hosts(self, name: object, whole: float) -> Floats:
         count, first = self.hosts.count, self.first

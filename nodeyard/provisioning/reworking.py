@@ -115,12 +115,15 @@ class Reworker:
         chance = waste + 0.05 * waste.mean() + 1e-9
         seed = int(rng.choice(len(bins), p=chance / chance.sum()))
         here = self.open_to[:, bins[seed].column]
-        mine = self.open_to[bins[seed].lots].any(axis=0) if len(bins[seed].lots) else self.open_to.any(axis=0)
+        lots_here = bins[seed].lots if len(bins[seed].lots) else slice(None)
+        mine = np.asarray(self.open_to[lots_here].any(axis=0))
         akin = np.array([here[b.lots].any() or mine[b.column] for b in bins])
         chance = (chance + 0.3 * waste.mean()) * np.where(akin, 1.0, _STRANGERS)
         chance[seed] = 0.0
         many = min(int(rng.integers(1, 6)), len(bins) - 1)
-        others = rng.choice(len(bins), many, replace=False, p=chance / chance.sum()) if many else []
+        others: list[int] = (
+            rng.choice(len(bins), many, replace=False, p=chance / chance.sum()).tolist() if many else []
+        )
         some, lots = [seed], set(bins[seed].lots.tolist())
         for other in others:
             wider = lots | set(bins[int(other)].lots.tolist())
