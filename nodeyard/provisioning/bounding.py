@@ -32,7 +32,7 @@ from nodeyard.scheduling.topology import TermKind
 _CLOSE = 1.003
 _CLOSE_OF_MANY = 1.02
 _FEW_PODS = 1_500
-_MOST_SHARES = 12
+_MOST_SHARES = 24
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import numpy as np
 from nodeyard.provisioning.aggregate import Aggregate, aggregate
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.columns import cheapest
+from nodeyard.provisioning.covering import covering
 from nodeyard.provisioning.domains import cells_of
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.kinds import (
@@ -37,6 +38,8 @@ _MOST_LOTS = 60
 _MOST_HOSTS = 40
 _MOST_SHARES = 8
 _CLOSE = 1.003
+_COVERING = 0.85
+"""Of the time for the bound, what whole nodes may take; patterns have the rest."""
 
 
 @dataclass(slots=True)
@@ -148,17 +151,18 @@ class Joint:
         return out
 
     def bound(self, objective: float, spare: Callable[[], float]) -> float:
-        """The bound by patterns, or by summed room where that proves more."""
-        model = self.model()
+        """The bound by whole nodes, and by patterns where that leaves a gap."""
+        model, work = self.model(), self.setting.effort
         if not len(model.cost):
             return 0.0
-        solver = PatternSolver(model, spare, work=self.setting.effort)
-        share = 0.8 if solver.lists_all else 0.0 if solver.broad else 0.3
-        low = solver.solve(objective, integer_s=spare() * share).bound
-        if solver.lists_all or objective <= low * _CLOSE:
+        bare = PatternSolver(model, lambda: 0.0, work=work)
+        seconds = spare() * _COVERING
+        low = covering(model, bare.columns, bare.fits, bare.most, objective, seconds, work, _CLOSE - 1)
+        if objective <= low * _CLOSE or spare() <= 0:
             return low
-        found = self._aggregated(solver, objective, spare() * 0.9)
-        return max(low, found.bound) if found is not None else low
+        solver = PatternSolver(model, spare, work=work)
+        share = 0.8 if solver.lists_all else 0.0 if solver.broad else 0.3
+        return max(low, solver.solve(objective, integer_s=spare() * share).bound)
 
     def _aggregated(self, solver: PatternSolver, upper: float, seconds: float) -> Aggregate | None:
         work = self.setting.effort
