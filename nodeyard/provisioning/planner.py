@@ -203,7 +203,7 @@ def _best_draft(
 def _reworked(setting: Setting, draft: Draft) -> Draft:
     """The draft, or what comes of packing a few of its nodes anew at a time, where that is cheaper, preferences included."""
     pods = len(setting.problem.pods)
-    if pods > _REWORK_PODS:
+    if not 0 < pods <= _REWORK_PODS:
         return draft
     most = min(_REWORK_S, _search_s(setting.options) * _REWORK_PART)
     seconds = most * min(1.0, _REWORK_FULL / pods)
