@@ -21,6 +21,7 @@ from nodeyard.state.cluster import Snapshot
 
 INSTANCE_TERMINATING = "InstanceTerminating"
 _CRON_FIELDS = 5
+_REASONS = frozenset(Reason)
 
 
 def active(budget: Budget, now: float) -> bool:
@@ -78,9 +79,12 @@ def limited(pool: Pool, reason: Reason, nodes: int, now: float) -> tuple[int | N
     least: int | None = None
     by = ""
     for budget in pool.disruption.budgets:
-        if budget.reasons and reason not in budget.reasons:
+        unknown = [each for each in budget.reasons if each not in _REASONS]
+        if budget.reasons and reason not in budget.reasons and not unknown:
             continue
         try:
+            if unknown:
+                raise ValueError(f"{unknown[0]!r} is no reason")
             if not active(budget, now):
                 continue
             allowed, why = allows(budget, nodes), f"budget {described(budget)}"

@@ -12,6 +12,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import BALANCED, WHEN_UNDERUTILIZED, Pool
+from nodeyard.api.pool_disruption import POLICIES
 from nodeyard.disruption.budgets import Room
 from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.candidates import candidates
@@ -96,7 +97,9 @@ def consolidation_blocks(run: Pass, candidate: Candidate, reason: Reason) -> Ite
     pool = run.pool(candidate)
     if pool is None:
         return
-    if reason is Reason.UNDERUTILIZED and pool.disruption.policy not in (WHEN_UNDERUTILIZED, BALANCED):
+    if pool.disruption.policy not in POLICIES:
+        yield Block(Rule.POLICY, f"pool {pool.key} has a policy that is not known: {pool.disruption.policy}")
+    elif reason is Reason.UNDERUTILIZED and pool.disruption.policy not in (WHEN_UNDERUTILIZED, BALANCED):
         yield Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
     window = pool.disruption.consolidate_after_s
     if window is None:

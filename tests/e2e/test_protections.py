@@ -29,7 +29,7 @@ def yard(make_yard: YardFactory) -> Yard:
     yard = make_yard(
         replicas=1,
         settings={
-            "NODEYARD_VALIDATION_WAIT": "1s",
+            "NODEYARD_VALIDATION_WAIT": "5s",
             "NODEYARD_DISRUPTION_POLL": "1s",
             "NODEYARD_INTERRUPTION_QUEUE": "",
             "NODEYARD_BATCH_MAX_DURATION": "3s",
@@ -151,6 +151,34 @@ def test_a_budget_that_ends_lets_an_empty_node_go_though_nothing_else_changes(ya
         assert not tainted(yard, node)
         time.sleep(0.5)
     yard.wait_gone(within_s=90)
+
+
+def test_churn_at_validation_saves_the_node(yard: Yard) -> None:
+    """A pod that is bound to an empty node between the decision and the second look keeps it."""
+    yard.apply(node_pool(disruption=NEVER))
+    node = running(yard, "web", {})
+    name, (claim,) = node["metadata"]["name"], yard.claims()
+    yard.scale("web", 0)
+    eventually(lambda: not yard.pods("web"), within_s=60)
+    yard.apply(node_pool(disruption=WHEN_EMPTY))
+    eventually(lambda: yard.decisions(kind="proposed", subject=f"node/{name}"), within_s=60)
+    late = deployment("late", 1, nodeName=name)["spec"]["template"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        **late,
+        "metadata": {**late["metadata"], "name": "late", "namespace": "default"},
+    }
+    yard.apply(pod)
+    eventually(
+        lambda: [d for d in yard.decisions(kind="blocked") if d["subject"].startswith("command/")],
+        within_s=30,
+    )
+    assert not tainted(yard, node)
+    assert [c["metadata"]["uid"] for c in yard.claims()] == [claim["metadata"]["uid"]]
+    yard.wait_running("late", 1)
+    yard.apply(node_pool(disruption=NEVER))
+    yard.kube.delete(f"{PODS}/late")
 
 
 def test_a_budget_over_daemons_keeps_their_node_until_it_lets_them_go(yard: Yard) -> None:

@@ -182,3 +182,10 @@ def test_nodes_of_commands_and_nodes_being_deleted_consume_the_budget() -> None:
     assert room.left("default", Reason.EMPTY) == 1
     assert room.take("default", Reason.EMPTY)
     assert not room.take("default", Reason.EMPTY)
+
+
+def test_a_reason_that_is_none_shuts_for_all_reasons() -> None:
+    """Misspelt, it would otherwise open what it was meant to shut."""
+    pool = Builder().pool(budgets=(Budget("100%"), Budget("0", reasons=("Underutilised",))))
+    for reason in Reason:
+        assert limit(pool, reason, 10, NOW) == 0

@@ -232,6 +232,18 @@ def test_a_node_whose_pods_fit_on_another_goes_without_a_replacement() -> None:
     assert len(outcome.command.nodes) == 1
 
 
+def test_a_policy_that_is_not_known_keeps_empty_nodes_too_and_the_rest_goes_on() -> None:
+    build = Builder()
+    build.pool(policy="WhenBored")
+    build.pool("other")
+    build.node("a")
+    build.node("b", pool="other")
+    outcome = passed(build)
+    assert rules(outcome)["a"] is Rule.POLICY
+    assert outcome.command is not None
+    assert outcome.command.nodes == ("b",)
+
+
 def test_when_empty_pools_keep_their_underused_nodes() -> None:
     build = Builder()
     two_half_empty(build)
