@@ -145,6 +145,8 @@ class Replica:
         name: str = "r0",
         leases: Leases | None = None,
         binds: bool = True,
+        planner: Planner = first_fit,
+        options: Options | None = None,
     ) -> None:
         self.world = world
         self.clock = clock
@@ -208,12 +210,12 @@ class Replica:
             planner=plan,
             clock=clock,
         )
-        self.disruption = self._disruption(first_fit)
+        self.disruption = self._disruption(planner, options or Options())
 
     async def _approved(self) -> str:
         return self.approved
 
-    def _disruption(self, planner: Planner) -> Disruption:
+    def _disruption(self, planner: Planner, options: Options) -> Disruption:
         return Disruption(
             cluster=self.world,
             prices=self.prices,
@@ -226,7 +228,7 @@ class Replica:
             courses=self.courses,
             chronicle=self.chronicle,
             planner=planner,
-            options=Options(),
+            options=options,
             clock=self.clock,
             measures=self.measures,
             permitted=lambda: True,
