@@ -43,6 +43,8 @@ class Offering(Value, frozen=True):
     """USD per hour that giving one up saves, where that is another than the price."""
     reserved: Reserved | None = None
     """Set where the capacity type is `reserved`."""
+    refused_partitions: tuple[str, ...] = ()
+    """Partitions of the class's placement group in which the cloud refuses it now."""
 
 
 class InstanceType(Value, frozen=True):

@@ -27,7 +27,7 @@ ZONAL_SHIFT: Final = "ZonalShift"
 
 
 InGroup = tuple[str, tuple[str, str, str]]
-"""(placement group, (capacity type, type, zone)) that is refused; an empty field stands for all values."""
+"""(placement group or partition of one, (capacity type, type, zone)) that is refused; an empty field stands for all values."""
 
 
 class Refusal(Value, frozen=True):
@@ -41,7 +41,7 @@ class Refusal(Value, frozen=True):
     subnet: str = ""
     """Set: the subnet has no free addresses; its zone is out only when all the class's subnets there are."""
     placement_group: str = ""
-    """Set: only launches into the group with this id are affected."""
+    """Set: only launches into the group with this id, or into that partition of it (`pg-1/2`), are affected."""
     reservation: str = ""
     """Set: the capacity reservation is full; nothing else is meant. With a placement group: it has no room for the group."""
 

@@ -19,7 +19,7 @@ from nodeyard.cloudprovider.capacity import allocatable_of, capacity_of, problem
 from nodeyard.cloudprovider.eligibility import eligible
 from nodeyard.cloudprovider.market import RESERVATIONS, Market, TypeTable, Zone
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
-from nodeyard.cloudprovider.refusals import Shut, covers
+from nodeyard.cloudprovider.refusals import InGroup, Shut, covers
 from nodeyard.cloudprovider.reservations import CapacityReservation, reserved_price, selected
 from nodeyard.cloudprovider.rows import Row
 from nodeyard.cloudprovider.scarcity import Pool
@@ -43,7 +43,9 @@ class Resolver:
         """The class's catalogue. `shut`: refusals that the market does not know of yet. `now`: Unix seconds."""
         refused = shut or Shut()
         group = node_class.placement_group.id if node_class.placement_group is not None else ""
-        in_group = [pool for of, pool in market.refused_in_groups | refused.in_groups if of == group]
+        in_groups = market.refused_in_groups | refused.in_groups
+        in_group = [pool for of, pool in in_groups if of == group]
+        in_parts = _in_partitions(group, in_groups)
         zones = _zones_of(node_class, market.exhausted_subnets | refused.exhausted_subnets)
         reserved = selected(node_class, market.reservations)
         seen = market.learned.memory_of(node_class)
@@ -61,7 +63,9 @@ class Resolver:
         if key not in self._catalogues:
             bare = self._bare_types(settings, market.table, node_class, seen)
             offers = _reserved(market, reserved, bare, zones, refused, in_group)
-            types = _with_offerings(market, bare, zones, refused, in_group, now, offers)
+            types = _with_partitions(
+                _with_offerings(market, bare, zones, refused, in_group, now, offers), in_parts
+            )
             revision = blake2b(key, digest_size=8).hexdigest()
             unselected = {r.id for r in market.reservations} - {r.id for r in reserved}
             _keep(self._catalogues, key, Catalogue(types, revision, unselected))
@@ -126,6 +130,25 @@ def _with_offerings(
         yield InstanceType(
             found.name, found.requirements, found.capacity, found.allocatable, tuple(offerings.get(index, ()))
         )
+
+
+def _in_partitions(group: str, in_groups: Iterable[InGroup]) -> list[tuple[str, Pool]]:
+    """(partition, pool) for what is refused in single partitions of the group."""
+    found = ((of.rpartition("/"), pool) for of, pool in in_groups if group)
+    return sorted((partition, pool) for (of, _, partition), pool in found if of == group)
+
+
+def _with_partitions(
+    types: Iterable[InstanceType], refused: Sequence[tuple[str, Pool]]
+) -> Iterable[InstanceType]:
+    """The types with the partitions noted in which each of their offerings is refused."""
+    for found in types:
+        offerings = []
+        for offering in found.offerings if refused else ():
+            own = (offering.capacity_type, found.name, offering.zone)
+            parts = tuple(dict.fromkeys(partition for partition, wide in refused if covers(wide, own)))
+            offerings.append(msgspec.structs.replace(offering, refused_partitions=parts))
+        yield msgspec.structs.replace(found, offerings=tuple(offerings)) if refused else found
 
 
 def _reserved(

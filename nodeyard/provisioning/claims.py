@@ -87,7 +87,7 @@ class LaunchRecord(Value, frozen=True):
     security_groups: tuple[str, ...] = ()
     context: str = ""
     placement_group: str = ""
-    """Id of the group that the instances go into; what is refused there says nothing about launches elsewhere."""
+    """Id of the group that the instances go into, with the partition where one is named (`pg-1/2`); what is refused there says nothing about launches elsewhere."""
     reservations: dict[str, ReservationRef] = {}
     """`<type>/<zone>` -> where it is launched into, for the capacity type `reserved`."""
     prioritized: bool = False

@@ -186,6 +186,9 @@ class Columns:
             if key in labels and key in table.keys:
                 codes, sets = table.type_label(key)
                 types &= np.fromiter((labels[key] in s for s in sets), np.bool_, len(sets))[codes]
+        if partition := _named_partition(pool, labels, table):
+            kept = (partition not in offer.refused_partitions for offer in table.offers)
+            offers &= np.fromiter(kept, np.bool_, len(table.offers))
         variant = Variant(pool, labels, table)
         variant.offers = np.nonzero(offers & types[table.offer_type])[0]
         order = pool.capacity_type_order
@@ -384,14 +387,27 @@ def _variants(
 
 def _launch_values(pool: Pool, table: TypeTable, key: str, wanted: frozenset[str] | None) -> list[str | None]:
     """Values of a label that a launch chooses, as far as pods tell them apart; None: left to the launch."""
-    states = _states_on(pool, key)
-    every = sorted({v for values in table.type_label(key)[1] for v in values if states.allows(v)})
+    every = _allowed_values(pool, table, key)
     if len(every) < 2:
         return []
     if wanted is None:
         return list(every)
     named: list[str | None] = [v for v in every if v in wanted]
     return [None, *named] if named else []
+
+
+def _allowed_values(pool: Pool, table: TypeTable, key: str) -> list[str]:
+    """Values of the types' label that the pool allows."""
+    states = _states_on(pool, key)
+    return sorted({v for values in table.type_label(key)[1] for v in values if states.allows(v)})
+
+
+def _named_partition(pool: Pool, labels: Mapping[str, str], table: TypeTable) -> str | None:
+    """The partition that launches of the variant name; None where the cloud chooses one."""
+    if keys.PLACEMENT_PARTITION not in table.keys:
+        return None
+    left = _allowed_values(pool, table, keys.PLACEMENT_PARTITION)
+    return labels.get(keys.PLACEMENT_PARTITION) or (left[0] if len(left) == 1 else None)
 
 
 def _open_values(states: LabelStates, wanted: frozenset[str] | None) -> list[str | None]:

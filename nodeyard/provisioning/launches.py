@@ -230,6 +230,14 @@ def placed(claim: NodeClaim, node_class: NodeClass) -> NodeClass:
     return structs.replace(node_class, placement=Placement(partition, tenancy))
 
 
+def group_of(node_class: NodeClass) -> str:
+    """What a placed class's instances go into, as refusals name it: the group, with the partition where one is named."""
+    group, partition = node_class.placement_group, node_class.placement.partition
+    if group is None:
+        return ""
+    return f"{group.id}/{partition}" if partition else group.id
+
+
 def placement_labels(placement: Placement) -> dict[str, str]:
     """What the node's labels say of it."""
     partition = {keys.PLACEMENT_PARTITION: str(placement.partition)} if placement.partition else {}

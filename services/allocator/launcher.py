@@ -39,6 +39,7 @@ from nodeyard.provisioning.launches import (
     as_recorded,
     by_reservation,
     choose,
+    group_of,
     little_choice,
     placed,
     placement_labels,
@@ -140,7 +141,7 @@ class Launcher:
             chosen.capacity_type, tuple(choices), tags, attempt, chosen.prices,
             class_hash=found.hash, security_groups=tuple(sorted(g.id for g in found.security_groups)),
             context=found.context, reservations=chosen.reservations, prioritized=chosen.prioritized,
-            placement_group=found.placement_group.id if found.placement_group is not None else "",
+            placement_group=group_of(found),
         )  # fmt: skip
 
     def _best_subnet(self, among: Sequence[str]) -> str | None:

@@ -80,6 +80,9 @@ async def test_a_claim_that_names_its_partition_is_launched_into_it(world: World
     in_group(world, "partition")
     made = await launched(world, Requirement(keys.PLACEMENT_PARTITION, "In", ("3",)))
     assert made.labels[keys.PLACEMENT_PARTITION] == "3"
+    record = launch_record_of(made)
+    assert record is not None
+    assert record.placement_group == "pg-1/3", "what is refused there says nothing about other partitions"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,28 @@ def test_what_is_refused_in_a_group_is_out_for_that_group_alone() -> None:
     assert shut(PlacementGroup("pg-1", "g", "spread")) == in_zone | {("m5.large", "b", "spot")}
 
 
+def test_what_is_refused_in_a_partition_is_noted_for_that_partition_of_that_group_alone() -> None:
+    scarce = Refusal(
+        "m5.large", "eu-west-1b", "spot", "InsufficientInstanceCapacity", placement_group="pg-1/2"
+    )
+    wide = Refusal(zone="eu-west-1c", code="InsufficientInstanceCapacity", placement_group="pg-1/3")
+    market = small_market(table_of("m5.large", "m5.xlarge"), [scarce, wide])
+
+    def noted(group: PlacementGroup | None) -> dict[tuple[str, str, str], tuple[str, ...]]:
+        catalogue = resolve(market, node_class(placement_group=group), now=0.0)
+        offers = [(t.name, o) for t in catalogue.types for o in t.offerings]
+        assert all(o.available for _, o in offers)
+        return {
+            (n, o.zone[-1], o.capacity_type): o.refused_partitions for n, o in offers if o.refused_partitions
+        }
+
+    assert noted(None) == noted(PlacementGroup("pg-2", "h", "partition", 3)) == {}
+    in_zone = {
+        (name, "c", kind): ("3",) for name in ("m5.large", "m5.xlarge") for kind in ("spot", "on-demand")
+    }
+    assert noted(PlacementGroup("pg-1", "g", "partition", 3)) == in_zone | {("m5.large", "b", "spot"): ("2",)}
+
+
 @pytest.mark.parametrize(
     ("asked", "wanted"), [("enabled", {"m8i.large"}), ("disabled", {"m8i.large", "m5.large"})]
 )

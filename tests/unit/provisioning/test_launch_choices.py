@@ -20,9 +20,9 @@ CATALOGUE = Catalogue([InstanceType("one", OPEN, ROOM, ROOM, (Offering("z1", key
 ASKS_DEDICATED = Requirement(keys.TENANCY, "In", ("dedicated",))
 
 
-def solved(*changes: Change, pool: Pool = POOL) -> Plan:
+def solved(*changes: Change, pool: Pool = POOL, catalogue: Catalogue = CATALOGUE) -> Plan:
     snapshot = snapshot_of([Change(Kind.POOL, pool.key, pool), *changes])
-    return plan(Problem(snapshot, tuple(snapshot.pods), {"": CATALOGUE}, 0.0), Options(), lambda: 0.0)
+    return plan(Problem(snapshot, tuple(snapshot.pods), {"": catalogue}, 0.0), Options(), lambda: 0.0)
 
 
 def asked(node: PlannedNode, key: str) -> tuple[str, ...]:
@@ -59,3 +59,35 @@ def test_pods_spread_over_partitions_get_a_node_in_each() -> None:
     kafka = shape("kafka", topology_spread_constraints=(spread,))
     made = solved(Change(Kind.SHAPE, kafka.id, kafka), *(record(f"k{n}", kafka) for n in range(3)))
     assert sorted(asked(n, keys.PLACEMENT_PARTITION) for n in made.nodes) == [("1",), ("2",), ("3",)]
+
+
+def refused_in_two() -> Catalogue:
+    """The cheap offering is refused in partition 2 of the class's placement group."""
+    cheap = Offering("z1", keys.ON_DEMAND, 0.1, refused_partitions=("2",))
+    return Catalogue([InstanceType("one", OPEN, ROOM, ROOM, (cheap, Offering("z2", keys.ON_DEMAND, 0.2)))])
+
+
+def zones_by_pod(made: Plan) -> dict[str, set[str]]:
+    return {
+        pod: {node.zone, *(o.zone for o in node.alternatives)} for node in made.nodes for pod in node.pods
+    }
+
+
+def test_what_is_refused_in_a_partition_is_bought_in_the_others_and_where_the_cloud_chooses() -> None:
+    shapes = [shape(n, cpu=1500, node_selector={keys.PLACEMENT_PARTITION: n}) for n in ("1", "2")]
+    plain = shape("plain", cpu=1500)
+    changes = [Change(Kind.SHAPE, s.id, s) for s in (*shapes, plain)]
+    pods = [record(name, s) for name, s in zip(("one", "two", "any"), (*shapes, plain), strict=True)]
+    found = zones_by_pod(solved(*changes, *pods, catalogue=refused_in_two()))
+    assert "z1" in found["default/one"]
+    assert found["default/two"] == {"z2"}
+    assert "z1" in found["default/any"]
+
+
+def test_a_pool_of_one_partition_buys_nothing_that_is_refused_there() -> None:
+    two = Pool("default", requirements=(Requirement(keys.PLACEMENT_PARTITION, "In", ("2",)),))
+    plain = shape("plain", cpu=1500)
+    made = solved(
+        Change(Kind.SHAPE, plain.id, plain), record("p", plain), pool=two, catalogue=refused_in_two()
+    )
+    assert zones_by_pod(made) == {"default/p": {"z2"}}
