@@ -98,7 +98,7 @@ def test_a_cluster_scaled_down_to_259_pods(make_yard: YardFactory, tmp_path: Pat
     began = moved = time.monotonic()
     rate = dearest = start["rate_usd_per_hour"]
     launched, pending_since, longest_pending = start["launched"], {}, 0.0
-    while time.monotonic() - moved < QUIET_S and time.monotonic() - began < LONGEST_S:
+    while (moved == began or time.monotonic() - moved < QUIET_S) and time.monotonic() - began < LONGEST_S:
         cost = yard.dial("GET", "cost")
         if (cost["rate_usd_per_hour"], cost["launched"]) != (rate, launched):
             rate, launched, moved = cost["rate_usd_per_hour"], cost["launched"], time.monotonic()
