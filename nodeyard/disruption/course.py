@@ -2,10 +2,10 @@
 
 The search and its steps are a play's (`consolidation`), but under the rules of this moment: windows and budgets as they
 are now, no more nodes in all than budgets let go at once, no pod moved twice, nothing dearer on the way than a tenth above
-the start. Pods come back under other names and
-would go wherever there is room, so a course says what each node is to hold by owner and shape, and only pods that may be
-bound to such a place take part. It is for calm clusters only, and where several nodes can go for a gain that is worth the
-quiet; everything else is left to single commands. `still_holds` looks again before each of its commands.
+the start. Pods come back under other names and would go wherever there is room, so a course says what each node is to hold
+by owner and shape, and only pods that may be bound to such a place take part. It is for calm clusters only, and where
+several nodes can go for a gain that is worth the quiet; everything else is left to single commands. `still_holds` looks
+again before each of its commands.
 """
 
 from collections import Counter
