@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import StandFactory
-from tests.support.yard import Yard
+from tests.support.yard import Yard, node_class, node_pool
 
 YardFactory = Callable[..., Yard]
 
@@ -26,3 +26,21 @@ def make_yard(module_stand: StandFactory) -> Iterator[YardFactory]:
             return yard
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def lone_yard(make_yard: YardFactory) -> Yard:
+    """One replica of each service, so that the one to die is known; hasty, and with a short memory."""
+    yard = make_yard(
+        replicas=1,
+        settings={
+            "NODEYARD_VALIDATION_WAIT": "500ms",
+            "NODEYARD_DISRUPTION_POLL": "1s",
+            "NODEYARD_BATCH_MAX_DURATION": "3s",
+            "NODEYARD_LEASE_TTL": "2s",
+            "NODEYARD_REFUSAL_TTL": "2s",
+            "NODEYARD_NO_RETURN": "0s",
+        },
+    )
+    yard.apply(node_class(), node_pool())
+    return yard

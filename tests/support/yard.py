@@ -28,6 +28,8 @@ DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/api/v1/namespaces/default/events"
 CLASSES = "/apis/karpenter.k8s.aws/v1/ec2nodeclasses"
+ONE_TO_A_NODE = [{"containerPort": 8080, "hostPort": 8080}]
+"""A host port that every pod of these tests wants: none fits on a node that another is on."""
 CLUSTER_UID = "nodeyard.dev/cluster-uid"
 
 
