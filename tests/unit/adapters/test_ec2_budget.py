@@ -67,6 +67,13 @@ async def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
     assert times == sorted(times)
 
 
+async def test_five_hundred_calls_take_a_second_more_than_the_published_limits_allow() -> None:
+    clock = FakeClock()
+    times = await called(budget(clock), clock, "CreateFleet", 500, 95.0)
+    assert len(times) == 500
+    assert times[-1] == pytest.approx((500 - 50) / 5 + 1.0)
+
+
 async def test_no_second_sees_more_than_the_bucket_gives() -> None:
     clock = FakeClock()
     times = await called(budget(clock), clock, "CreateFleet", 200, 20.0)
