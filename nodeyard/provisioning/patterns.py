@@ -23,6 +23,9 @@ _MOST_PATTERNS = 250_000
 _MOST_COLUMNS = 90
 _MOST_COMPLETE = 4_000
 _MOST_INTEGER = 1_200
+_MOST_FAILURES = 4
+_LISTING = 0.4
+"""Of the time, what listing patterns may take."""
 _TRIES = 6
 _GENERATED = 400
 _NEARLY = 0.6
@@ -110,17 +113,22 @@ class PatternSolver:
         return useful[~beaten]
 
     def _list_patterns(self) -> None:
-        """Smallest columns first, as long as there are not too many patterns in all."""
+        """Smallest columns first, as long as there are not too many patterns in all, nor for several columns in turn: larger
+        ones have more.
+        """
         model = self.model
         size = (model.room[self.columns] / np.maximum(model.room.max(axis=0), 1e-9)).max(axis=1)
-        columns, counts, total = [], [], 0
+        columns, counts, total, failures = [], [], 0, 0
+        end = self.spare() * (1 - _LISTING)
         for column in self.columns[np.argsort(size, kind="stable")].tolist():
             found = None
-            if total < _MOST_PATTERNS and self.spare() > 0:
+            if total < _MOST_PATTERNS and failures < _MOST_FAILURES and self.spare() > end:
                 found = self._fillings(column)
             if found is None:
                 self.broad.append(column)
+                failures += 1
                 continue
+            failures = 0
             total += len(found)
             columns.append(np.full(len(found), column, np.int64))
             counts.append(found)
