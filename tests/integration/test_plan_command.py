@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from nodeyard.local.stand import Stand
 from nodeyard.runtime.clock import SystemClock
 from tests.integration.test_catalogue_feed import Served
 from tests.support.cluster import eventually
-from tests.support.invented_market import invented
+from tests.support.invented_market import ZONES, invented
 from tests.support.judge import judge
-from tests.support.manifests import pod, pods, pool, spread
+from tests.support.kube_rules import ZONE
+from tests.support.manifests import claim, node, pod, pods, pool, spread
 from tests.support.problems import KINDS
 from tests.unit.pricing.fakes import FakeMemory
 
@@ -67,6 +69,40 @@ def test_a_valid_plan_comes_out_as_documented_json(tmp_path: Path, catalogue: st
     assert seconds["total"] == pytest.approx(seconds["parse"] + seconds["plan"] + seconds["bound"], abs=1e-3)
 
 
+def test_each_pod_is_in_exactly_one_place_and_a_claim_without_a_node_is_one(
+    tmp_path: Path, catalogue: str
+) -> None:
+    """On a node that stands, on a claim on its way, on a new node, or left out: with these fields and no others."""
+    there = node("n", ZONES[0])
+    coming = claim("c", ZONES[1])
+    tied = [pod(f"at-{i}", 3000, 1000, nodeSelector={ZONE: zone}) for i, zone in enumerate(ZONES[:2])]
+    runs = pod("runs-0", 100, 100, node="n")
+    waiting = [*tied, pod("new-0", 3500, 1000), pod("huge-0", 900_000)]
+    path = written(tmp_path, pool(), there, coming, runs, *waiting)
+    report = json.loads(planned("-f", path, "--catalog", catalogue, "-o", "json", code=3).output)
+    assert report["existing"] == [
+        {"node": "n", "pods": ["default/at-0"]},
+        {"node": "nodeclaim/c", "pods": ["default/at-1"]},
+    ]
+    (made,) = report["nodes"]
+    (left,) = report["unschedulable"]
+    assert (made["pods"], left["pod"]) == (["default/new-0"], "default/huge-0")
+    assert left.keys() == {"pod", "reason", "message", "details"}
+    assert all(
+        a.keys() == {"instanceType", "zone", "capacityType", "pricePerHour"} for a in made["alternatives"]
+    )
+
+
+def test_a_provisioner_is_a_pool_like_any_other(tmp_path: Path, catalogue: str) -> None:
+    older = {"apiVersion": "karpenter.sh/v1alpha5", "kind": "Provisioner", "metadata": {"name": "old"},
+             "spec": {"provider": {"instanceProfile": "p"}}}  # fmt: skip
+    path = written(tmp_path, older, pod("a-0"))
+    report = json.loads(planned("-f", path, "--catalog", catalogue, "-o", "json").stdout)
+    (made,) = report["nodes"]
+    assert (made["nodePool"], made["capacityType"]) == ("provisioner/old", "on-demand")
+    assert made["labels"]["karpenter.sh/provisioner-name"] == "old"
+
+
 def test_workloads_are_expanded_by_the_replicas_that_are_not_there(tmp_path: Path, catalogue: str) -> None:
     there = pod("web-abc-1", 500, 800, namespace="shop", labels={"app": "web"})
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-abc", "uid": "1", "controller": True}
@@ -94,11 +130,11 @@ def test_manifests_are_node_claims_that_name_what_may_be_launched(tmp_path: Path
     claims = list(yaml.safe_load_all(planned("-f", path, "--catalog", catalogue, "-o", "manifests").output))
     report = json.loads(planned("-f", path, "--catalog", catalogue, "-o", "json").output)
     assert [c["kind"] for c in claims] == ["NodeClaim"] * len(report["nodes"])
-    for claim, node in zip(claims, report["nodes"], strict=True):
+    for made, planned_node in zip(claims, report["nodes"], strict=True):
         types = next(
-            r for r in claim["spec"]["requirements"] if r["key"] == "node.kubernetes.io/instance-type"
+            r for r in made["spec"]["requirements"] if r["key"] == "node.kubernetes.io/instance-type"
         )
-        assert node["instanceType"] in types["values"]
+        assert planned_node["instanceType"] in types["values"]
 
 
 def test_the_table_sums_pods_by_workload_and_says_what_was_left_out_and_why(
@@ -156,6 +192,26 @@ def test_a_scheduler_configuration_that_makes_no_sense_is_named(tmp_path: Path, 
     path = written(tmp_path, pool(), pod("a-0"))
     arguments = ("-f", path, "--catalog", catalogue, "--scheduler-config", str(wrong))
     assert "scheduler.yaml: profiles" in planned(*arguments, code=2).stderr
+
+
+def test_the_default_spread_of_a_scheduler_configuration_holds_for_a_deployment(
+    tmp_path: Path, catalogue: str
+) -> None:
+    constraint = {"maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule"}
+    args = {"defaultingType": "List", "defaultConstraints": [constraint]}
+    plugin = {"pluginConfig": [{"name": "PodTopologySpread", "args": args}]}
+    config = tmp_path / "scheduler.json"
+    config.write_text(json.dumps({"kind": "KubeSchedulerConfiguration", "profiles": [plugin]}))
+    given = ("-f", written(tmp_path, pool(), deployment("web", 6)), "--catalog", catalogue, "-o", "json")
+
+    def zones(*more: str) -> list[int]:
+        found = Counter(
+            n["zone"] for n in json.loads(planned(*given, *more).output)["nodes"] for _ in n["pods"]
+        )
+        return sorted(found.values())
+
+    assert zones() == [6]
+    assert zones("--scheduler-config", str(config)) == [2, 2, 2]
 
 
 def test_without_a_catalogue_the_simulated_account_sells(tmp_path: Path) -> None:
