@@ -25,6 +25,15 @@ class Nodes:
         self.carried: Bools = np.zeros((len(columns), self.terms), np.bool_)
         self.placed: list[tuple[int, Ints, Ints]] = []
         self.held: dict[int, Ints] = {}
+        self._asked: dict[int, list[tuple[int, float]]] = {}
+
+    def _asks(self, lot: int) -> list[tuple[int, float]]:
+        """(resource, amount) of what a pod of the lot asks for."""
+        found = self._asked.get(lot)
+        if found is None:
+            found = [(r, many) for r, many in enumerate(self.lots.request[lot].tolist()) if many > 0]
+            self._asked[lot] = found
+        return found
 
     def deal(self, lot: int, wanted: int, weight: Floats, here: Ints, *, fullest: bool = False) -> int:
         """Place up to `wanted` pods on the nodes `here`; returns how many were. Emptiest nodes first and evenly, or
@@ -51,27 +60,24 @@ class Nodes:
 
     def _room(self, lot: int, here: Ints) -> Floats:
         """How many pods of the lot each node can take."""
-        request, free = self.lots.request[lot], self.free
         room = np.full(len(here), self.lots.most[lot])
-        for resource in np.nonzero(request > 0)[0].tolist():
-            np.minimum(room, (free[resource][here] + SLIVER) / request[resource], out=room)
-        room = np.floor(room) - self._held(lot, here)
+        for resource, amount in self._asks(lot):
+            np.minimum(room, (self.free[resource].take(here) + SLIVER) / amount, out=room)
+        np.floor(room, out=room)
+        held = self.held.get(lot)
+        if held is not None:
+            room -= held[here]
         return self._capped(lot, room, here) if self.terms else room
 
     def _put(self, lot: int, where: Ints, amounts: Ints) -> None:
-        request = self.lots.request[lot]
-        for resource in np.nonzero(request > 0)[0].tolist():
-            self.free[resource][where] -= amounts * request[resource]
+        for resource, amount in self._asks(lot):
+            self.free[resource][where] -= amounts * amount
         if self.terms:
             self.matched[where] += amounts[:, None] * self.lots.matches[lot]
             self.carried[where] |= self.lots.carries[lot]
         if self.lots.most[lot] < MANY:
             self.held.setdefault(lot, np.zeros(len(self.columns), np.int64))[where] += amounts
         self.placed.append((lot, where, amounts))
-
-    def _held(self, lot: int, here: Ints) -> Ints | int:
-        held = self.held.get(lot)
-        return 0 if held is None else held[here]
 
     def _capped(self, lot: int, room: Floats, here: Ints) -> Floats:
         lots = self.lots
