@@ -54,6 +54,8 @@ class Bare:
     attachments: tuple[tuple[str, str], ...] = ()
     unbound: tuple[str, ...] = ()
     preferred: tuple[PreferredNodeTerm, ...] = ()
+    numbers: tuple[int, ...] = ()
+    """Of its terms, once all are known."""
 
 
 @dataclass(slots=True)
@@ -243,8 +245,8 @@ def _number_terms(
     """Give every term a number; standing pods bring the anti-affinity that newcomers must keep away from."""
     numbers: dict[tuple[TopologyTerm, NodeRule | None], int] = {}
     for one in bare:
-        for term in one.terms:
-            numbers.setdefault((term, counted_by(term, one.rule)), len(numbers))
+        pairs = [(term, counted_by(term, one.rule)) for term in one.terms]
+        one.numbers = tuple([numbers.setdefault(pair, len(numbers)) for pair in pairs])
     inverse = [problem.snapshot.shapes[i] for i in standing] + [d.shape for d in daemons]
     for shape in inverse:
         if shape.pod_anti_affinity is None or not shape.pod_anti_affinity.required:
@@ -272,15 +274,13 @@ def _form(
     by_shape: Mapping[tuple[str, str], list[PodKey]],
     bare: Mapping[tuple[str, str], Bare],
 ) -> None:
-    numbers = {pair: i for i, pair in enumerate(zip(out.terms, out.counted, strict=True))}
     found: dict[object, PodClass] = {}
     limits = any(p.limits for p in problem.snapshot.pools.values())
     for group, one in bare.items():
         shape = one.shape
         tag = out.tag(shape)
         requests = tuple(shape.requests.get(r, 0) for r in out.resources)
-        terms = tuple(numbers[(t, counted_by(t, one.rule))] for t in one.terms)
-        priority = shape.priority
+        terms, priority = one.numbers, shape.priority
         identity = (
             tag, requests, one.rule, terms, one.preferred, shape.host_ports, one.attachments,
             one.unbound, priority if limits else 0, group[1],
