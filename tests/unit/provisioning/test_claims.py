@@ -59,6 +59,13 @@ def test_a_claim_says_what_the_pool_and_the_plan_say() -> None:
     assert made.annotations[keys.NODEPOOL_HASH] == "h1"
 
 
+def test_a_claim_with_fewer_kinds_than_its_pool_demands_says_so() -> None:
+    lenient = msgspec.structs.replace(NODE, min_values_relaxed=True)
+    made = claim_of(lenient, POOL, name="web-abcde", plan_id="p", group="all", epoch=7)
+    assert made.annotations["karpenter.sh/nodeclaim-min-values-relaxed"] == "true"
+    assert keys.MIN_VALUES_RELAXED not in claim().annotations
+
+
 def test_what_is_on_a_claim_is_read_back() -> None:
     made = claim()
     assert planned_pods_of(made) == ("ns/p1", "ns/p2")
