@@ -10,10 +10,12 @@ from typing import Any, Final
 import msgspec
 
 from nodeyard.api import labels as keys
+from nodeyard.api.pod import PodShape
 from nodeyard.api.pool import Pool
 from nodeyard.api.quantity import total
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue, InstanceType
+from nodeyard.provisioning.claims import requirements_allow
 from nodeyard.provisioning.model import Options, Problem
 from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Snapshot
@@ -57,10 +59,10 @@ def _cheapest(
 ) -> Single | None:
     waiting = snapshot_from(pods)
     world = msgspec.structs.replace(snapshot, pods=waiting.pods, shapes=waiting.shapes)
-    needed = total(world.shape(pod).requests for pod in world.pods.values())
+    shapes = [world.shape(pod) for pod in world.pods.values()]
     best: Single | None = None
-    types = catalogues[pool.node_class.key].types
-    for floor, name in sorted((_floor(kind, needed), kind.name) for kind in types):
+    types = [k for k in catalogues[pool.node_class.key].types if _may_hold(k, pool, shapes)]
+    for floor, name in sorted((_floor(kind, shapes), kind.name) for kind in types):
         if floor >= (best.usd_per_hour if best else inf):
             break
         only = (*pool.requirements, Requirement(keys.INSTANCE_TYPE, "In", (name,)))
@@ -73,11 +75,31 @@ def _cheapest(
     return best
 
 
-def _floor(kind: InstanceType, needed: Mapping[str, int]) -> float:
-    """USD per hour that no plan with this type alone can be below: the resources' sum at the type's lowest price."""
-    price = min((o.price for o in kind.offerings if o.available), default=inf)
-    shares = [amount / kind.allocatable.get(name, 0) if kind.allocatable.get(name) else inf for name, amount in needed.items()]  # fmt: skip
-    return price * max(shares, default=0.0)
+def _may_hold(kind: InstanceType, pool: Pool, shapes: Iterable[PodShape]) -> bool:
+    """Whether the pool allows the type and no pod's selector names another."""
+    labels = kind.requirements
+    asked = [r for r in pool.requirements if r.key in labels]
+    selectors = {(k, v) for shape in shapes for k, v in shape.node_selector.items() if k in labels}
+    return requirements_allow(asked, labels) and all(v in labels[k] for k, v in selectors)
+
+
+def _floor(kind: InstanceType, shapes: Sequence[PodShape]) -> float:
+    """USD per hour that no plan with this type alone can be below: so much of it as the resources' sum, at its lowest
+    price, and what asks for on-demand at the lowest of those.
+    """
+    bound = [s for s in shapes if s.node_selector.get(keys.CAPACITY_TYPE) == keys.ON_DEMAND]
+    whole, part = _share(kind, shapes), _share(kind, bound)
+    open_ = [o for o in kind.offerings if o.available]
+    price = min((o.price for o in open_), default=inf)
+    on_demand = min((o.price for o in open_ if o.capacity_type == keys.ON_DEMAND), default=inf)
+    return price * whole + (max(0.0, on_demand - price) * part if part else 0.0)
+
+
+def _share(kind: InstanceType, shapes: Iterable[PodShape]) -> float:
+    """How many of the type the shapes' requests come to; not whole."""
+    needed = total(shape.requests for shape in shapes)
+    have = kind.allocatable
+    return max((n / have[name] if have.get(name) else inf for name, n in needed.items()), default=0.0)
 
 
 def _pool_of(pod: Json, objects: Sequence[Json]) -> str:
