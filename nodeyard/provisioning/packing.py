@@ -24,7 +24,8 @@ from nodeyard.provisioning.patterns import PatternSolver
 _BULK = 3.0
 _WASTE = 0.12
 _WASTE_BY_TERMS = 0.5
-_MOST_EXACT = 60
+_MOST_EXACT, _MOST_EXACT_OF_FEW, _FEW_PODS = 60, 200, 300
+"""Lots that are packed exactly: in general, and where there are no more than so many pods."""
 _HISTORY = 600
 _MOST_LOTS = 260
 _WORK = 60_000
@@ -416,7 +417,8 @@ class Packer:
 
     def _part_solved(self, active: Ints, bins: list[Bin], spare: Callable[[], float]) -> list[Bin]:
         lots, cost, seconds = self.lots, self._worth(bins, np.zeros(0, np.int64)), spare()
-        if seconds <= 0.02 or len(active) > _MOST_EXACT:
+        most = _MOST_EXACT_OF_FEW if lots.demand[active].sum() <= _FEW_PODS else _MOST_EXACT
+        if seconds <= 0.02 or len(active) > most:
             return bins
         finite = np.isfinite(self.shop.left)
         model = Model(

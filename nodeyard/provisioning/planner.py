@@ -65,6 +65,8 @@ _HOMES_LEAVE = 0.5
 """Of the search, what trying homes leaves to what follows."""
 _BOUND_SHARE = 0.15
 _BOUND_MOST_S = 1.5
+_BOUND_BESIDE_JOINT_S = 2.5
+"""Where the joint program left a gap, problems are small and worth more."""
 
 
 def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan:
@@ -86,7 +88,8 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
     if options.bound:
         placed = [(c, c.demand - draft.left.get(c.number, 0)) for c in setting.classes.classes]
         begin = clock()
-        seconds = min(_BOUND_MOST_S, options.deadline_s * _BOUND_SHARE)
+        most = _BOUND_MOST_S if proved is None else _BOUND_BESIDE_JOINT_S
+        seconds = min(most, options.deadline_s * _BOUND_SHARE * most / _BOUND_MOST_S)
         objective = sum(float(setting.columns.cost[c.columns[0]]) for c in choices)
         stop = max(started + options.deadline_s, begin + seconds)
         setting.effort = Effort(lambda: stop - clock())
