@@ -39,7 +39,6 @@ class Rule(enum.StrEnum):
     NO_POOL = "NoPool"
     STATIC_POOL = "StaticPool"
     NOT_INITIALIZED = "NotInitialized"
-    NOT_READY = "NotReady"
     DELETING = "Deleting"
     IN_COMMAND = "InCommand"
     NOMINATED = "Nominated"
