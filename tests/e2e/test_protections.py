@@ -13,6 +13,7 @@ import pytest
 from nodeyard.local.kubeapi import KubeError
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import condition, eventually
+from tests.support.pod_times import PodTimes
 from tests.support.yard import CLAIMS, EVENTS, NODEPOOLS, PODS, Yard, deployment, node_class, node_pool
 
 pytestmark = pytest.mark.cluster
@@ -137,13 +138,12 @@ def test_deadline_tightening_shortens_a_pods_grace_to_what_is_left(yard: Yard) -
     yard.wait_initialized()
     (claim,), (pod,) = yard.claims(), yard.pods("slow")
     yard.apply(budget("guard", "slow", maxUnavailable=0))
-    path = f"{PODS}/{pod['metadata']['name']}"
+    name = pod["metadata"]["name"]
     try:
-        yard.kube.delete(f"{CLAIMS}/{claim['metadata']['name']}")
-        grace = eventually(
-            lambda: yard.kube.get(path)["metadata"].get("deletionGracePeriodSeconds"), within_s=40
-        )
-        assert 1 <= grace <= 45
+        with PodTimes(yard.stand.api(), prefix="slow-") as seen:
+            yard.kube.delete(f"{CLAIMS}/{claim['metadata']['name']}")
+            assert seen.wait(lambda s: name in s.graces, within_s=60)
+        assert 1 <= seen.graces[name] <= 45
     finally:
         yard.scale("slow", 0)
         let_go(yard, "slow")

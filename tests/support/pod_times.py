@@ -29,6 +29,8 @@ class PodTimes:
         self.placed: Times = {}
         self.running: Times = {}
         self.node_of: dict[str, str] = {}
+        self.graces: dict[str, int] = {}
+        """Seconds that its deletion first gave a pod to end in; a kubelet sets them to nothing once it has ended."""
         self._closed = False
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -68,6 +70,8 @@ class PodTimes:
     def _note(self, pod: Json, now: float) -> None:
         name, status = pod["metadata"]["name"], pod["status"]
         self.created.setdefault(name, now)
+        if (grace := pod["metadata"].get("deletionGracePeriodSeconds")) is not None:
+            self.graces.setdefault(name, grace)
         if any(c.get("reason") == "Unschedulable" for c in status.get("conditions") or []):
             self.refused.setdefault(name, now)
         if node := pod["spec"].get("nodeName"):
