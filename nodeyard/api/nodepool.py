@@ -159,22 +159,13 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         raw = read(source, objects.EC2NodeClass)
     except ConversionError as error:
         meta = identity_of(source).metadata
-        return NodeClass(
-            key=meta.name, uid=meta.uid, resource_version=meta.resource_version, generation=meta.generation,
-            deleting=meta.deletion_timestamp is not None, finalizers=meta.finalizers, problems=(str(error),),
-        )  # fmt: skip
-    meta, spec, status = raw.metadata, raw.spec, raw.status
+        broken = class_of_object(meta.name, meta, objects.EC2NodeClassStatus())
+        return msgspec.structs.replace(broken, problems=(str(error),))
+    meta, spec = raw.metadata, raw.spec
     family, problems = _family(spec)
     kubelet, kubelet_problems = _kubelet(spec.kubelet)
-    node_class = NodeClass(
-        key=meta.name,
-        uid=meta.uid,
-        resource_version=meta.resource_version,
-        generation=meta.generation,
-        deleting=meta.deletion_timestamp is not None,
-        labels=meta.labels,
-        annotations=meta.annotations,
-        finalizers=meta.finalizers,
+    node_class = msgspec.structs.replace(
+        class_of_object(meta.name, meta, raw.status),
         ami_family=family,
         subnet_terms=spec.subnet_selector_terms,
         security_group_terms=spec.security_group_selector_terms,
@@ -196,6 +187,22 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         cpu_options=spec.cpu_options,
         placement_group_selector=spec.placement_group_selector,
         context=spec.context,
+        problems=(*problems, *kubelet_problems, *_class_problems(spec, kubelet)),
+    )
+    return msgspec.structs.replace(node_class, hash=node_class_hash(node_class))
+
+
+def class_of_object(key: str, meta: objects.Meta, status: objects.EC2NodeClassStatus) -> NodeClass:
+    """A class without settings: what its object is called, and what was found in the account for it."""
+    return NodeClass(
+        key=key,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        generation=meta.generation,
+        deleting=meta.deletion_timestamp is not None,
+        labels=meta.labels,
+        annotations=meta.annotations,
+        finalizers=meta.finalizers,
         subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
         security_groups=tuple(SecurityGroup(g.id, g.name) for g in status.security_groups),
         images=tuple(Image(i.id, i.name, i.requirements) for i in status.amis),
@@ -203,9 +210,7 @@ def node_class_of(source: Source | objects.EC2NodeClass) -> NodeClass:
         resolved_profile=status.instance_profile,
         placement_group=status.placement_group,
         conditions=conditions_of(status.conditions),
-        problems=(*problems, *kubelet_problems, *_class_problems(spec, kubelet)),
     )
-    return msgspec.structs.replace(node_class, hash=node_class_hash(node_class))
 
 
 def node_class_hash(node_class: NodeClass) -> str:

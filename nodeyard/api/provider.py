@@ -14,16 +14,13 @@ from nodeyard.api import labels as keys
 from nodeyard.api import objects, validation
 from nodeyard.api.nodeclass import (
     BlockDeviceMapping,
-    Image,
     Kubelet,
     MetadataOptions,
     NodeClass,
-    SecurityGroup,
     SelectorTerm,
-    Subnet,
 )
-from nodeyard.api.nodepool import node_class_hash
-from nodeyard.api.reading import ConversionError, Source, conditions_of, explain, identity_of, read
+from nodeyard.api.nodepool import class_of_object, node_class_hash
+from nodeyard.api.reading import ConversionError, Source, explain, identity_of, read
 
 TEMPLATE: Final = "AWSNodeTemplate"
 _FAMILIES: Final = {
@@ -113,9 +110,8 @@ def node_class_of_template(source: Source | RawTemplate, cluster_name: str = "no
         raw = read(source, RawTemplate)
     except ConversionError as error:
         meta = identity_of(source).metadata
-        return _of_object(
-            f"awsnodetemplate/{meta.name}", meta, objects.EC2NodeClassStatus(), problems=(str(error),)
-        )
+        broken = class_of_object(f"awsnodetemplate/{meta.name}", meta, objects.EC2NodeClassStatus())
+        return msgspec.structs.replace(broken, problems=(str(error),))
     if not raw.metadata.name:
         raise ConversionError("metadata.name: is missing")
     found = Findings("spec")
@@ -157,10 +153,8 @@ def node_class(
     more: dict[str, Any] = {}
     if isinstance(provider, TemplateSpec):
         more = {"user_data": provider.user_data, "detailed_monitoring": provider.detailed_monitoring}
-    made = _of_object(
-        key,
-        meta,
-        status,
+    made = msgspec.structs.replace(
+        class_of_object(key, meta, status),
         ami_family=family,
         subnet_terms=_terms(provider.subnet_selector, cluster_name, "subnetSelector", found),
         security_group_terms=_groups(provider, cluster_name, found),
@@ -175,27 +169,6 @@ def node_class(
         **more,
     )
     return msgspec.structs.replace(made, hash=node_class_hash(made), problems=tuple(found.problems))
-
-
-def _of_object(
-    key: str, meta: objects.Meta, status: objects.EC2NodeClassStatus, **settings: Any
-) -> NodeClass:
-    return NodeClass(
-        key=key,
-        uid=meta.uid,
-        resource_version=meta.resource_version,
-        generation=meta.generation,
-        deleting=meta.deletion_timestamp is not None,
-        labels=meta.labels,
-        annotations=meta.annotations,
-        finalizers=meta.finalizers,
-        subnets=tuple(Subnet(s.id, s.zone, s.zone_id) for s in status.subnets),
-        security_groups=tuple(SecurityGroup(g.id, g.name) for g in status.security_groups),
-        images=tuple(Image(i.id, i.name, i.requirements) for i in status.amis),
-        resolved_profile=status.instance_profile,
-        conditions=conditions_of(status.conditions),
-        **settings,
-    )
 
 
 # --- images -------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 A window per record stays open for 35 ms after its last claim (1 s at most, 100 claims) or until the last claim of the
 plan that is being carried out has come, and three calls are under way at once. The batch is written on all its claims,
-then called; a batch found on a claim is finished the same way, whoever wrote it. While an outcome is unknown the stored request is repeated; where that can't be, EC2 is asked by the
-batch's tag, and silence counts only after it has lasted longer than EC2's consistency lag. A batch that made nothing is
-struck from its claims under the batch's lease, with the attempt counted up, so nobody calls it again.
+then called; a batch found on a claim is finished the same way, whoever wrote it. While an outcome is unknown the stored
+request is repeated; where that can't be, EC2 is asked by the batch's tag, and silence counts only after it has lasted
+longer than EC2's consistency lag. A batch that made nothing is struck from its claims under the batch's lease, with the
+attempt counted up, so nobody calls it again.
 """
 
 import asyncio

@@ -15,7 +15,7 @@ from nodeyard.rpc.catalog import CatalogFeed, market_from, message_of
 from nodeyard.runtime.clock import SystemClock
 from tests.integration.test_catalogue_feed import Served
 from tests.support.catalogue import REGION, ZONES, all_types, node_class, on_demand_sheet, spot_sheet
-from tests.unit.pricing.fakes import FakeMemory
+from tests.support.pricing_fakes import FakeMemory
 
 pytestmark = pytest.mark.benchmark
 CHANGES = 100

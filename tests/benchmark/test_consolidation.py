@@ -20,14 +20,14 @@ from nodeyard.disruption.model import View
 from nodeyard.provisioning.model import Options
 from nodeyard.state.manifests import snapshot_from
 from tests.benchmark.consolidation_clusters import clusters
-from tests.unit.cli.test_simulate import catalogue
+from tests.support.invented_market import three_families
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1200)]
 SIZES = (20, 100, 400)
 
 
 def test_savings_found_of_those_the_bound_allows() -> None:
-    entries = catalogue()
+    entries = three_families()
     market = {"": read_catalogue([json.dumps(e).encode() for e in entries.values()], revision="invented")}
     table = Table("kind", "nodes", "pods", "before", "after", "bound", "found", "steps", "evictions", "s")
     for kind, _, objects in clusters(entries, SIZES):

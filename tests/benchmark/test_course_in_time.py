@@ -25,14 +25,14 @@ from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Snapshot
 from nodeyard.state.manifests import snapshot_from
 from tests.benchmark.consolidation_clusters import CAPACITY_TYPE, POOL, TYPE, ZONE, Builder, after_scale_down
+from tests.support.invented_market import three_families
 from tests.support.living import Living, VirtualClock
 from tests.support.reallocating import Replica
-from tests.unit.cli.test_simulate import catalogue
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]
 CHARGE = 0.01
 LAUNCH_S, QUIET_S, LONGEST_S = 3.0, 30.0, 300.0
-ENTRIES = catalogue()
+ENTRIES = three_families()
 MARKET = read_catalogue([json.dumps(e).encode() for e in ENTRIES.values()], revision="invented")
 
 

@@ -21,8 +21,8 @@ from nodeyard.runtime.clock import SystemClock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from services.pricing.ports import Memory
 from tests.support.catalogue import REGION, on_demand_sheet, spot_sheet, table_of
+from tests.support.pricing_fakes import FakeMemory
 from tests.support.redis import TestRedis
-from tests.unit.pricing.fakes import FakeMemory
 
 ONE = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
 TWO = Refusal(subnet="subnet-1", code="InsufficientFreeAddressesInSubnet")

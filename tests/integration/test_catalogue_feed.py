@@ -25,7 +25,7 @@ from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
 from services.pricing.servicer import PricingServicer
 from tests.support.catalogue import node_class, on_demand_sheet, spot_sheet, table_of
-from tests.unit.pricing.fakes import FakeCloud, FakeMemory
+from tests.support.pricing_fakes import FakeCloud, FakeMemory
 
 REFUSED = Refusal("m5.large", "eu-west-1a", "spot", "InsufficientInstanceCapacity")
 

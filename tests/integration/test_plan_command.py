@@ -24,8 +24,8 @@ from tests.support.invented_market import ZONES, invented
 from tests.support.judge import judge
 from tests.support.kube_rules import ZONE
 from tests.support.manifests import claim, node, pod, pods, pool, spread
+from tests.support.pricing_fakes import FakeMemory
 from tests.support.problems import KINDS
-from tests.unit.pricing.fakes import FakeMemory
 
 Json = dict[str, Any]
 runner = CliRunner()

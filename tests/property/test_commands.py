@@ -21,7 +21,7 @@ from nodeyard.provisioning.model import Options as PlanOptions
 from nodeyard.provisioning.model import Plan, Problem
 from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, TYPES, Builder, catalogue, first_fit
+from tests.support.disruption import NOW, TYPES, Builder, catalogue, clock, first_fit
 
 SIZES = {"s": 250, "m": 900, "l": 1900}
 POOLS = ("default", "two")
@@ -31,10 +31,6 @@ CAREFUL = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 OUTDATED = {keys.NODEPOOL_HASH: "old", keys.NODEPOOL_HASH_VERSION: HASH_VERSION}
 PROTECTIONS = ("",) * 12 + ("true", "false", "1h", "10m", "soon")
 """Started 50 minutes ago: an hour protects, ten minutes no more, and what can't be read never did."""
-
-
-def clock() -> float:
-    return 0.0
 
 
 def real(problem: Problem) -> Plan:

@@ -20,7 +20,7 @@ from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.provisioning.model import Options as PlanOptions
 from nodeyard.provisioning.model import Plan, Problem
 from nodeyard.provisioning.planner import plan
-from tests.support.disruption import NOW, TYPES, Builder, catalogue, first_fit, shape
+from tests.support.disruption import NOW, TYPES, Builder, catalogue, clock, first_fit, shape
 
 SIZES = {"s": 250, "m": 900, "l": 1900}
 OUTDATED: dict[str, Any] = {
@@ -69,10 +69,6 @@ def clusters(draw: st.DrawFn) -> View:
         build.pdb("guard", draw(st.integers(0, 1)), {"app": draw(st.sampled_from(sorted(SIZES)))})
     nominated = frozenset(draw(st.sets(st.sampled_from(["n0", "n1"]), max_size=1)))
     return build.view(nominated=nominated, catalogues={"default": catalogue()})
-
-
-def clock() -> float:
-    return 0.0
 
 
 def real(problem: Problem) -> Plan:

@@ -13,13 +13,9 @@ from nodeyard.disruption.validation import validate
 from nodeyard.disruption.waves import wave_of
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, Builder, first_fit
+from tests.support.disruption import NOW, Builder, clock, first_fit
 
 POOLS = ("default", "other")
-
-
-def clock() -> float:
-    return 0.0
 
 
 def stamped(hash_: str) -> dict[str, str]:

@@ -18,13 +18,9 @@ from nodeyard.disruption.model import Fate, Move, Options, Reason
 from nodeyard.disruption.moves import begun
 from nodeyard.disruption.waves import Wave
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, TYPES, Builder, catalogue, first_fit
+from tests.support.disruption import NOW, TYPES, Builder, catalogue, clock, first_fit
 
 PRICES = st.fixed_dictionaries({name: st.sampled_from([0.1, 0.2, 0.3, 0.4]) for name in TYPES})
-
-
-def clock() -> float:
-    return 0.0
 
 
 @settings(max_examples=60, deadline=None)

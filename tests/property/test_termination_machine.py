@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from nodeyard.disruption.draining import drainable
 from nodeyard.disruption.termination import deadline_of
 from tests.support.clock import FakeClock
-from tests.support.disruption import World
+from tests.support.disruption_world import World
 from tests.support.reallocating import Leases, Replica
 
 

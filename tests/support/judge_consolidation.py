@@ -3,9 +3,9 @@
 `judge_consolidation(objects, catalogue, report)` takes the Kubernetes objects that were given, the catalogue as {name:
 entry} of the JSON Lines form and what `nodeyard simulate consolidate --output json` printed, and returns what is wrong
 with it, as sentences. Each step is replayed as the cluster would live through it: new nodes join, nodes that go leave
-with their pods, and kube-scheduler's filters are asked whether each pod may come to where the report sends it.
-Spread counts the domains of nodes that stand, as
-kube-scheduler does, and where the cluster begins in keeping with it also those of nodes that could be made, as Karpenter does.
+with their pods, and kube-scheduler's filters are asked whether each pod may come to where the report sends it. Spread
+counts the domains of nodes that stand, as kube-scheduler does, and where the cluster begins in keeping with it also those
+of nodes that could be made, as Karpenter does.
 Neighbours: `judge` for plans, whose hosts and filters are used; `judge_disruption` for what may be taken away, and when.
 """
 

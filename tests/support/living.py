@@ -25,7 +25,7 @@ from nodeyard.provisioning.keeping import keeping_of
 from nodeyard.provisioning.lifecycle import HOLD, with_condition
 from nodeyard.provisioning.model import OfferingRef
 from nodeyard.state.cluster import Kind, Snapshot
-from tests.support.disruption import World
+from tests.support.disruption_world import World
 
 _CALL_S = 0.02
 """What one write to the API server takes."""

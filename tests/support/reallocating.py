@@ -23,7 +23,8 @@ from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
 from services.reallocator.termination import Termination
 from tests.support.clock import FakeClock
-from tests.support.disruption import Evicting, World, catalogue, first_fit
+from tests.support.disruption import catalogue, first_fit
+from tests.support.disruption_world import Evicting, World
 
 
 class Lead:

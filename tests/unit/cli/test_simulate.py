@@ -10,42 +10,16 @@ from typer.testing import CliRunner
 
 from nodeyard.cli.simulate import app
 from tests.benchmark.consolidation_clusters import KINDS
+from tests.support.invented_market import three_families
 from tests.support.judge import judge
 
 Json = dict[str, Any]
-ZONES = ("z-a", "z-b", "z-c")
-
-
-def catalogue() -> dict[str, Json]:
-    """Three families in three zones, in the JSON Lines form."""
-    out = {}
-    for family, ratio, rate in (("c5", 2, 0.043), ("m5", 4, 0.048), ("r5", 8, 0.063)):
-        for cores in (2, 4, 8, 16):
-            name = f"{family}.{cores}"
-            room = {"cpu": f"{cores * 1000 - 80}m", "memory": f"{cores * ratio * 900}Mi", "pods": "58"}
-            offerings = [
-                {"zone": z, "zoneId": f"{z}-id", "capacityType": kind, "price": round(rate * cores * part, 4), "available": True}
-                for z in ZONES
-                for kind, part in (("on-demand", 1.0), ("spot", 0.4))
-            ]  # fmt: skip
-            requirements = {
-                "kubernetes.io/arch": ["amd64"],
-                "kubernetes.io/os": ["linux"],
-                "node.kubernetes.io/instance-type": [name],
-                "karpenter.k8s.aws/instance-category": [family[0]],
-                "karpenter.k8s.aws/instance-generation": ["5"],
-                "karpenter.k8s.aws/instance-cpu": [str(cores)],
-            }
-            out[name] = {
-                "name": name, "requirements": requirements, "capacity": room, "allocatable": room, "offerings": offerings,
-            }  # fmt: skip
-    return out
 
 
 def simulated(tmp_path: Path, objects: list[Json], *more: str) -> Json:
     """What the command prints for these objects."""
     (tmp_path / "cluster.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
-    lines = "\n".join(json.dumps(entry) for entry in catalogue().values())
+    lines = "\n".join(json.dumps(entry) for entry in three_families().values())
     (tmp_path / "catalogue.jsonl").write_text(lines)
     result = CliRunner().invoke(
         app,
@@ -70,7 +44,7 @@ def as_pending(objects: list[Json]) -> list[Json]:
 
 def test_every_kind_of_cluster_ends_cheaper_and_valid(tmp_path: Path) -> None:
     for kind, make in KINDS.items():
-        objects = make(catalogue(), 8, 3)
+        objects = make(three_families(), 8, 3)
         report = simulated(tmp_path, objects)
         before, after = report["before"]["objectivePerHour"], report["after"]["objectivePerHour"]
         assert report["lowerBound"] <= after + 1e-9 <= before + 2e-9, kind
@@ -78,11 +52,11 @@ def test_every_kind_of_cluster_ends_cheaper_and_valid(tmp_path: Path) -> None:
         charge = sum(n["nodeChargePerHour"] for n in nodes)
         cost = {"pricePerHour": after - charge, "nodeChargePerHour": charge, "objectivePerHour": after}
         plan = {"nodes": nodes, "existing": [], "unschedulable": [], "cost": {**cost, "lowerBound": None}}
-        assert judge(as_pending(objects), catalogue(), plan) == [], kind
+        assert judge(as_pending(objects), three_families(), plan) == [], kind
 
 
 def test_steps_name_nodes_of_the_input_and_of_the_end(tmp_path: Path) -> None:
-    objects = KINDS["after scale-down"](catalogue(), 8, 5)
+    objects = KINDS["after scale-down"](three_families(), 8, 5)
     report = simulated(tmp_path, objects)
     names = {o["metadata"]["name"] for o in objects if o["kind"] == "Node"}
     standing = set(names)
@@ -97,7 +71,7 @@ def test_steps_name_nodes_of_the_input_and_of_the_end(tmp_path: Path) -> None:
 
 def test_a_cluster_in_which_nothing_is_worth_a_step_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("kind: Namespace\napiVersion: v1\nmetadata: {name: shop}\n")
-    lines = "\n".join(json.dumps(entry) for entry in catalogue().values())
+    lines = "\n".join(json.dumps(entry) for entry in three_families().values())
     (tmp_path / "catalogue.jsonl").write_text(lines)
     result = CliRunner().invoke(
         app,

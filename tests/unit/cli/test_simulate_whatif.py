@@ -12,20 +12,20 @@ from typer.testing import CliRunner, Result
 
 from nodeyard.cli.simulate import app
 from tests.benchmark.consolidation_clusters import KINDS
-from tests.unit.cli.test_simulate import catalogue
+from tests.support.invented_market import three_families
 
 Json = dict[str, Any]
 
 
 def cluster() -> list[Json]:
-    return KINDS["after scale-down"](catalogue(), 8, 5)
+    return KINDS["after scale-down"](three_families(), 8, 5)
 
 
 def asked(tmp_path: Path, *question: str, output: str = "json") -> Result:
     (tmp_path / "cluster.json").write_text(
         json.dumps({"apiVersion": "v1", "kind": "List", "items": cluster()})
     )
-    lines = "\n".join(json.dumps(entry) for entry in catalogue().values())
+    lines = "\n".join(json.dumps(entry) for entry in three_families().values())
     (tmp_path / "catalogue.jsonl").write_text(lines)
     reading = ["-f", str(tmp_path / "cluster.json"), "--catalog", str(tmp_path / "catalogue.jsonl")]
     return CliRunner().invoke(app, [*question, *reading, "--output", output])

@@ -7,7 +7,7 @@ import pytest
 
 from nodeyard.disruption.asking import asked, question_of, unplaced
 from nodeyard.disruption.whatif import UnusableQuestion
-from tests.support.disruption import Builder, first_fit
+from tests.support.disruption import Builder, clock, first_fit
 
 Json = dict[str, Any]
 POD = {
@@ -15,10 +15,6 @@ POD = {
     "metadata": {"name": "late"},
     "spec": {"containers": [{"name": "m", "resources": {"requests": {"cpu": "1"}}}]},
 }
-
-
-def clock() -> float:
-    return 0.0
 
 
 @pytest.fixture

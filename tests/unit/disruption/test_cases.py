@@ -30,15 +30,7 @@ from nodeyard.provisioning.model import Options as PlanOptions
 from nodeyard.provisioning.pending import pending
 from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, ZONE, Builder, catalogue, first_fit, shape
-
-
-def clock() -> float:
-    return 0.0
-
-
-def passed(build: Builder, **fields: object) -> Outcome:
-    return decide(build.view(**fields), first_fit, clock)
+from tests.support.disruption import NOW, ZONE, Builder, catalogue, clock, first_fit, passed, shape
 
 
 def rule_of(outcome: Outcome, node: str) -> Rule | None:

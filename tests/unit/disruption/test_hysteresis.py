@@ -12,14 +12,10 @@ from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Block, Command, Fate, Move, Options, Reason, Rule
 from nodeyard.disruption.validation import validate
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, TYPES, Builder, catalogue, first_fit
+from tests.support.disruption import NOW, TYPES, Builder, catalogue, clock, first_fit
 
 HOUR = 3600.0
 NOTHING_WANTED = Steadiness()
-
-
-def clock() -> float:
-    return 0.0
 
 
 def one_too_large(steadiness: Steadiness = NOTHING_WANTED, pods: int = 1) -> Builder:

@@ -12,11 +12,7 @@ from nodeyard.api.selectors import Requirement
 from nodeyard.disruption.model import Rule, View
 from nodeyard.disruption.reaction import Price, Reaction, at_prices, react, with_pool
 from nodeyard.disruption.whatif import UnusableQuestion
-from tests.support.disruption import Builder, first_fit
-
-
-def clock() -> float:
-    return 0.0
+from tests.support.disruption import Builder, clock, first_fit
 
 
 def ticking(step: float) -> Callable[[], float]:

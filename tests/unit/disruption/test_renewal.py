@@ -18,14 +18,10 @@ from nodeyard.disruption.validation import still_open, validate
 from nodeyard.disruption.waves import Wave, wave_of
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, Builder, catalogue, first_fit
+from tests.support.disruption import NOW, Builder, catalogue, clock, first_fit
 
 STAMPED = {keys.NODEPOOL_HASH: "old", keys.NODEPOOL_HASH_VERSION: HASH_VERSION}
 FRESH = {keys.NODEPOOL_HASH: "new", keys.NODEPOOL_HASH_VERSION: HASH_VERSION}
-
-
-def clock() -> float:
-    return 0.0
 
 
 class Scene(Builder):

@@ -14,7 +14,7 @@ from services.pricing.board import PriceBoard
 from services.pricing.controller import PricingController
 from services.pricing.metrics import PricingMetrics
 from tests.support.clock import FakeClock, settle
-from tests.unit.pricing.fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory, FakeShifts
+from tests.support.pricing_fakes import FakeAccount, FakeCloud, FakeFeed, FakeMemory, FakeShifts
 
 MINUTE_S, SPOT_S, HOURS_S = 60.0, 300.0, 12 * 3600.0
 

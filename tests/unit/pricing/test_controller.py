@@ -16,7 +16,7 @@ from nodeyard.cloudprovider.learned import LearnedMemory
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.scarcity import Standing
 from tests.support.clock import settle
-from tests.unit.pricing.fakes import FakeAccount, FakeFeed
+from tests.support.pricing_fakes import FakeAccount, FakeFeed
 from tests.unit.pricing.replicas import HOURS_S, SPOT_S, Replica, World, world
 
 __all__ = ["world"]

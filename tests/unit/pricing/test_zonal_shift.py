@@ -7,7 +7,7 @@ from nodeyard.cloudprovider.market import Market
 from nodeyard.cloudprovider.refusals import Refusal
 from nodeyard.cloudprovider.reservations import CapacityReservation
 from nodeyard.rpc.catalog import market_from, message_of
-from tests.unit.pricing.fakes import FakeShifts
+from tests.support.pricing_fakes import FakeShifts
 from tests.unit.pricing.replicas import Replica, World, world
 
 __all__ = ["world"]

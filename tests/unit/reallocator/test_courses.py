@@ -18,7 +18,7 @@ from nodeyard.disruption.model import Course, Reason
 from nodeyard.provisioning.keeping import keeping_of, kept_of
 from nodeyard.state.cluster import Kind
 from tests.support.clock import FakeClock
-from tests.support.disruption import World
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 NODES = ("a", "b", "stays")

@@ -14,7 +14,8 @@ from nodeyard.disruption.model import Reason
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.state.cluster import Kind
 from tests.support.clock import FakeClock
-from tests.support.disruption import NOW, TYPES, ZONE, World, catalogue
+from tests.support.disruption import NOW, TYPES, ZONE, catalogue
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 

@@ -14,7 +14,8 @@ from nodeyard.disruption.interruption import SPOT_WARNING_S, Message, Notice, No
 from nodeyard.disruption.termination import deadline_of, render_time
 from services.reallocator.interruptions import Interruptions
 from tests.support.clock import FakeClock
-from tests.support.disruption import ZONE, World
+from tests.support.disruption import ZONE
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 

@@ -8,7 +8,8 @@ import pytest
 from nodeyard.api import labels as keys
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering
 from tests.support.clock import FakeClock
-from tests.support.disruption import TYPES, World, catalogue
+from tests.support.disruption import TYPES, catalogue
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 

@@ -17,7 +17,8 @@ from nodeyard.disruption.model import View
 from nodeyard.state.cluster import Kind
 from services.reallocator.reserved import ReservedNodes
 from tests.support.clock import FakeClock, settle
-from tests.support.disruption import ZONE, World
+from tests.support.disruption import ZONE
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 RESERVED = {

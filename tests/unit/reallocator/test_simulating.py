@@ -13,7 +13,8 @@ from nodeyard.rpc.v1 import disruption_pb2, disruption_pb2_grpc
 from services.reallocator.servicer import Servicer
 from services.reallocator.simulating import Simulator
 from tests.support.clock import FakeClock
-from tests.support.disruption import World, first_fit
+from tests.support.disruption import first_fit
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 

@@ -14,7 +14,7 @@ from nodeyard.disruption.model import Fate, Reason, Rule
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.state.cluster import Kind
 from tests.support.clock import FakeClock
-from tests.support.disruption import World
+from tests.support.disruption_world import World
 from tests.support.reallocating import Replica
 
 STAMPED = {keys.NODEPOOL_HASH: "old", keys.NODEPOOL_HASH_VERSION: HASH_VERSION}

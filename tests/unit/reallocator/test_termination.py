@@ -11,7 +11,7 @@ from nodeyard.api.node import Condition
 from nodeyard.disruption.collection import instance_id
 from nodeyard.state.cluster import Kind
 from tests.support.clock import FakeClock
-from tests.support.disruption import World
+from tests.support.disruption_world import World
 from tests.support.reallocating import Leases, Replica
 
 
