@@ -1,12 +1,11 @@
 """What a claim may be launched as: capacity type, images and (type, zone, subnet) overrides, decided before the call.
 
-A planned claim brings its offerings with it; one that a user or another tool wrote is matched against the catalogue
-here, with Karpenter's launch filters. Refuses where the node class lacks something (`NotReady`) or nothing matches
+A planned claim brings its offerings with it; for another, `provisioning.unplanned` asks the catalogue. Refuses where the node class lacks something (`NotReady`) or nothing matches
 (`NothingToLaunch`), as values. Pure; `adapters/ec2/launch` makes the call.
 Source: Karpenter documentation, "NodePools" (capacity type) and "NodeClasses"; EC2 CreateFleet.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -17,25 +16,23 @@ from nodeyard.api.networking import NetworkInterface
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.placement import Placement
-from nodeyard.api.quantity import PODS, Resources, fits
+from nodeyard.api.quantity import PODS, Resources
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.capacity import EFA
 from nodeyard.cloudprovider.market import FEED
-from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
+from nodeyard.cloudprovider.model import Catalogue, InstanceType
 from nodeyard.cloudprovider.refusals import NO_ADDRESSES, Refusal
 from nodeyard.cloudprovider.type_labels import group_requirements
 from nodeyard.provisioning.claims import LaunchRecord, ReservationRef, offerings_of, requirements_allow
 from nodeyard.provisioning.model import OfferingRef
+from nodeyard.provisioning.reserved_launches import one_reservation_each, reference
+from nodeyard.provisioning.unplanned import ORDER, offerings_for
 
-MOST_TYPES: Final = 60
-"""Instance types in one launch; Karpenter documentation, "Instance types"."""
 FLEXIBLE_TYPES: Final = 5
 """Instance types that a claim which may be spot should allow at least; Karpenter documentation, "Troubleshooting"."""
 SHARED: Final = "default"
 DEDICATED: Final = "dedicated"
 """EC2's tenancies; hosts of one's own are not launched here."""
-_EXOTIC: Final = ("karpenter.k8s.aws/instance-gpu-count", "karpenter.k8s.aws/instance-accelerator-count")
-ORDER: Final = (keys.RESERVED, keys.SPOT, keys.ON_DEMAND)
 
 
 class Choice(Value, frozen=True):
@@ -131,7 +128,7 @@ def choose(
     spread = _spread([o for o, _ in chosen], capacity_type, node_class, catalogue, best_subnet)
     if not isinstance(spread, Choice):
         return spread
-    into = {f"{o.instance_type}/{o.zone}": _reference(reserved) for o, reserved in chosen}
+    into = {f"{o.instance_type}/{o.zone}": reference(reserved) for o, reserved in chosen}
     return structs.replace(spread, reservations={place: into[place] for place in spread.prices})
 
 
@@ -156,47 +153,6 @@ def little_choice(claim: NodeClaim, chosen: Choice, order: Sequence[str] = ORDER
     if not requirements_allow(spot, {keys.CAPACITY_TYPE: (keys.SPOT,)}):
         return ""
     return f"it may be spot and falls back to on-demand with {len(kinds)} instance types; {FLEXIBLE_TYPES} are advised"
-
-
-def one_reservation_each(
-    offers: Iterable[OfferingRef], catalogue: Catalogue
-) -> list[tuple[OfferingRef, Reserved]]:
-    """What one CreateFleet may be asked for: reservations that take an instance, of one kind (that of the cheapest;
-    on ties default before blocks before interruptible ones), a single block, and per type and zone the one with most
-    places.
-    """
-    found = [
-        (o, offering.reserved)
-        for o in offers
-        if (offering := catalogue.offering(o.instance_type, o.zone, keys.RESERVED, o.reservation)) is not None
-        and offering.available
-        and offering.reserved is not None
-    ]
-    if not found:
-        return []
-    found.sort(key=lambda row: (row[0].price_per_hour, _KINDS.index(_kind(row[1])), -row[1].left, row[1].id))
-    kind, block = _kind(found[0][1]), found[0][1].id
-    out: dict[tuple[str, str], tuple[OfferingRef, Reserved]] = {}
-    for offer, reserved in found:
-        if _kind(reserved) != kind or (kind == keys.CAPACITY_BLOCK and reserved.id != block):
-            continue
-        place = (offer.instance_type, offer.zone)
-        if place not in out or reserved.left > out[place][1].left:
-            out[place] = (offer, reserved)
-    return list(out.values())
-
-
-_KINDS: Final = ("default", keys.CAPACITY_BLOCK, "interruptible")
-
-
-def _kind(reserved: Reserved) -> str:
-    if reserved.kind == keys.CAPACITY_BLOCK:
-        return keys.CAPACITY_BLOCK
-    return "interruptible" if reserved.interruptible else "default"
-
-
-def _reference(reserved: Reserved) -> ReservationRef:
-    return ReservationRef(reserved.id, reserved.kind, reserved.interruptible)
 
 
 def missing_in(node_class: NodeClass) -> NotReady | None:
@@ -236,12 +192,6 @@ def group_of(node_class: NodeClass) -> str:
     if group is None:
         return ""
     return f"{group.id}/{partition}" if partition else group.id
-
-
-def placement_labels(placement: Placement) -> dict[str, str]:
-    """What the node's labels say of it."""
-    partition = {keys.PLACEMENT_PARTITION: str(placement.partition)} if placement.partition else {}
-    return {keys.TENANCY: placement.tenancy or SHARED, **partition}
 
 
 def _partitions(node_class: NodeClass) -> tuple[str, ...]:
@@ -292,16 +242,6 @@ def _spread(
     return NothingToLaunch(f"node class {node_class.key} has no image that boots {unbootable}")
 
 
-def by_reservation(
-    rows: Iterable[tuple[str, str, str]], reservations: Mapping[str, ReservationRef]
-) -> list[tuple[ReservationRef | None, tuple[tuple[str, str, str], ...]]]:
-    """The overrides by the reservation that they are launched into: each has launch templates of its own."""
-    groups: dict[ReservationRef | None, list[tuple[str, str, str]]] = {}
-    for row in rows:
-        groups.setdefault(reservations.get(f"{row[0]}/{row[1]}"), []).append(row)
-    return [(into, tuple(found)) for into, found in groups.items()]
-
-
 def with_efa(
     claim: NodeClaim,
     node_class: NodeClass,
@@ -338,131 +278,9 @@ def image_for(images: Iterable[Image], instance_type: InstanceType) -> Image | N
     return next((i for i in images if requirements_allow(i.requirements, instance_type.requirements)), None)
 
 
-def offerings_for(
-    claim: NodeClaim, catalogue: Catalogue, order: Sequence[str] = ORDER
-) -> tuple[OfferingRef, ...]:
-    """What the catalogue can sell for a claim that brings no offerings: cheapest first, one capacity type, exotic
-    types only where nothing else serves. A claim that wants a variety (minValues) keeps everything of that type.
-    """
-    options = [
-        (t, o) for t in catalogue.types if fits(claim.requests, t.allocatable) for o in _offerings(t, claim)
-    ]
-    for capacity_type in order:
-        mine = [(t, o) for t, o in options if o.capacity_type == capacity_type]
-        if mine:
-            break
-    else:
-        return ()
-    flexible = any(r.min_values for r in claim.requirements)
-    plain = [] if flexible else [(t, o) for t, o in mine if not exotic(t)]
-    rows = sorted(plain or mine, key=lambda row: (row[1].price, row[0].name, row[1].zone))
-    if capacity_type == keys.SPOT and not flexible:
-        rows = _not_dearer(rows, [o.price for t, o in options if o.capacity_type == keys.ON_DEMAND])
-    names = list(dict.fromkeys(t.name for t, _ in rows))[:MOST_TYPES]
-    kept = frozenset(names)
-    return tuple(
-        OfferingRef(t.name, o.zone, o.capacity_type, o.price, o.reserved.id if o.reserved else "")
-        for t, o in rows
-        if t.name in kept
-    )
-
-
-def _offerings(instance_type: InstanceType, claim: NodeClaim) -> list[Offering]:
-    labels = {key: (value,) for key, value in claim.labels.items()} | instance_type.requirements
-    fixed = [r for r in claim.requirements if r.key not in _OF_AN_OFFERING]
-    if not requirements_allow(fixed, labels):
-        return []
-    loose = [r for r in claim.requirements if r.key in _OF_AN_OFFERING]
-    return [
-        o
-        for o in instance_type.offerings
-        if o.available
-        and requirements_allow(
-            loose,
-            {
-                keys.ZONE: (o.zone,),
-                keys.CAPACITY_TYPE: (o.capacity_type,),
-                **{k: (v,) for k, v in reservation_labels(o.reserved).items()},
-            },
-        )
-    ]
-
-
-_OF_AN_OFFERING: Final = frozenset(
-    {
-        keys.ZONE,
-        keys.CAPACITY_TYPE,
-        keys.RESERVATION_ID,
-        keys.RESERVATION_TYPE,
-        keys.RESERVATION_INTERRUPTIBLE,
-    }
-)
-
-
-def reservation_labels(into: Reserved | ReservationRef | None) -> dict[str, str]:
-    """The labels of a node in a capacity reservation."""
-    if into is None:
-        return {}
-    return {
-        keys.RESERVATION_ID: into.id,
-        keys.RESERVATION_TYPE: into.kind,
-        keys.RESERVATION_INTERRUPTIBLE: "true" if into.interruptible else "false",
-    }
-
-
-def _not_dearer(
-    rows: list[tuple[InstanceType, Offering]], on_demand: list[float]
-) -> list[tuple[InstanceType, Offering]]:
-    """Spot offerings dearer than the cheapest on-demand one make no sense, unless there is nothing else."""
-    if not on_demand:
-        return rows
-    limit = min(on_demand)
-    return [row for row in rows if row[1].price <= limit] or rows
-
-
-def exotic(instance_type: InstanceType) -> bool:
-    """Whether the type is bare metal or has accelerators: not for those who did not ask for it."""
-    if any(size.startswith("metal") for size in instance_type.requirements.get(keys.INSTANCE_SIZE, ())):
-        return True
-    return any(key in instance_type.requirements for key in _EXOTIC)
-
-
-def resolved_labels(launched: Launched, instance_type: InstanceType | None, region: str) -> dict[str, str]:
-    """The labels that are known once it is known what was launched."""
-    out = {
-        keys.INSTANCE_TYPE: launched.instance_type,
-        keys.ZONE: launched.zone,
-        keys.CAPACITY_TYPE: launched.capacity_type,
-        keys.REGION: region,
-        **reservation_labels(launched.reservation),
-    }
-    if instance_type is None:
-        return out
-    single = {k: v[0] for k, v in instance_type.requirements.items() if len(v) == 1}
-    zone_id = next((o.zone_id for o in instance_type.offerings if o.zone == launched.zone and o.zone_id), "")
-    return {**single, **({keys.ZONE_ID: zone_id} if zone_id else {}), **out}
-
-
 def room_of(node: Node | None, claim: NodeClaim) -> Resources:
     """What is left to be counted for a pool: the real capacity once there is a node."""
     return node.capacity if node is not None and node.capacity else claim.capacity
-
-
-_LABELS_OF_A_LAUNCH: Final = frozenset(
-    {
-        keys.INSTANCE_TYPE,
-        keys.ZONE,
-        keys.ZONE_ID,
-        keys.REGION,
-        keys.CAPACITY_TYPE,
-        keys.ARCH,
-        keys.OS,
-        keys.HOSTNAME,
-        keys.RESERVATION_ID,
-        keys.RESERVATION_TYPE,
-        keys.RESERVATION_INTERRUPTIBLE,
-    }
-)
 
 
 def as_recorded(made: Launched, record: LaunchRecord | None) -> Launched:
@@ -471,15 +289,3 @@ def as_recorded(made: Launched, record: LaunchRecord | None) -> Launched:
     if into is None or made.capacity_type == keys.SPOT:
         return made
     return structs.replace(made, capacity_type=keys.RESERVED, reservation=into)
-
-
-def boot_labels(claim: NodeClaim, capacity_type: str) -> dict[str, str]:
-    """The labels that the kubelet starts with: the claim's own, without those that depend on what is launched, so that
-    one launch template serves all claims of a pool.
-    """
-    own = {
-        key: value
-        for key, value in claim.labels.items()
-        if key not in _LABELS_OF_A_LAUNCH and not key.startswith(f"{keys.AWS_GROUP}/instance-")
-    }
-    return {**own, keys.CAPACITY_TYPE: capacity_type}

@@ -23,7 +23,8 @@ from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.cloudprovider.reservations import found_of
 from nodeyard.provisioning.claims import claim_of, launch_record_of, requirements_allow
-from nodeyard.provisioning.launches import NotReady, boot_labels, missing_in, placed
+from nodeyard.provisioning.launch_labels import boot_labels
+from nodeyard.provisioning.launches import NotReady, missing_in, placed
 from nodeyard.provisioning.lifecycle import UNREGISTERED
 from nodeyard.provisioning.model import PlannedNode
 from nodeyard.runtime.clock import Clock

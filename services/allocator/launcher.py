@@ -30,23 +30,22 @@ from nodeyard.provisioning.claims import (
     planner_of,
     record_annotations,
 )
+from nodeyard.provisioning.launch_labels import placement_labels, resolved_labels
 from nodeyard.provisioning.launches import (
-    ORDER,
     Launched,
     NothingToLaunch,
     NotReady,
     Refused,
     as_recorded,
-    by_reservation,
     choose,
     group_of,
     little_choice,
     placed,
-    placement_labels,
-    resolved_labels,
     with_efa,
 )
 from nodeyard.provisioning.lifecycle import with_condition
+from nodeyard.provisioning.reserved_launches import by_reservation
+from nodeyard.provisioning.unplanned import ORDER
 from nodeyard.runtime.clock import Clock
 from nodeyard.state.cluster import Change, Kind
 from services.allocator.batches import Batches, Nothing

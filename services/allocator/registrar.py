@@ -1,9 +1,9 @@
 """From a node that joined to one that is Initialized, and its pods onto it on the way.
 
-A node of a partition placement group waits until EC2 says which partition it is in. Registers under the claim's lease: planned pods are nominated before the write that lets the kube-scheduler in, or
-(mode `bind`) the node is held back by a taint of ours until its pods are bound or the hold's deadline has passed; any
-replica lifts a hold. Refuses to choose between two nodes with one provider id. What landed elsewhere is planned again
-by the controller.
+A node of a partition placement group waits until EC2 says which partition it is in. Registers under the claim's lease:
+planned pods are nominated before the write that lets the kube-scheduler in, or (mode `bind`) the node is held back by a
+taint of ours until its pods are bound or the hold's deadline has passed; any replica lifts a hold. Refuses to choose
+between two nodes with one provider id. What landed elsewhere is planned again by the controller.
 """
 
 import asyncio

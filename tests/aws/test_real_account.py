@@ -11,10 +11,11 @@ import time
 import pytest
 
 from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
+from nodeyard.adapters.ec2.images import alias_parameters
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
-from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
+from nodeyard.adapters.ec2.node_class import Resolver
 from nodeyard.adapters.ec2.placement import find_group
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage

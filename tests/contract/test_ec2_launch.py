@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from nodeyard.adapters.ec2.budget import CallBudget
+from nodeyard.adapters.ec2.images import alias_parameters
 from nodeyard.adapters.ec2.launch import Fleet
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates, template_data
-from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
+from nodeyard.adapters.ec2.node_class import Resolver
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.api import labels as keys
 from nodeyard.api.networking import ConnectionTracking, NetworkInterface

@@ -16,10 +16,11 @@ import pytest
 from nodeyard.adapters.ec2.budget import CallBudget
 from nodeyard.adapters.ec2.describe import read_reservations, read_spot_prices, read_types
 from nodeyard.adapters.ec2.dry_runs import DryRuns
+from nodeyard.adapters.ec2.images import alias_parameters
 from nodeyard.adapters.ec2.instances import Instances
 from nodeyard.adapters.ec2.interruption_queue import InterruptionQueue
 from nodeyard.adapters.ec2.launch_templates import LaunchTemplates
-from nodeyard.adapters.ec2.node_class import Resolver, alias_parameters
+from nodeyard.adapters.ec2.node_class import Resolver
 from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.ec2.usage import read_usage
 from nodeyard.adapters.ec2.zonal_shift import read_shifted_zones

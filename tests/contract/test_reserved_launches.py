@@ -25,7 +25,9 @@ from nodeyard.cloudprovider.reservations import standing
 from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.local.account.server import AccountServer
 from nodeyard.provisioning.claims import LaunchRecord, ReservationRef, TemplateChoice
-from nodeyard.provisioning.launches import Choice, as_recorded, by_reservation, choose, resolved_labels
+from nodeyard.provisioning.launch_labels import resolved_labels
+from nodeyard.provisioning.launches import Choice, as_recorded, choose
+from nodeyard.provisioning.reserved_launches import by_reservation
 from tests.support.account import REGION, AwsClients, DialBoard, account_server, reach
 from tests.support.catalogue import small_market
 from tests.support.clock import FakeClock

@@ -4,8 +4,7 @@ Selector terms are ORed, tags within a term ANDed with `*` as wildcard; aliases 
 What was found is remembered for a while, per selector (subnets 1 min, groups of both kinds and images 5 min, what an SSM
 parameter stands for half an hour, profiles 15 min; a minute when nothing was found; a quarter of an hour longer while AWS
 throttles or can't be reached), and each part's outcome becomes a condition.
-Source: Karpenter documentation, "NodeClasses"; EKS documentation "Retrieve recommended AMI IDs"; Bottlerocket
-documentation (public SSM parameters).
+Source: Karpenter documentation, "NodeClasses".
 """
 
 import contextlib
@@ -17,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from nodeyard.adapters.ec2.dry_runs import DryRuns
+from nodeyard.adapters.ec2.images import alias_parameters, described_images, image_terms
 from nodeyard.adapters.ec2.launch_templates import tag_list
 from nodeyard.adapters.ec2.placement import find_group
 from nodeyard.adapters.ec2.session import Ec2Session
@@ -25,7 +25,6 @@ from nodeyard.api import labels as keys
 from nodeyard.api.node import READY, Condition
 from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, SelectorTerm, Subnet
 from nodeyard.api.placement import PlacementGroup
-from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.boot import Boot
 from nodeyard.cloudprovider.errors import CloudError, Conflict, NotFound, Unauthorized
 from nodeyard.provisioning.addresses import Addresses
@@ -40,12 +39,6 @@ PROFILE_S: Final = 900.0
 EMPTY_S: Final = 60.0
 STALE_S: Final = 900.0
 """For how much longer what was found counts while AWS can't be asked again."""
-_GPU: Final = "karpenter.k8s.aws/instance-gpu-count"
-_ACCELERATOR: Final = "karpenter.k8s.aws/instance-accelerator-count"
-_ARCH: Final = {"x86_64": "amd64", "arm64": "arm64"}
-_STANDARD: Final = (Requirement(_GPU, "DoesNotExist"), Requirement(_ACCELERATOR, "DoesNotExist"))
-_NVIDIA: Final = (Requirement(_GPU, "Exists"),)
-_NEURON: Final = (Requirement(_ACCELERATOR, "Exists"),)
 
 
 class Resolver:
@@ -194,7 +187,7 @@ class Resolver:
     async def _images(self, node_class: NodeClass) -> tuple[tuple[Image, ...], str]:
         async def ask() -> tuple[Image, ...]:
             out: list[Image] = []
-            for term in _image_terms(node_class):
+            for term in image_terms(node_class):
                 out += await (self._alias(term.alias) if term.alias else self._own_images(term))
             return tuple({(i.id, i.requirements): i for i in out}.values())
 
@@ -230,22 +223,9 @@ class Resolver:
         params: dict[str, Any] = {"Filters": filters, "IncludeDeprecated": True}
         if not term.id:
             params["Owners"] = [term.owner] if term.owner else ["self", "amazon"]
-        rows = [
-            i
-            for page in await self._session.pages("ec2", "describe_images", **params)
-            for i in page.get("Images", [])
-            if i.get("State", "available") == "available" and i.get("Architecture", "") in _ARCH
-        ]
-        now = datetime.fromtimestamp(self._clock.now(), UTC).isoformat()
-        rows.sort(key=lambda i: (_deprecated(i, now), _newest_first(str(i.get("CreationDate", "")))))
-        return [
-            Image(
-                i["ImageId"],
-                i.get("Name", ""),
-                (Requirement(keys.ARCH, "In", (_ARCH[i["Architecture"]],)),),
-            )
-            for i in rows
-        ]
+        pages = await self._session.pages("ec2", "describe_images", **params)
+        rows = [row for page in pages for row in page.get("Images", [])]
+        return described_images(rows, datetime.fromtimestamp(self._clock.now(), UTC).isoformat())
 
     async def _placement(self, node_class: NodeClass) -> tuple[PlacementGroup | None, tuple[Condition, ...]]:
         """The placement group and its condition; neither for a class that names none."""
@@ -346,77 +326,6 @@ def managed_profile(cluster: str, node_class: NodeClass) -> str:
     return f"nodeyard-{cluster[:80]}-{digest}"
 
 
-def alias_parameters(family: str, version: str, kubernetes: str) -> list[tuple[str, tuple[Requirement, ...]]]:
-    """SSM parameter -> what its image boots, for an alias of `family` at `version` ("latest" or one by name)."""
-    amd, arm = (Requirement(keys.ARCH, "In", (arch,)) for arch in ("amd64", "arm64"))
-    eks = f"/aws/service/eks/optimized-ami/{kubernetes}"
-    match family.lower():
-        case "al2023":
-            return [
-                (_al2023_path(eks, arch, variant, version, kubernetes), (only, *requirements))
-                for arch, only in (("x86_64", amd), ("arm64", arm))
-                for variant, requirements in (
-                    ("standard", _STANDARD),
-                    ("nvidia", _NVIDIA),
-                    ("neuron", _NEURON),
-                )
-            ]
-        case "al2":
-            return [
-                (
-                    f"{eks}/amazon-linux-2{suffix}/{_al2_end(infix, version, kubernetes)}/image_id",
-                    (only, *requirements),
-                )
-                for suffix, infix, only, requirements in (
-                    ("", "", amd, _STANDARD),
-                    ("-arm64", "arm64-", arm, _STANDARD),
-                    ("-gpu", "gpu-", amd, _NVIDIA),
-                )
-            ]
-        case "bottlerocket":
-            rocket = f"/aws/service/bottlerocket/aws-k8s-{kubernetes}"
-            return [
-                (f"{rocket}{suffix}/{arch}/{version.removeprefix('v')}/image_id", (only, *requirements))
-                for arch, only in (("x86_64", amd), ("arm64", arm))
-                for suffix, requirements in (("", _STANDARD), ("-nvidia", _NVIDIA))
-            ]
-        case "windows2019" | "windows2022" | "windows2025" if version == "latest":
-            year = family[-4:]
-            image = f"Windows_Server-{year}-English-Core-EKS_Optimized-{kubernetes}"
-            runs = Requirement(keys.OS, "In", ("windows",))
-            return [(f"/aws/service/ami-windows-latest/{image}/image_id", (amd, runs))]
-    return []
-
-
-def _al2_end(infix: str, version: str, kubernetes: str) -> str:
-    return "recommended" if version == "latest" else f"amazon-eks-{infix}node-{kubernetes}-{version}"
-
-
-def _al2023_path(eks: str, arch: str, variant: str, version: str, kubernetes: str) -> str:
-    base = f"{eks}/amazon-linux-2023/{arch}/{variant}"
-    if version == "latest":
-        return f"{base}/recommended/image_id"
-    return f"{base}/amazon-eks-node-al2023-{arch}-{variant}-{kubernetes}-{version}/image_id"
-
-
-_DEFAULT_ALIAS: Final = {
-    "AL2023": "al2023@latest",
-    "AL2": "al2@latest",
-    "Bottlerocket": "bottlerocket@latest",
-    "Windows2019": "windows2019@latest",
-    "Windows2022": "windows2022@latest",
-    "Windows2025": "windows2025@latest",
-}
-
-
-def _image_terms(node_class: NodeClass) -> tuple[SelectorTerm, ...]:
-    """The class's terms, or its family's newest image where it names none (a Provisioner's)."""
-    if node_class.ami_terms:
-        return node_class.ami_terms
-    alias = _DEFAULT_ALIAS.get(node_class.ami_family)
-    return (SelectorTerm(alias=alias),) if alias else ()
-
-
 def _filters(term: SelectorTerm, id_filter: str, name_filter: str) -> list[dict[str, Any]]:
     if term.id:
         return [{"Name": id_filter, "Values": [term.id]}]
@@ -431,17 +340,6 @@ def _filters(term: SelectorTerm, id_filter: str, name_filter: str) -> list[dict[
         )
         filters.append(wanted)
     return filters
-
-
-def _deprecated(image: dict[str, Any], now: str) -> bool:
-    """Whether the time to deprecate it, which EC2 names long before, has come. `now`: ISO 8601, in UTC."""
-    at = str(image.get("DeprecationTime") or "")
-    return bool(at) and at[:19] <= now[:19]
-
-
-def _newest_first(date: str) -> tuple[int, ...]:
-    """A sort key that turns ISO dates round."""
-    return tuple(-ord(c) for c in date)
 
 
 def _ready(parts: Iterable[Condition]) -> Condition:

@@ -17,20 +17,18 @@ from nodeyard.cloudprovider.model import Catalogue, InstanceType
 from nodeyard.cloudprovider.refusals import Refusal, Shut
 from nodeyard.cloudprovider.resolve import resolve
 from nodeyard.provisioning.claims import encode_offerings
+from nodeyard.provisioning.launch_labels import boot_labels, resolved_labels
 from nodeyard.provisioning.launches import (
-    ORDER,
     Choice,
     Launched,
     NothingToLaunch,
     NotReady,
-    boot_labels,
     choose,
     little_choice,
-    offerings_for,
-    resolved_labels,
     with_efa,
 )
 from nodeyard.provisioning.model import OfferingRef
+from nodeyard.provisioning.unplanned import ORDER, offerings_for
 from tests.support.catalogue import node_class, on_demand_sheet, small_market, spot_sheet, table_of
 
 AMD = Image(

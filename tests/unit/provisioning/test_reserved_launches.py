@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nodeyard.api import labels as keys
 from nodeyard.cloudprovider.model import Catalogue, InstanceType, Offering, Reserved
-from nodeyard.provisioning.launches import one_reservation_each
 from nodeyard.provisioning.model import OfferingRef
+from nodeyard.provisioning.reserved_launches import one_reservation_each
 
 
 def asked(*reserved: tuple[str, str, float, Reserved]) -> list[str]:
