@@ -27,6 +27,7 @@ from nodeyard.local.versions import (
     KUBERNETES_BINARIES,
     KWOK,
     acceptable,
+    check_kubernetes,
     this_platform,
 )
 
@@ -92,6 +93,7 @@ class Binaries:
 
         Raises StandError when one cannot be had from anywhere.
         """
+        check_kubernetes(KUBERNETES)
         found = self.on_machine(wanted, progress)
         found |= self._cached([name for name in wanted if name not in found])
         missing = [name for name in wanted if name not in found]

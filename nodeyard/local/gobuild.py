@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodeyard.local import other_release
 from nodeyard.local.errors import StandError
 from nodeyard.local.progress import Progress
 from nodeyard.local.versions import (
@@ -27,6 +28,7 @@ from nodeyard.local.versions import (
     KUBERNETES,
     KUBERNETES_BINARIES,
     KWOK,
+    PINNED_KUBERNETES,
     parse_version,
 )
 
@@ -52,9 +54,10 @@ def _kubernetes_stamps() -> tuple[str, ...]:
     return tuple(f"{package}.{key}={value}" for package in packages for key, value in values.items())
 
 
+KUBERNETES_MODULE = "kubernetes"
 MODULES = (
     GoModule(
-        "kubernetes",
+        KUBERNETES_MODULE,
         {binary: f"k8s.io/kubernetes/cmd/{binary}" for binary in KUBERNETES_BINARIES},
         _kubernetes_stamps(),
     ),
@@ -72,8 +75,13 @@ def build(binaries: Sequence[str], *, sources: Path, to: Path, tools: Path, prog
     go = find_go(tools, progress)
     for module in MODULES:
         wanted = {name: package for name, package in module.packages.items() if name in binaries}
-        if wanted:
-            _build_module(go, module, wanted, sources / module.directory, to, progress)
+        if not wanted:
+            continue
+        source = sources / module.directory
+        if module.directory == KUBERNETES_MODULE and KUBERNETES != PINNED_KUBERNETES:
+            progress(f"build {', '.join(wanted)}", f"asking the module proxy for Kubernetes {KUBERNETES}")
+            source = other_release.module(go, to.parent / "module")
+        _build_module(go, module, wanted, source, to, progress)
 
 
 def _build_module(

@@ -1,15 +1,22 @@
 """Which releases the stand is made of, in one place.
 
 The Go modules under `deploy/controlplane` name the same releases (a test holds the two together). Ports in
-this room ask here which versions of a binary found on the machine may stand in for a pinned one.
+this room ask here which versions of a binary found on the machine may stand in for a pinned one. Another Kubernetes
+than the pinned one can be asked for with NODEYARD_KUBERNETES, e.g. to try a cluster's own release.
 """
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 from dataclasses import dataclass
 
-KUBERNETES = "1.36.3"
+from nodeyard.local.errors import StandError
+
+PINNED_KUBERNETES = "1.36.3"
+KUBERNETES = os.environ.get("NODEYARD_KUBERNETES", "").removeprefix("v") or PINNED_KUBERNETES
+OLDEST_KUBERNETES = (1, 31)
 KWOK = "0.8.0"
 ETCD = "3.6.8"
 # The first of its line with progress requests on watches. Without them an API server 1.36 refuses to stream
@@ -71,3 +78,17 @@ def acceptable(binary: str, version: str) -> bool:
         return found >= ETCD_MINIMUM
     wanted = parse_version(KWOK if binary == "kwok" else KUBERNETES)
     return found[:2] == wanted[:2]
+
+
+def check_kubernetes(wanted: str) -> None:
+    """Raises StandError for what is no release, one that is not supported any more, or one newer than the pinned one."""
+    newest = parse_version(PINNED_KUBERNETES)[:2]
+    if (
+        not re.fullmatch(r"1\.\d+\.\d+", wanted)
+        or not OLDEST_KUBERNETES <= parse_version(wanted)[:2] <= newest
+    ):
+        oldest = ".".join(map(str, OLDEST_KUBERNETES))
+        raise StandError(
+            f"NODEYARD_KUBERNETES={wanted}: wanted is a release from {oldest}.0 to {'.'.join(map(str, newest))}.x, such "
+            f"as {PINNED_KUBERNETES}"
+        )

@@ -14,9 +14,18 @@ from nodeyard.local.binaries import WANTED, Binaries, cache_key, cache_root, sou
 from nodeyard.local.downloads import Hosts
 from nodeyard.local.errors import StandError
 from nodeyard.local.gobuild import find_go
+from nodeyard.local.other_release import text
 from nodeyard.local.ports import free_port
 from nodeyard.local.progress import silent
-from nodeyard.local.versions import ETCD, KUBERNETES, KWOK, acceptable, parse_version
+from nodeyard.local.versions import (
+    ETCD,
+    KUBERNETES,
+    KWOK,
+    PINNED_KUBERNETES,
+    acceptable,
+    check_kubernetes,
+    parse_version,
+)
 from tests.support.releases import Releases, releases
 
 __all__ = ["releases"]
@@ -235,11 +244,40 @@ def test_the_go_modules_name_the_pinned_releases() -> None:
     """And every staging module of Kubernetes is replaced by the release of the same number."""
     modules = source_root() / "deploy" / "controlplane"
     kubernetes = (modules / "kubernetes" / "go.mod").read_text()
-    assert f"k8s.io/kubernetes v{KUBERNETES}" in kubernetes
+    assert f"k8s.io/kubernetes v{PINNED_KUBERNETES}" in kubernetes
     staging = re.findall(r"^\t(k8s\.io/\S+) => (\S+) (\S+)$", kubernetes, re.MULTILINE)
     assert len(staging) > 25
-    release = f"v0.{KUBERNETES.split('.', 1)[1]}"
+    release = f"v0.{PINNED_KUBERNETES.split('.', 1)[1]}"
     assert all(name == by and version == release for name, by, version in staging)
     assert f"sigs.k8s.io/kwok v{KWOK}" in (modules / "kwok" / "go.mod").read_text()
     assert f"go.etcd.io/etcd/server/v3 v{ETCD}" in (modules / "etcd" / "go.mod").read_text()
     assert all((modules / each / "go.sum").exists() for each in ("kubernetes", "etcd", "kwok"))
+
+
+def test_another_release_is_built_from_its_own_list_of_staging_modules() -> None:
+    own = """module k8s.io/kubernetes
+
+go 1.22.0
+
+require (
+\tgithub.com/google/cel-go v0.20.1
+\tk8s.io/api v0.0.0
+\tk8s.io/kube-openapi v0.0.0-20240228011516-70dd3763d340
+\tk8s.io/cri-client v0.0.0 // indirect
+)
+"""
+    made = text(own)
+    published = "v0." + KUBERNETES.split(".", 1)[1]
+    replaced = re.findall(r"^\t(k8s\.io/\S+) => k8s\.io/\S+ (\S+)$", made, re.MULTILINE)
+    assert replaced == [("k8s.io/api", published), ("k8s.io/cri-client", published)]
+    assert f"require k8s.io/kubernetes v{KUBERNETES}\n" in made
+    assert "godebug default=go1.22\n" in made
+    assert "godebug default=go1.25\n" in text(own.replace("go 1.22.0", "go 1.25.0\n\ngodebug default=go1.25"))
+
+
+@pytest.mark.parametrize("wanted", ["1.30.2", "1.37.0", "1.31", "main", "2.31.0"])
+def test_a_release_that_is_not_supported_is_refused_with_those_that_are(wanted: str) -> None:
+    with pytest.raises(StandError, match=rf"NODEYARD_KUBERNETES={re.escape(wanted)}: .*1\.31\.0 to 1\.36\.x"):
+        check_kubernetes(wanted)
+    check_kubernetes("1.31.13")
+    check_kubernetes(PINNED_KUBERNETES)

@@ -12,11 +12,12 @@ from typing import Any
 
 from nodeyard.local.account.machines.capacity import Resources, shown
 from nodeyard.local.account.machines.userdata import Boot
+from nodeyard.local.versions import KUBERNETES
 
 READY_ANNOTATION = "machines.nodeyard.dev/ready"
 KWOK_ANNOTATION = "kwok.x-k8s.io/node"
 _ARCH = {"x86_64": "amd64", "arm64": "arm64"}
-_VERSION = "v1.36.3"
+_VERSION = f"v{KUBERNETES}"
 _PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
 
 
