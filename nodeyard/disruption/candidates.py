@@ -16,6 +16,7 @@ from nodeyard.api.pool import Pool
 from nodeyard.disruption.burdens import Burden, Burdens
 from nodeyard.disruption.evictability import PodGuard
 from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
+from nodeyard.provisioning.pending import awaited
 
 BY_PODS = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS})
 """What pods ask for; the end of a termination grace period overrides it."""
@@ -157,6 +158,8 @@ def _is_free(s: Subject) -> Block | None:
 def _is_not_nominated(s: Subject) -> Block | None:
     if s.node.name in s.view.nominated:
         return Block(Rule.NOMINATED, "pods were just planned onto this node")
+    if s.claim is not None and (coming := awaited(s.view.snapshot, s.claim, s.node, s.view.now)):
+        return Block(Rule.NOMINATED, "pods that it was made for are yet to land on it", {"pods": len(coming)})
     return None
 
 

@@ -151,8 +151,17 @@ def starting_taint(node: Node, claim: NodeClaim) -> Taint | None:
     return next((t for t in node.taints if (t.key, t.effect) in startup or ephemeral(t)), None)
 
 
+def held(node: Node) -> bool:
+    """Whether our taint keeps the kube-scheduler off the node."""
+    return any(t.key == keys.BIND_HOLD for t in node.taints)
+
+
 def not_initialized(node: Node, claim: NodeClaim) -> tuple[str, str] | None:
-    """(reason, message) why the node is not initialized yet; None when it is."""
+    """(reason, message) why the node is not initialized yet; None when it is.
+
+    A node that is held for its first pods to be bound is not: until it is open, nobody may judge it by its being empty,
+    nor by how long its pods take to land. One that keeps places for pods that come back is held beyond that.
+    """
     if not node.ready:
         return "NodeNotReady", "the node is not Ready"
     if taint := starting_taint(node, claim):
@@ -161,6 +170,8 @@ def not_initialized(node: Node, claim: NodeClaim) -> tuple[str, str] | None:
     for resource, amount in sorted(claim.requests.items()):
         if amount > 0 and node.allocatable.get(resource, 0) <= 0:
             return "ResourceNotRegistered", f"the node does not offer {resource} yet"
+    if held(node) and keys.KEPT_PLACES not in claim.annotations:
+        return "HeldForPods", "the node is held until its pods are bound"
     return None
 
 

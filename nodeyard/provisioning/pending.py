@@ -99,11 +99,18 @@ def promises(snapshot: Snapshot, now: float) -> dict[PodKey, str]:
     for name, claim in snapshot.claims.items():
         if keys.PLANNED_PODS not in claim.annotations or claim.deleting or landed_too_late(claim, now):
             continue
-        planned = planned_pods_of(claim)
         if claim.is_true(INITIALIZED) and (node := snapshot.node_of(claim)) is not None:
-            planned = _still_fitting(snapshot, node, planned)
-        out.update(dict.fromkeys(planned, name))
+            out.update(dict.fromkeys(awaited(snapshot, claim, node, now), name))
+        else:
+            out.update(dict.fromkeys(planned_pods_of(claim), name))
     return out
+
+
+def awaited(snapshot: Snapshot, claim: NodeClaim, node: Node, now: float) -> tuple[PodKey, ...]:
+    """Pods planned for the claim that may still land on its node, as far as there is room for them."""
+    if keys.PLANNED_PODS not in claim.annotations or landed_too_late(claim, now):
+        return ()
+    return _still_fitting(snapshot, node, planned_pods_of(claim))
 
 
 def _still_fitting(snapshot: Snapshot, node: Node, planned: Iterable[PodKey]) -> tuple[PodKey, ...]:

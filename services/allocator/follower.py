@@ -11,10 +11,9 @@ from typing import Final
 
 from nodeyard.adapters.ec2.user_data import UserDataError
 from nodeyard.adapters.kubernetes.errors import KubernetesError
-from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED, REGISTERED, Node, NodeClaim
 from nodeyard.cloudprovider.errors import CloudError
-from nodeyard.provisioning.lifecycle import Deadlines, Step, next_step, not_initialized
+from nodeyard.provisioning.lifecycle import Deadlines, Step, held, next_step, not_initialized
 from nodeyard.runtime.backoff import Backoff
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
@@ -121,7 +120,7 @@ class Follower:
 
     def _due(self, snapshot: Snapshot, claim: NodeClaim, now: float) -> str:
         node = snapshot.node_of(claim)
-        if claim.is_true(REGISTERED) and not claim.deleting and not _held(node):
+        if claim.is_true(REGISTERED) and not claim.deleting and not (node and held(node)):
             if node is not None and self._registrar.forgotten(claim, node):
                 return REMIND
             if claim.is_true(INITIALIZED):
@@ -129,7 +128,7 @@ class Follower:
         step: str = next_step(claim, node, now, self._deadlines)
         if node is None or claim.deleting:
             return step
-        if _held(node) and self._registrar.ready_to_settle(claim, node):
+        if held(node) and self._registrar.ready_to_settle(claim, node):
             return SETTLE
         if step == Step.INITIALIZE and (waiting := not_initialized(node, claim)) is not None:
             return self._waiting(claim, waiting, now)
@@ -210,7 +209,3 @@ class Follower:
 
     async def _give_up_registration(self, claim: NodeClaim, node: Node | None) -> None:
         await self._launcher.unregistered(claim)
-
-
-def _held(node: Node | None) -> bool:
-    return node is not None and any(t.key == keys.BIND_HOLD for t in node.taints)

@@ -1,8 +1,9 @@
 """What is known now, joined into the market that subscribers see.
 
 Holds the latest of each part and the refusals in force, makes a new market whenever one of them changes, and wakes
-those who wait for it. Nothing is published before types are known and both price sources have either answered or
-failed once, so that nobody plans with estimates only because the process is a second old.
+those who wait for it. Nothing is published before types are known and whoever is asked for prices and reservations has
+either answered or failed once, so that nobody plans with estimates, or buys beside what is reserved, only because the
+process is a second old.
 """
 
 import asyncio
@@ -30,7 +31,8 @@ from services.pricing.ports import Part
 PARTS: tuple[Part, ...] = ("types", "on-demand", "spot", "reservations")
 NEEDED = PARTS[:3]
 """Parts that must be known before anything is served; a permission that lacks for the rest stops nobody."""
-PRICES = PARTS[1:3]
+ASKED_FIRST = PARTS[1:]
+"""Parts that must have been asked for, with or without success, before anything is served."""
 
 
 Refused = tuple[Shut, dict[Pool, float]]
@@ -96,6 +98,8 @@ class PriceBoard:
                 what = "instance types" if part == "types" else f"{part} prices"
                 reason = f": {self.problems[part]}" if part in self.problems else ""
                 return f"no {what} known yet{reason}"
+        if self.asked_at("reservations") is None:
+            return "capacity reservations are being counted"
         return "the first market is being made"
 
     async def learn_types(self, table: TypeTable, asked_at: float, now: float) -> None:
@@ -208,7 +212,9 @@ class PriceBoard:
         """Makes the market anew and wakes the subscribers, if anything in it is new."""
         refused = (self._shut(now), self.scarcity.odds(now))
         self._metrics.refusals.set(len(refused[0].keys))
-        if self.table is None or not all(part in self.sheets or part in self.problems for part in PRICES):
+        if self.table is None or any(
+            self.asked_at(part) is None and part not in self.problems for part in ASKED_FIRST
+        ):
             return
         market = self._market_under(refused, now)
         known, self.market = self.market, market

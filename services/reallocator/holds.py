@@ -6,8 +6,8 @@ Written with the node's resourceVersion, and tried again where the node has move
 
 from typing import Final
 
-from nodeyard.api import labels as keys
 from nodeyard.api.node import Node, NodeClaim
+from nodeyard.provisioning.lifecycle import held
 from nodeyard.runtime.clock import Clock
 from nodeyard.state.cluster import Change, Kind
 from services.reallocator.execution import LostLead
@@ -44,7 +44,3 @@ class Holds:
         if node is not None:
             self._cluster.overlay(Change(Kind.NODE, node.name, node, node.resource_version))
         return node is not None
-
-
-def held(node: Node) -> bool:
-    return any(taint.key == keys.BIND_HOLD for taint in node.taints)

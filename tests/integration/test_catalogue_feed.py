@@ -52,6 +52,7 @@ class Served:
         await self.board.learn_types(table, now, now)
         await self.board.learn_prices("on-demand", on_demand_sheet(table, now), now)
         await self.board.learn_prices("spot", spot_sheet(table, now), now)
+        await self.board.learn_reservations(ReservationSheet(now), now)
 
     async def start(self) -> None:
         self._server, port = await grpc_server.serve(

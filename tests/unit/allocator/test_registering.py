@@ -12,7 +12,8 @@ from nodeyard.api.selectors import Taint
 from nodeyard.provisioning.claims import (
     LAUNCH_RECORD,
 )
-from nodeyard.state.cluster import Kind
+from nodeyard.provisioning.pending import pending
+from nodeyard.state.cluster import Change, Kind
 from tests.support.allocator import Replica, World
 
 
@@ -160,8 +161,6 @@ async def test_a_node_that_never_joins_ends_its_claim_for_the_reallocator(world:
 async def test_pods_that_did_not_land_are_planned_again_half_a_minute_after_initialization(
     world: World,
 ) -> None:
-    from nodeyard.provisioning.pending import pending
-
     world.pending_pods(1)
     replica = world.replica()
     await replica.round()
@@ -195,6 +194,28 @@ async def test_a_held_node_gets_its_pods_bound_once_ready_and_is_let_go(world: W
     await replica.follow()  # type: ignore[attr-defined]
     assert {pod.node for pod in world.api.pods.values()} == {node}
     assert all(t.key != keys.BIND_HOLD for t in world.api.nodes[node].taints)
+
+
+async def test_a_held_node_is_starting_however_long_its_allocator_is_away_and_its_pods_stay_promised(
+    world: World,
+) -> None:
+    world.fixed[0] = Change(Kind.POOL, "default", msgspec.structs.replace(world.pool, startup_taints=()))
+    world.pending_pods(2)
+    replica = world.replica(mode="bind")
+    await replica.round()
+    (name,) = world.api.claims
+    world.join(name, taints=(Taint(keys.TAINT_UNREGISTERED, keys.NO_EXECUTE),))
+    await replica.follow()
+    assert world.api.claims[name].is_true(REGISTERED)
+    assert not world.api.claims[name].is_true(INITIALIZED)
+    world.clock.skip(60)
+    other = world.replica("b", mode="bind")
+    world.leases.holders.clear()
+    for _ in range(2):
+        await other.follow()
+    assert world.api.claims[name].is_true(INITIALIZED)
+    snapshot, now = other.stream.snapshot(), world.clock.now()
+    assert (pending(snapshot, now + 29).pods, len(pending(snapshot, now + 31).pods)) == ((), 2)
 
 
 async def test_what_the_real_node_can_not_take_is_not_bound(world: World) -> None:

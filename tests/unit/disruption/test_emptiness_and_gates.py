@@ -132,6 +132,23 @@ def test_nominated_nodes_and_nodes_of_commands_stay() -> None:
 
 
 @pytest.mark.parametrize(
+    ("since_s", "bound", "stops"),
+    [(29.0, False, Rule.NOMINATED), (31.0, False, None), (29.0, True, None)],
+    ids=["on their way", "they never came", "placed elsewhere"],
+)
+def test_a_node_stays_while_the_pods_that_it_was_made_for_are_on_their_way(
+    since_s: float, bound: bool, stops: Rule | None
+) -> None:
+    build = Builder()
+    build.pool()
+    planned = {keys.PLANNED_PODS: '["default/p"]'}
+    build.node("a", annotations={keys.DO_NOT_DISRUPT: "true"})
+    build.node("b", age=since_s, claim={"annotations": planned})
+    build.pod("p", "a" if bound else "")
+    assert rules(passed(build))["b"] is stops
+
+
+@pytest.mark.parametrize(
     ("protection", "started", "kept"),
     [("10m", NOW - 599, True), ("10m", NOW - 601, False), ("10m", 0.0, True), ("soon", NOW, False)],
 )

@@ -34,6 +34,7 @@ async def fill(board: PriceBoard) -> None:
     await board.learn_types(table, 10.0, 100.0)
     await board.learn_prices("on-demand", on_demand_sheet(table, 40.0), 100.0)
     await board.learn_prices("spot", spot_sheet(table, 90.0), 100.0)
+    await board.learn_reservations(ReservationSheet(95.0), 100.0)
 
 
 async def test_before_anything_is_known_the_reason_is_told(http: httpx.AsyncClient) -> None:

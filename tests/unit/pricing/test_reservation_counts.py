@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
 from nodeyard.adapters.pricing.disk import CatalogueDirectory
 from nodeyard.cloudprovider.market import RESERVATIONS
 from nodeyard.cloudprovider.refusals import Refusal
-from nodeyard.cloudprovider.reservations import CapacityReservation
+from nodeyard.cloudprovider.reservations import CapacityReservation, ReservationSheet
+from services.pricing.board import PriceBoard
+from services.pricing.metrics import PricingMetrics
+from tests.support.catalogue import on_demand_sheet, spot_sheet, table_of
 from tests.unit.pricing.replicas import MINUTE_S, World, world
 
 __all__ = ["world"]
@@ -37,6 +41,17 @@ async def test_another_count_of_the_same_renews_its_time_under_the_same_revision
     await world.clock.advance(MINUTE_S + 5.0)
     assert one.market.revision == before.revision
     assert one.market.asked_at[RESERVATIONS] > before.asked_at[RESERVATIONS]
+
+
+async def test_nothing_is_served_before_the_first_count_so_that_nobody_buys_beside_what_is_reserved() -> None:
+    board, table = PriceBoard(PricingMetrics(CollectorRegistry())), table_of()
+    await board.learn_types(table, 10.0, 100.0)
+    await board.learn_prices("on-demand", on_demand_sheet(table, 40.0), 100.0)
+    await board.learn_prices("spot", spot_sheet(table, 90.0), 100.0)
+    assert (board.market, board.unready()) == (None, "capacity reservations are being counted")
+    await board.learn_reservations(ReservationSheet(99.0, (RESERVED,)), 100.0)
+    assert board.market is not None
+    assert board.market.reservations == (RESERVED,)
 
 
 async def test_what_is_refused_in_a_placement_group_is_told_beside_what_is_reserved(world: World) -> None:

@@ -87,6 +87,7 @@ def test_a_hold_comes_with_its_deadline_in_the_same_write() -> None:
         ({"taints": (Taint(keys.TAINT_NOT_READY, "NoSchedule"),)}, "EphemeralTaintsExist"),
         ({"taints": (Taint(keys.TAINT_CLOUD_UNINITIALIZED, "NoSchedule"),)}, "EphemeralTaintsExist"),
         ({"taints": (Taint("readiness.k8s.io/network", "NoSchedule"),)}, "EphemeralTaintsExist"),
+        ({"taints": (Taint(keys.BIND_HOLD, "NoSchedule"),)}, "HeldForPods"),
         ({"allocatable": {"cpu": 1000}}, "ResourceNotRegistered"),
         ({"allocatable": {"cpu": 1000, "nvidia.com/gpu": 0}}, "ResourceNotRegistered"),
     ],
@@ -100,6 +101,13 @@ def test_when_a_node_is_initialized(node: dict[str, Any], reason: str | None) ->
     )
     said = not_initialized(Node("n", **fields), asked)
     assert (said[0] if said else None) == reason
+
+
+def test_a_node_that_keeps_places_is_initialized_under_its_hold() -> None:
+    node = Node(
+        "n", conditions=(Condition(READY, "True"),), taints=(Taint(keys.BIND_HOLD, "NoSchedule"),)
+    )  # fmt: skip
+    assert not_initialized(node, claim(annotations={keys.KEPT_PLACES: "{}"})) is None
 
 
 def test_a_conditions_time_moves_with_its_status_only() -> None:
