@@ -5,6 +5,8 @@ are taken again only where one of its pods is another record than before. What t
 not in them: such nodes are told apart (`plain` False) and looked at pod by pod. Neighbours: `candidates`, `outlook`.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from operator import is_
 from typing import Final
 
@@ -21,7 +23,8 @@ _NOTHING: Final[frozenset[PodKey]] = frozenset()
 
 class Burden(msgspec.Struct, frozen=True):
     """`pods`: those that have to move, and what evicting them costs. `samples`: one of each shape. `drain_s`: the sum over
-    tiers of their longest grace period. `owners`: their workloads. `plain`: no pod asks for protection or is on its way out.
+    tiers of their longest grace period. `owners`: their workloads. `replicas`: how many pods of each workload stay up.
+    `plain`: no pod asks for protection or is on its way out.
     """
 
     pods: tuple[PodKey, ...]
@@ -29,6 +32,7 @@ class Burden(msgspec.Struct, frozen=True):
     samples: tuple[PodRecord, ...]
     drain_s: float
     owners: frozenset[Owner]
+    replicas: Mapping[Owner, int]
     plain: bool
 
 
@@ -48,6 +52,17 @@ class Burdens:
         burden = _burden(snapshot, node)
         self._known[node] = keys, now, burden
         return burden
+
+    def replicas(self, snapshot: Snapshot) -> Counter[Owner]:
+        """How many pods each workload has, those on their way out not counted."""
+        found = Counter(
+            owner_of(pod)
+            for pod in snapshot.pods.values()
+            if not (pod.node or pod.finished or pod.terminating)
+        )
+        for node in snapshot.pods_on:
+            found.update(self.of(snapshot, node).replicas)
+        return found
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -80,5 +95,6 @@ def _burden(snapshot: Snapshot, node: str) -> Burden:
         samples=tuple({pod.shape: pod for pod in pods}.values()),
         drain_s=sum(longest.values()),
         owners=frozenset(owner_of(pod) for pod in moving if pod.owner_name),
+        replicas=Counter(owner_of(pod) for pod in pods if not (pod.finished or pod.terminating)),
         plain=not any(pod.do_not_disrupt or pod.terminating or pod.finished for pod in pods),
     )

@@ -34,6 +34,7 @@ class Outlook:
     def __init__(self, snapshot: Snapshot, now: float, burdens: Burdens | None = None) -> None:
         self._snapshot, self._now = snapshot, now
         self._guard = PodGuard(snapshot, now)
+        self._remembers = burdens is not None
         self._burdens = burdens or Burdens()
         self._replicas: Counter[Owner] | None = None
 
@@ -74,7 +75,9 @@ class Outlook:
 
     def _counted(self) -> Counter[Owner]:
         """How many pods each workload has."""
-        if self._replicas is None:
+        if self._replicas is None and self._remembers:
+            self._replicas = self._burdens.replicas(self._snapshot)
+        elif self._replicas is None:
             known = self._snapshot.pods.values()
             self._replicas = Counter(owner_of(p) for p in known if not (p.finished or p.terminating))
         return self._replicas

@@ -14,6 +14,7 @@ import msgspec
 
 from nodeyard.api.pool import BALANCED, WHEN_EMPTY, WHEN_UNDERUTILIZED, Budget, Disruption, Pool, Steadiness
 from nodeyard.api.selectors import Value
+from nodeyard.disruption.model import Reason
 
 
 class Kind(enum.StrEnum):
@@ -33,6 +34,8 @@ class Policy(Value, frozen=True):
     consolidate_after_s: float = 0.0
     budget: str = "10%"
     """Most nodes of a pool that may be disrupted at once."""
+    empty_budget: str = "100%"
+    """The same for empty nodes, which disturb nobody."""
     pass_every_s: float = 1800.0
     """Least time between two passes that found nothing to do; empty nodes are looked at sooner."""
     validation_wait_s: float = 15.0
@@ -103,10 +106,18 @@ def _sensible(policy: Policy) -> Policy:
     return policy
 
 
+def _budgets(policy: Policy) -> tuple[Budget, ...]:
+    others = tuple(reason.value for reason in Reason if reason is not Reason.EMPTY)
+    return (
+        Budget(policy.budget, reasons=others),
+        Budget(policy.empty_budget, reasons=(Reason.EMPTY.value,)),
+    )
+
+
 def applied(policy: Policy, pool: Pool) -> Pool:
     """The pool as the policy wants it disrupted."""
     disruption = Disruption(
-        policy.consolidation, policy.consolidate_after_s, (Budget(policy.budget),),
+        policy.consolidation, policy.consolidate_after_s, _budgets(policy),
         steadiness=Steadiness(policy.min_saving_usd_per_hour, policy.min_saving_share),
     )  # fmt: skip
     return msgspec.structs.replace(pool, disruption=disruption)

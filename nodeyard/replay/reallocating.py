@@ -14,7 +14,7 @@ import msgspec
 from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
-from nodeyard.disruption.methods import decide
+from nodeyard.disruption.methods import METHODS, URGENT, decide
 from nodeyard.disruption.model import Command, Fate, Move, Options, Outcome, Planner, Reason, Rule, View
 from nodeyard.disruption.validation import validate
 from nodeyard.replay.baseline import remove_empty
@@ -101,7 +101,10 @@ class Reallocating:
             return
         now_s = self._world.now_s
         whole = now_s >= self._next_s
-        outcome = decide(self._view(whole=whole), self._planner, self._clock, burdens=self._burdens)
+        outcome = decide(
+            self._view(), self._planner, self._clock,
+            burdens=self._burdens, methods=METHODS if whole else URGENT,
+        )  # fmt: skip
         self._note(outcome, whole=whole)
         if outcome.command is not None:
             self._deciding = True
@@ -118,16 +121,15 @@ class Reallocating:
         held = [p for p in outcome.proposals if p.reason is Reason.EMPTY and p.blocks]
         if held and not all(b.rule is Rule.NEVER for p in held for b in p.blocks):
             self._again_s(now_s + max(_EMPTY_LOOK_S, self._policy.validation_wait_s))
-        elif not outcome.quiet:
+        elif not (whole and outcome.quiet):
             self._again_s(self._next_s)
 
     def _again_s(self, at_s: float) -> None:
         self._dirty = True
         self._wake(at_s)
 
-    def _view(self, *, whole: bool = True) -> View:
-        """All that `decide` reads. Not `whole`: no time for more than empty nodes."""
-        options = self._options if whole else msgspec.structs.replace(self._options, deadline_s=0.0)
+    def _view(self) -> View:
+        """All that `decide` reads."""
         world = self._world
         busy = {c.node for u in self._under_way for c in u.command.candidates}
         busy |= {name for u in self._under_way for name in u.replacements}
@@ -138,7 +140,7 @@ class Reallocating:
             nominated=frozenset(n for n, until in self._nominated.items() if until > world.now_s),
             in_command=frozenset(busy),
             quiet_since=dict(world.last_pod_event),
-            options=options,
+            options=self._options,
             moves=tuple(self._memory.values()),
         )
 

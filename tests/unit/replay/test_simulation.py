@@ -77,6 +77,21 @@ def test_an_empty_node_goes_under_every_policy() -> None:
         assert not one.world.machines, policy
 
 
+def test_empty_nodes_go_together_unless_their_budget_says_otherwise() -> None:
+    large = shape("large", cpu=30_000)
+    played = trace([job(large, f"j{n}", 0.0, 600.0) for n in range(8)], large, hours=1.0)
+    ends: dict[str, int] = {}
+    for policy in ("when-empty", "when-empty:empty_budget=1"):
+        lines = finished(played, policy).world.bill.lines
+        last = {
+            line.machine: max(other.to_s for other in lines if other.machine == line.machine)
+            for line in lines
+        }
+        assert len(last) > 1
+        ends[policy] = len(set(last.values()))
+    assert ends["when-empty"] == 1 < ends["when-empty:empty_budget=1"]
+
+
 def test_only_empty_nodes_go_under_the_baseline() -> None:
     played, market = generate(SMALL, market_types(), seed=3)
     result = replay(played, market, allowed(), POLICIES["baseline"])
