@@ -55,6 +55,8 @@ _KEEPALIVE: Final = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 _REPORT_TIMEOUT_S: Final = 5.0
+_COUNT_S: Final = 5.0
+"""How long a count that was asked for may take, and how long it may then take to get here."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 5.0
 
 
@@ -319,6 +321,24 @@ class CatalogFeed:
             self.problem = error.message
             return False
         return True
+
+    async def count_reservations(self) -> bool:
+        """Has pricing count the capacity reservations now, and waits for the catalogue that knows of it; False where that
+        could not be had.
+        """
+        try:
+            answer = await self._replicas.call("CountReservations", pb.CountReservationsRequest(), _COUNT_S)
+        except ServiceError as error:
+            self.problem = error.message
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_COUNT_S), self._changed:
+                await self._changed.wait_for(lambda: self._counted_at() >= answer.counted_at)
+                return True
+        return False
+
+    def _counted_at(self) -> float:
+        return self._market.asked_at.get(sources.RESERVATIONS, 0.0) if self._market is not None else 0.0
 
     async def run(self) -> None:
         """Follows one replica after another until cancelled."""

@@ -181,8 +181,11 @@ class Classes:
             await self._release(wanted, snapshot)
             return
         before = self._wanted.get(key)
-        if before is not None and before.generation != wanted.generation:
+        changed = before is None or (before.uid, before.generation) != (wanted.uid, wanted.generation)
+        if changed and before is not None:
             self._resolver.forget(key)
+        if changed and wanted.capacity_reservation_terms:
+            await self._offers.count_reservations()  # what it selects may be younger than the last count
         self._wanted[key] = wanted
         found = await self._resolver.resolve(wanted)
         reserved = self._offers.reservations_for(found)

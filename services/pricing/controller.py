@@ -80,6 +80,7 @@ class PricingController:
         self._untold: dict[Key, Standing] = {}
         """Refusals that Redis has not been told of yet."""
         self._swept = asyncio.Event()
+        self._counting = asyncio.Lock()
 
     # -- what others call
 
@@ -94,6 +95,17 @@ class PricingController:
         strikes = max((standing.strikes for standing in standings), default=0)
         log.info("cloud refused offerings", count=len(found), first=_shown(found), most_strikes=strikes)
         await self._tell()
+
+    async def count_reservations(self) -> float:
+        """Counts the capacity reservations now, one count for all who asked before it began; when they were last counted
+        (Unix seconds), 0 for never.
+        """
+        wanted = self._clock.now()
+        async with self._counting:
+            counted = self._board.asked_at("reservations")
+            if counted is None or counted < wanted:
+                await self._ask("reservations")
+        return self._board.asked_at("reservations") or 0.0
 
     def now(self) -> float:
         """Unix seconds by our clock."""

@@ -53,6 +53,12 @@ class PricingServicer(pb_grpc.PricingServicer):
         await self._controller.observed(observations_from(request, self._controller.now()))
         return pb.ReportCapacityResponse()
 
+    async def CountReservations(  # noqa: N802 - gRPC's name
+        self, request: pb.CountReservationsRequest, context: Any
+    ) -> pb.CountReservationsResponse:
+        """Has them counted, and says when they last were."""
+        return pb.CountReservationsResponse(counted_at=await self._controller.count_reservations())
+
     async def ReportRefusal(  # noqa: N802 - gRPC's name
         self, request: pb.ReportRefusalRequest, context: Any
     ) -> pb.ReportRefusalResponse:

@@ -54,6 +54,8 @@ class Cloud:
         self.refused: list[Refusal] = []
         self.reserved: tuple[CapacityReservation, ...] | None = ()
         """None: never counted. As last counted at `counted_at`; `places` are what there really is."""
+        self.uncounted: tuple[CapacityReservation, ...] | None = None
+        """What the next count finds, where it is another."""
         self.places: dict[str, int] = {}
         self.market = small_market()
         """What is for sale, reservations aside."""
@@ -158,6 +160,12 @@ class Cloud:
 
     def reservations_for(self, node_class: NodeClass) -> tuple[CapacityReservation, ...] | None:
         return None if self.reserved is None else selected(node_class, self.reserved)
+
+    async def count_reservations(self) -> bool:
+        if self.uncounted is not None:
+            self.reserved, self.uncounted = self.uncounted, None
+            self.counted_at = self._clock.now()
+        return True
 
     async def wait_changed(self, after_revision: str, timeout_s: float) -> str:
         return self.revision

@@ -423,3 +423,38 @@ class ReportCapacityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportCapacityResponse: _TypeAlias = ReportCapacityResponse  # noqa: Y015
+
+@_typing.final
+class CountReservationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountReservationsRequest: _TypeAlias = CountReservationsRequest  # noqa: Y015
+
+@_typing.final
+class CountReservationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTED_AT_FIELD_NUMBER: _builtins.int
+    counted_at: _builtins.float
+    """When the last count was made, Unix seconds by pricing's clock, as the catalogue will say it; 0: never."""
+    def __init__(
+        self,
+        *,
+        counted_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_at", b"counted_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountReservationsResponse: _TypeAlias = CountReservationsResponse  # noqa: Y015

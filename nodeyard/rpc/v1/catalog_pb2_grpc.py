@@ -49,6 +49,11 @@ class PricingStub:
                 request_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityRequest.SerializeToString,
                 response_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityResponse.FromString,
                 _registered_method=True)
+        self.CountReservations = channel.unary_unary(
+                '/nodeyard.rpc.v1.Pricing/CountReservations',
+                request_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.CountReservationsRequest.SerializeToString,
+                response_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.CountReservationsResponse.FromString,
+                _registered_method=True)
 
 
 class PricingServicer:
@@ -74,6 +79,13 @@ class PricingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountReservations(self, request, context):
+        """Capacity reservations are counted now rather than at their next turn; the answer comes when that is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PricingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +103,11 @@ def add_PricingServicer_to_server(servicer, server):
                     servicer.ReportCapacity,
                     request_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityRequest.FromString,
                     response_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityResponse.SerializeToString,
+            ),
+            'CountReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountReservations,
+                    request_deserializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.CountReservationsRequest.FromString,
+                    response_serializer=nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.CountReservationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +191,33 @@ class Pricing:
             '/nodeyard.rpc.v1.Pricing/ReportCapacity',
             nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityRequest.SerializeToString,
             nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.ReportCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nodeyard.rpc.v1.Pricing/CountReservations',
+            nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.CountReservationsRequest.SerializeToString,
+            nodeyard_dot_rpc_dot_v1_dot_catalog__pb2.CountReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class PricingStub:
     """The cloud refused to sell an offering just now; it is unavailable to every planner until the refusal is forgotten."""
     ReportCapacity: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ReportCapacityRequest, _catalog_pb2.ReportCapacityResponse]
     """Real nodes have this much memory; it replaces the estimate for every planner."""
+    CountReservations: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CountReservationsRequest, _catalog_pb2.CountReservationsResponse]
+    """Capacity reservations are counted now rather than at their next turn; the answer comes when that is done."""
 
 @_typing.type_check_only
 class PricingAsyncStub(PricingStub):
@@ -45,6 +47,8 @@ class PricingAsyncStub(PricingStub):
     """The cloud refused to sell an offering just now; it is unavailable to every planner until the refusal is forgotten."""
     ReportCapacity: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ReportCapacityRequest, _catalog_pb2.ReportCapacityResponse]  # type: ignore[assignment]
     """Real nodes have this much memory; it replaces the estimate for every planner."""
+    CountReservations: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CountReservationsRequest, _catalog_pb2.CountReservationsResponse]  # type: ignore[assignment]
+    """Capacity reservations are counted now rather than at their next turn; the answer comes when that is done."""
 
 class PricingServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,5 +73,13 @@ class PricingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ReportCapacityResponse, _abc.Awaitable[_catalog_pb2.ReportCapacityResponse]]:
         """Real nodes have this much memory; it replaces the estimate for every planner."""
+
+    @_abc_1.abstractmethod
+    def CountReservations(
+        self,
+        request: _catalog_pb2.CountReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.CountReservationsResponse, _abc.Awaitable[_catalog_pb2.CountReservationsResponse]]:
+        """Capacity reservations are counted now rather than at their next turn; the answer comes when that is done."""
 
 def add_PricingServicer_to_server(servicer: PricingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -181,6 +181,27 @@ async def test_a_class_lists_the_reservations_that_its_terms_select_now(world: W
         assert [(r.id, r.zone, r.state) for r in shown] == [("cr-1", "eu-west-1a", "active")][: len(reserved)]
 
 
+async def test_a_class_that_is_made_or_changed_knows_reservations_that_are_younger_than_the_last_count(
+    world: World,
+) -> None:
+    replica = world.replica()
+    one, two = (CapacityReservation(f"cr-{n}", "m5.large", "eu-west-1a", 1, 1, match="open") for n in (1, 2))
+
+    async def listed(generation: int, now: tuple[CapacityReservation, ...]) -> list[str]:
+        world.cloud.uncounted = now
+        terms = (ReservationTerm(instance_match_criteria="open"),)
+        wanted = NodeClass("default", uid="u", generation=generation, capacity_reservation_terms=terms)
+        world.api.put(Kind.NODE_CLASS, "default", wanted)
+        await replica.classes.refresh()
+        found = replica.classes.find("default")
+        assert isinstance(found, NodeClass)
+        return [r.id for r in found.capacity_reservations]
+
+    assert await listed(1, (one,)) == ["cr-1"]
+    assert await listed(1, (one, two)) == ["cr-1"], "the next count comes in its turn"
+    assert await listed(2, (one, two)) == ["cr-1", "cr-2"]
+
+
 @pytest.mark.parametrize(
     ("reserved", "status"),
     [

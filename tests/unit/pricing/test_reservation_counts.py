@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,27 @@ async def test_what_is_left_of_a_reservation_is_counted_each_minute_and_told_to_
     await world.clock.advance(MINUTE_S + 5.0)
     assert [r.available for r in one.market.reservations] == [1]
     assert one.market.revision != before.revision
+
+
+async def test_a_count_that_is_asked_for_is_made_now_and_once_for_all_who_ask_at_the_same_time(
+    world: World,
+) -> None:
+    one = await world.replica()
+    await world.clock.advance(10.0)
+    asked = world.cloud.asked["reservations"]
+    world.cloud.reserved = (RESERVED,)
+    told = await asyncio.gather(*(one.controller.count_reservations() for _ in range(5)))
+    assert set(told) == {world.clock.now()} == {one.market.asked_at[RESERVATIONS]}
+    assert one.market.reservations == (RESERVED,)
+    assert world.cloud.asked["reservations"] == asked + 1
+
+
+async def test_a_count_that_fails_says_when_the_last_one_was(world: World) -> None:
+    one = await world.replica()
+    before = one.market.asked_at[RESERVATIONS]
+    world.cloud.down.add("reservations")
+    await world.clock.advance(10.0)
+    assert await one.controller.count_reservations() == before
 
 
 async def test_another_count_of_the_same_renews_its_time_under_the_same_revision(world: World) -> None:
