@@ -126,7 +126,7 @@ class ControlPlane:
             access = kubeconfig.by_certificate(self.server, authority.certificate, pair)
             kubeconfig.write(self.kubeconfig_dir / f"{name}.kubeconfig", access, user=user)
 
-    def start(self, *, timeout_s: float = 60.0) -> None:
+    def start(self, *, timeout_s: float = 180.0) -> None:
         """Brings everything up and waits until it answers.
 
         Raises StartError with the end of the log of the component that failed. A port that somebody took in
@@ -178,12 +178,12 @@ class ControlPlane:
         """Stops the API server alone; everybody else loses it."""
         self._processes.stop(["kube-apiserver"], grace_s=grace_s)
 
-    def start_apiserver(self, *, timeout_s: float = 60.0) -> None:
+    def start_apiserver(self, *, timeout_s: float = 180.0) -> None:
         """Starts the API server again on its port, over the same etcd."""
         self._launch("kube-apiserver", self._apiserver_arguments(), append_log=True)
         self.wait_apiserver(timeout_s=timeout_s)
 
-    def wait_apiserver(self, *, timeout_s: float = 60.0) -> None:
+    def wait_apiserver(self, *, timeout_s: float = 180.0) -> None:
         """Waits until the API server that we started says that it is ready."""
         with KubeApi(self.admin_kubeconfig, timeout_s=5.0) as api:
             self._await("kube-apiserver", api.ready, timeout_s)

@@ -75,7 +75,7 @@ class KindCluster:
         ]
         _run([*command, "--kubeconfig", str(self.admin_kubeconfig)], "kind could not create a cluster")
 
-    def start(self, *, timeout_s: float = 60.0) -> None:
+    def start(self, *, timeout_s: float = 180.0) -> None:
         """Waits until the cluster's API server answers and starts KWOK. Raises StandError."""
         port = free_port()
         with KubeApi(self.admin_kubeconfig) as api:

@@ -173,7 +173,7 @@ class KubeApi:
         answer = self.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", body)
         return str(answer["status"]["token"])
 
-    def _wait_established(self, manifests: Iterable[Manifest], timeout_s: float = 15.0) -> None:
+    def _wait_established(self, manifests: Iterable[Manifest], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         for manifest in manifests:
             if manifest["kind"] != "CustomResourceDefinition":

@@ -51,7 +51,7 @@ class RedisServer:
         user = f":{self._password}@" if self._password else ""
         return f"redis://{user}{LOOPBACK}:{self.port}/0"
 
-    def start(self, *, timeout_s: float = 10.0) -> None:
+    def start(self, *, timeout_s: float = 60.0) -> None:
         """Starts the server on a free port and waits until it answers. Raises StartError."""
         self.launch()
         self.wait(timeout_s=timeout_s)
@@ -72,7 +72,7 @@ class RedisServer:
         config.write_text("\n".join(lines) + "\n")
         self._processes.start(_NAME, [str(redis_program()), str(config)], append_log=append_log)
 
-    def wait(self, *, timeout_s: float = 10.0) -> None:
+    def wait(self, *, timeout_s: float = 60.0) -> None:
         """Waits until the process that we started answers. Raises StartError."""
         self._processes.wait_answering(_NAME, self._is_ours, timeout_s=timeout_s)
 
@@ -96,7 +96,7 @@ class RedisServer:
     def kill(self) -> None:
         """Kills the server as a crash would; `restart_empty` brings an empty one to the same port."""
         self._processes.signal(_NAME, signal.SIGKILL)
-        self._processes.wait_gone(_NAME, timeout_s=5.0)
+        self._processes.wait_gone(_NAME, timeout_s=30.0)
 
     def restart_empty(self) -> None:
         """Kills the server if it runs and starts an empty one on the same port."""

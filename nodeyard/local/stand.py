@@ -38,6 +38,8 @@ from nodeyard.local.services import SERVICES, Endpoint, Surroundings
 
 REGION = "eu-west-1"
 _ACCOUNT = "account"
+_ANSWERS_S = 180.0
+"""How long a process may take until it answers, on a machine that starts several at once or is busy with others."""
 _LEFTOVERS_LAST = ("kube-apiserver", "etcd")
 
 
@@ -51,7 +53,7 @@ class Cluster(Protocol):
     @property
     def server(self) -> str: ...
     def prepare(self) -> None: ...
-    def start(self, *, timeout_s: float = 60.0) -> None: ...
+    def start(self, *, timeout_s: float = 180.0) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -217,7 +219,7 @@ class Stand:
             if self.options.parts == "services":
                 self._make_service_kubeconfigs(api)
         self._progress("account", "waiting for the simulated AWS account")
-        self.processes.wait_answering(_ACCOUNT, self._account_is_ours, timeout_s=60.0)
+        self.processes.wait_answering(_ACCOUNT, self._account_is_ours, timeout_s=_ANSWERS_S)
         if self.options.parts == "services":
             self._endpoints = services.take_endpoints(self.options.replicas + 1)
             self._start_services()
@@ -296,7 +298,7 @@ class Stand:
     def _wait_service(self, service: str, replica: int) -> None:
         url = f"{self.endpoint(service, replica).url}/healthz"
         name = services.process_name(service, replica)
-        self.processes.wait_answering(name, lambda: responds(url), timeout_s=60.0)
+        self.processes.wait_answering(name, lambda: responds(url), timeout_s=_ANSWERS_S)
 
     def ready(self, service: str, replica: int = 0) -> bool:
         """Whether a replica says that it is ready."""
@@ -307,7 +309,7 @@ class Stand:
         name = services.process_name(service, replica)
         self.processes.signal(name, number)
         if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-            self.processes.wait_gone(name, timeout_s=30.0)
+            self.processes.wait_gone(name, timeout_s=60.0)
 
     def restart_redis(self) -> None:
         """Kills Redis and brings it back at the same place with nothing in it."""
@@ -317,7 +319,7 @@ class Stand:
         """Stops the simulated account and starts an empty one at the same place."""
         self.processes.stop([_ACCOUNT])
         self._launch_account()
-        self.processes.wait_answering(_ACCOUNT, self._account_is_ours, timeout_s=60.0)
+        self.processes.wait_answering(_ACCOUNT, self._account_is_ours, timeout_s=_ANSWERS_S)
 
     def restart_apiserver(self) -> None:
         """Takes the API server away and brings it back at the same place, over the same data."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import condition, eventually
 from tests.support.yard import (
-    CLAIMS,
     CLASSES,
     CLUSTER_UID,
     NODEPOOLS,
     PROVISIONERS,
     TEMPLATES,
     Yard,
+    apart,
     deployment,
     node_class,
     node_pool,
@@ -45,35 +44,18 @@ def yard(make_yard: YardFactory) -> Yard:
     return yard
 
 
-def ec2_of(yard: Yard) -> Any:
-    """EC2 as the account's owner sees it."""
-    return boto3.client(
-        "ec2",
-        endpoint_url=yard.stand.account_url,
-        region_name="eu-west-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-    )
-
-
 @pytest.fixture(autouse=True)
 def _leave_nothing(yard: Yard) -> object:
     yield None
     yard.kube.delete("/apis/apps/v1/namespaces/default/deployments")
-    yard.wait_gone(within_s=90)
+    yard.wait_gone()
 
 
 def test_pending_pods_get_nodes_and_run(yard: Yard) -> None:
     yard.apply(deployment("web", 20, nodeSelector={"karpenter.sh/nodepool": "general"}))
     yard.wait_running("web", 20)
-    yard.check_nothing_leaked()
-    for claim in yard.claims():
-        eventually(
-            lambda c=claim: (
-                condition(yard.kube.get(f"{CLAIMS}/{c['metadata']['name']}"), "Initialized").get("status")
-                == "True"
-            )
-        )
+    yard.wait_settled()
+    yard.wait_initialized()
     for node in yard.nodes():
         labels = node["metadata"]["labels"]
         assert labels["karpenter.sh/nodepool"] == "general"
@@ -84,6 +66,8 @@ def test_pending_pods_get_nodes_and_run(yard: Yard) -> None:
 def test_a_provisioners_pods_get_on_demand_nodes_of_its_own(yard: Yard) -> None:
     yard.apply(deployment("old", 3, nodeSelector={"karpenter.sh/provisioner-name": "default"}))
     yard.wait_running("old", 3)
+    yard.wait_settled()
+    yard.wait_initialized()
     for node in yard.nodes():
         labels = node["metadata"]["labels"]
         assert labels["karpenter.sh/provisioner-name"] == "default"
@@ -106,12 +90,19 @@ def test_a_provisioner_gets_its_nodes_by_the_node_template_it_refers_to(yard: Ya
     try:
         yard.apply(deployment("templated", 2, nodeSelector={"made": "by-template"}))
         yard.wait_running("templated", 2)
+        yard.wait_settled()
         for claim in yard.claims():
             assert claim["spec"]["nodeClassRef"] == {
                 "group": "karpenter.k8s.aws", "kind": "AWSNodeTemplate", "name": "shared",
             }  # fmt: skip
-        tagged = ec2_of(yard).describe_instances(Filters=[{"Name": "tag:team", "Values": ["shop"]}])
-        assert len(tagged["Reservations"]) == len(yard.claims()) == 1
+        tagged = yard.ec2().describe_instances(
+            Filters=[
+                {"Name": "tag:team", "Values": ["shop"]},
+                {"Name": "instance-state-name", "Values": ["pending", "running"]},
+            ]
+        )
+        made = {i["InstanceId"] for reservation in tagged["Reservations"] for i in reservation["Instances"]}
+        assert made == {i["instance_id"] for i in yard.instances()}
         found = yard.kube.get(f"{TEMPLATES}/shared")["status"]
         assert condition({"status": found}, "Ready")["status"] == "True"
         assert found["amis"]
@@ -133,7 +124,7 @@ def test_a_pod_that_no_pool_admits_is_told_why_and_others_go_on(yard: Yard) -> N
             and "default-scheduler" not in (e.get("reportingComponent"), e.get("source", {}).get("component"))
         ]
 
-    (message, *_) = eventually(told, within_s=30)
+    (message, *_) = eventually(told, within_s=120)
     assert "memory" in message
 
 
@@ -144,10 +135,10 @@ def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(yard: Yard) 
 
     def nodes() -> list[dict[str, Any]]:
         url = f"{yard.stand.endpoint('admin').url}/v1/plan"
-        answer = httpx.post(url, json={"objects": [pod]}, timeout=60.0).raise_for_status()
-        return list(answer.json()["nodes"])
+        answer = httpx.post(url, json={"objects": [pod]}, timeout=60.0)
+        return list(answer.json()["nodes"]) if answer.is_success else []
 
-    (planned,) = eventually(nodes, within_s=30)  # a class that was just made is looked up first
+    (planned,) = eventually(nodes, within_s=120)  # a class that was just made is looked up first
     assert planned["pods"] == ["default/asked"]
     assert planned["pricePerHour"] > 0
     assert (yard.claims(), yard.launched()) == ([], before)
@@ -174,7 +165,7 @@ def test_unusable_pools_and_missing_classes_are_named_and_hinder_nobody(yard: Ya
         (f"{NODEPOOLS}/foreign", "AKSNodeClass"),
         (f"{PROVISIONERS}/odd", "instanceTypes"),
     ):
-        assert said in str(eventually(lambda at=path: unready(at), within_s=20)["message"])  # type: ignore[misc]
+        assert said in str(eventually(lambda at=path: unready(at), within_s=120)["message"])  # type: ignore[misc]
         yard.kube.delete(path)
 
 
@@ -188,32 +179,32 @@ def test_an_account_that_refuses_is_told_on_the_claim_and_asked_again(yard: Yard
         "times": 10_000,
     }
     yard.dial("POST", "faults", fault)
-    yard.apply(deployment("web", 2))
+    yard.apply(apart("web", 2))
 
     def told() -> bool:
         said = [condition(claim, "Launched") for claim in yard.claims()]
-        return bool(said) and all(
+        return len(said) == 2 and all(
             c.get("status") == "Unknown" and "InternalError" in c.get("message", "") for c in said
         )
 
-    eventually(told, within_s=60)
+    eventually(told, within_s=120)
     yard.dial("DELETE", "faults")
-    yard.wait_running("web", 2, within_s=90)
+    yard.wait_running("web", 2)
     yard.wait_settled()
-    assert yard.launched() - before == len(yard.claims())
+    assert yard.launched() - before == len(yard.claims()) == 2
 
 
 def test_an_api_server_that_goes_away_in_the_middle_is_waited_for(yard: Yard) -> None:
     before = yard.launched()
     yard.dial("PUT", "machines", {"register_seconds": 4})
-    yard.apply(deployment("web", 4))
-    eventually(lambda: yard.launched() > before, within_s=60)
+    yard.apply(apart("web", 4))
+    eventually(lambda: yard.launched() > before, within_s=120)
     yard.stand.restart_apiserver()
-    eventually(yard.kube.ready, within_s=60)
-    yard.wait_running("web", 4, within_s=120)
+    eventually(yard.kube.ready, within_s=120)
+    yard.wait_running("web", 4)
     yard.wait_settled()
     yard.dial("DELETE", "")
-    assert yard.launched() - before == len(yard.claims())
+    assert yard.launched() - before == len(yard.claims()) == 4
     assert all(yard.stand.processes.running(name) for name in SERVICES), "no service ended over it"
 
 
@@ -221,8 +212,7 @@ def test_instances_carry_the_clusters_uid(yard: Yard) -> None:
     yard.apply(deployment("web", 1))
     yard.wait_running("web", 1)
     uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
-    ec2 = ec2_of(yard)
-    (reservation,) = ec2.describe_instances(
+    (reservation,) = yard.ec2().describe_instances(
         Filters=[
             {"Name": f"tag:{CLUSTER_UID}", "Values": [uid]},
             {"Name": "instance-state-name", "Values": ["running"]},
@@ -252,11 +242,12 @@ def test_a_drain_waits_for_the_disruption_budget(yard: Yard) -> None:
             for t in yard.kube.get(f"/api/v1/nodes/{name}")["spec"].get("taints", [])
         )
     )
-    eventually(lambda: len(yard.instances()) == 2, within_s=60)  # its replacement comes before the drain ends
+    # its replacement comes before the drain ends
+    eventually(lambda: len(yard.instances()) == 2, within_s=120)
     assert yard.phases("web")["Running"] == 1
     yard.scale("web", 2)
     yard.wait_running("web", 2)
-    eventually(lambda: name not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=60)
+    eventually(lambda: name not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120)
     yard.wait_running("web", 2)
     yard.kube.delete(path)
 
@@ -264,20 +255,20 @@ def test_a_drain_waits_for_the_disruption_budget(yard: Yard) -> None:
 def test_nothing_is_done_beside_a_karpenter_that_works(yard: Yard) -> None:
     path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
     renewed = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    spec = {"holderIdentity": "karpenter-7d9f", "leaseDurationSeconds": 15, "renewTime": renewed}
+    spec = {"holderIdentity": "karpenter-7d9f", "leaseDurationSeconds": 600, "renewTime": renewed}
     metadata = {"name": "karpenter-leader-election", "namespace": "kube-system"}
     yard.apply({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
 
     def refusals() -> list[str]:
         replicas = [(s, r) for s in ("allocator", "reallocator") for r in range(2)]
-        answers = [httpx.get(f"{yard.stand.endpoint(s, r).url}/readyz") for s, r in replicas]
+        answers = [httpx.get(f"{yard.stand.endpoint(s, r).url}/readyz", timeout=30.0) for s, r in replicas]
         return [a.text for a in answers if a.status_code == 503 and "Karpenter (karpenter-7d9f" in a.text]
 
-    eventually(lambda: len(refusals()) == 4, within_s=20)
+    eventually(lambda: len(refusals()) == 4, within_s=120)
     before = yard.launched()
     theirs = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "theirs"}
     yard.apply(node_class("theirs"), node_pool("theirs", nodeClassRef=theirs), deployment("web", 2))
-    eventually(lambda: yard.refused_for_s("web", 2) > 5.0, within_s=30)
+    eventually(lambda: yard.refused_for_s("web", 2) > 5.0, within_s=120)
     assert yard.launched() == before
     assert yard.claims() == []
     node_class_now, pool_now = yard.kube.get(f"{CLASSES}/theirs"), yard.kube.get(f"{NODEPOOLS}/theirs")

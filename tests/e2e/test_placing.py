@@ -18,6 +18,7 @@ from tests.support.yard import (
     EVENTS,
     PODS,
     Yard,
+    apart,
     around,
     deployment,
     doomed,
@@ -37,7 +38,7 @@ def yard(make_yard: YardFactory, request: pytest.FixtureRequest) -> Yard:
         settings={
             "NODEYARD_VALIDATION_WAIT": "500ms",
             "NODEYARD_DISRUPTION_POLL": "1s",
-            "NODEYARD_BATCH_MAX_DURATION": "3s",
+            "NODEYARD_BATCH_IDLE_DURATION": "2s",  # one batch, also where pods come slowly
         },
         service_settings={"allocator": {"NODEYARD_PLACEMENT_MODE": request.param}},
     )
@@ -58,7 +59,7 @@ def _leave_nothing(yard: Yard) -> object:
     yield None
     yard.dial("DELETE", "")
     yard.kube.delete(DEPLOYMENTS)
-    yard.wait_gone(within_s=90)
+    yard.wait_gone()
 
 
 def planned_places(yard: Yard) -> dict[str, str]:
@@ -112,7 +113,7 @@ def test_every_pod_runs_where_it_was_planned_and_the_modes_own_hand_put_it_there
 def test_pods_wait_for_a_node_that_is_ready_late(yard: Yard, late_s: int) -> None:
     yard.dial("PUT", "machines", {"ready_seconds": late_s})
     yard.apply(deployment("late", 4))
-    yard.wait_running("late", 4, within_s=60)
+    yard.wait_running("late", 4)
     yard.wait_initialized()
     assert failed(yard) == []
 
@@ -123,7 +124,7 @@ def test_pods_wait_for_devices_that_come_late(yard: Yard) -> None:
     (container,) = train["spec"]["template"]["spec"]["containers"]
     container["resources"]["limits"] = {"nvidia.com/gpu": GPU["nvidia.com/gpu"]}
     yard.apply(train)
-    yard.wait_running("train", 2, within_s=60)
+    yard.wait_running("train", 2)
     yard.wait_initialized()
     assert failed(yard) == []
     assert all(int(node["status"]["allocatable"]["nvidia.com/gpu"]) for node in yard.nodes())
@@ -132,7 +133,7 @@ def test_pods_wait_for_devices_that_come_late(yard: Yard) -> None:
 def test_pods_for_which_a_node_came_up_too_small_get_another(yard: Yard) -> None:
     yard.dial("PUT", "machines", {"memory_missing_fraction": 0.13})
     yard.apply(deployment("tight", 9, {"cpu": "100m", "memory": "1870Mi"}))
-    yard.wait_running("tight", 9, within_s=90)
+    yard.wait_running("tight", 9)
     assert failed(yard) == []
 
 
@@ -141,9 +142,9 @@ def test_pods_for_which_a_node_came_up_too_small_get_another(yard: Yard) -> None
 def test_a_held_node_gets_its_pods_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
     before = yard.launched()
     with doomed(yard, point):
-        yard.apply(deployment("web", 4))
-    yard.wait_running("web", 4, within_s=90)
-    eventually(lambda: not any("nodeyard.dev/bind-hold" in taint_keys(n) for n in yard.nodes()), within_s=30)
+        yard.apply(apart("web", 4))
+    yard.wait_running("web", 4)
+    eventually(lambda: not any("nodeyard.dev/bind-hold" in taint_keys(n) for n in yard.nodes()))
     yard.wait_settled()
-    assert yard.launched() - before == len(yard.claims())
+    assert yard.launched() - before == len(yard.claims()) == 4
     assert failed(yard) == []

@@ -12,7 +12,7 @@ import pytest
 
 from nodeyard.local.kubeapi import KubeError
 from tests.e2e.conftest import YardFactory
-from tests.support.cluster import condition, eventually
+from tests.support.cluster import eventually
 from tests.support.pod_times import PodTimes
 from tests.support.yard import CLAIMS, EVENTS, NODEPOOLS, PODS, Yard, deployment, node_class, node_pool
 
@@ -32,7 +32,7 @@ def yard(make_yard: YardFactory) -> Yard:
     yard = make_yard(
         replicas=1,
         settings={
-            "NODEYARD_VALIDATION_WAIT": "5s",
+            "NODEYARD_VALIDATION_WAIT": "10s",  # time to come in between
             "NODEYARD_DISRUPTION_POLL": "1s",
             "NODEYARD_INTERRUPTION_QUEUE": "",
             "NODEYARD_BATCH_MAX_DURATION": "3s",
@@ -47,7 +47,7 @@ def _leave_nothing(yard: Yard) -> object:
     yield None
     for path in (DAEMONS, PDBS, "/apis/apps/v1/namespaces/default/deployments", CLAIMS):
         yard.kube.delete(path)
-    yard.wait_gone(within_s=120)
+    yard.wait_gone()
     yard.kube.delete(NODEPOOLS)
 
 
@@ -60,7 +60,7 @@ def let_go(yard: Yard, app: str) -> None:
                 yard.kube.patch(f"{PODS}/{each['metadata']['name']}", {"metadata": {"finalizers": None}})
         return not yard.pods(app)
 
-    eventually(gone, within_s=90)
+    eventually(gone, within_s=120)
 
 
 def running(yard: Yard, app: str, annotations: dict[str, str], **spec: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def running(yard: Yard, app: str, annotations: dict[str, str], **spec: Any) -> d
     made = deployment(app, 1, **spec)
     made["spec"]["template"]["metadata"]["annotations"] = annotations
     yard.apply(made)
-    yard.wait_running(app, 1, within_s=90)
+    yard.wait_running(app, 1)
     yard.wait_initialized()
     (node,) = yard.nodes()
     return node
@@ -89,9 +89,19 @@ def tainted(yard: Yard, node: dict[str, Any]) -> bool:
     return not found or any(t["key"] == "karpenter.sh/disrupted" for t in taints)
 
 
+def stays_until(yard: Yard, node: dict[str, Any], end: datetime) -> None:
+    """Looks on until then whether the node is left alone. A look that came back too late says nothing."""
+    while True:
+        disrupted = tainted(yard, node)
+        if datetime.now(UTC) >= end:
+            return
+        assert not disrupted
+        time.sleep(0.5)
+
+
 def stopped_by(yard: Yard, node: dict[str, Any]) -> list[str]:
     answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
-    found = {p["node"]: p for p in answer.raise_for_status().json()}
+    found = {p["node"]: p for p in answer.json()} if answer.is_success else {}
     return [b["rule"] for b in found.get(node["metadata"]["name"], {}).get("blocks", [])]
 
 
@@ -109,23 +119,15 @@ def test_cost_empty_once_the_pods_own_time_is_over(yard: Yard) -> None:
     (pod,) = yard.pods("cheap")
     began = datetime.fromisoformat(pod["status"]["startTime"])
     (claim,) = yard.claims()
-
-    def reason() -> str:
-        return str(
-            condition(yard.kube.get(f"{CLAIMS}/{claim['metadata']['name']}"), "DisruptionReason").get(
-                "reason", ""
-            )
-        )
-
-    while datetime.now(UTC) < began + timedelta(seconds=28):
-        assert not tainted(yard, node)
-        time.sleep(0.5)
-    assert eventually(reason, within_s=60) == "Empty"
+    stays_until(yard, node, began + timedelta(seconds=28))
+    path = f"nodeclaim/{claim['metadata']['name']}"
+    said = eventually(lambda: yard.decisions(kind="disrupting", subject=path), within_s=120)
+    assert {d["reason"] for d in said} == {"Empty"}
     yard.apply(node_pool(disruption=NEVER))
     eventually(
-        lambda: node["metadata"]["name"] not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90
+        lambda: node["metadata"]["name"] not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120
     )
-    yard.wait_running("cheap", 1, within_s=90)
+    yard.wait_running("cheap", 1)
 
 
 def test_deadline_tightening_shortens_a_pods_grace_to_what_is_left(yard: Yard) -> None:
@@ -134,7 +136,7 @@ def test_deadline_tightening_shortens_a_pods_grace_to_what_is_left(yard: Yard) -
     slow = deployment("slow", 1, terminationGracePeriodSeconds=60)
     slow["spec"]["template"]["metadata"]["finalizers"] = ["example.com/look"]
     yard.apply(slow)
-    yard.wait_running("slow", 1, within_s=90)
+    yard.wait_running("slow", 1)
     yard.wait_initialized()
     (claim,), (pod,) = yard.claims(), yard.pods("slow")
     yard.apply(budget("guard", "slow", maxUnavailable=0))
@@ -142,7 +144,7 @@ def test_deadline_tightening_shortens_a_pods_grace_to_what_is_left(yard: Yard) -
     try:
         with PodTimes(yard.stand.api(), prefix="slow-") as seen:
             yard.kube.delete(f"{CLAIMS}/{claim['metadata']['name']}")
-            assert seen.wait(lambda s: name in s.graces, within_s=60)
+            assert seen.wait(lambda s: name in s.graces, within_s=120)
         assert 1 <= seen.graces[name] <= 45
     finally:
         yard.scale("slow", 0)
@@ -153,15 +155,13 @@ def test_a_budget_that_ends_lets_an_empty_node_go_though_nothing_else_changes(ya
     yard.apply(node_pool(disruption=NEVER))
     node = running(yard, "web", {})
     yard.scale("web", 0)
-    eventually(lambda: not yard.pods("web"), within_s=60)
-    end = datetime.now(UTC) + timedelta(seconds=15)
+    eventually(lambda: not yard.pods("web"), within_s=120)
+    end = datetime.now(UTC) + timedelta(seconds=40)
     shut = {"nodes": "0", "end": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
     yard.apply(node_pool(disruption={**WHEN_EMPTY, "budgets": [shut]}))
-    eventually(lambda: "Budget" in stopped_by(yard, node), within_s=12)
-    while datetime.now(UTC) < end - timedelta(seconds=1):
-        assert not tainted(yard, node)
-        time.sleep(0.5)
-    yard.wait_gone(within_s=90)
+    eventually(lambda: "Budget" in stopped_by(yard, node), within_s=35)
+    stays_until(yard, node, end - timedelta(seconds=1))
+    yard.wait_gone()
 
 
 def test_churn_at_validation_saves_the_node(yard: Yard) -> None:
@@ -170,9 +170,9 @@ def test_churn_at_validation_saves_the_node(yard: Yard) -> None:
     node = running(yard, "web", {})
     name, (claim,) = node["metadata"]["name"], yard.claims()
     yard.scale("web", 0)
-    eventually(lambda: not yard.pods("web"), within_s=60)
+    eventually(lambda: not yard.pods("web"), within_s=120)
     yard.apply(node_pool(disruption=WHEN_EMPTY))
-    eventually(lambda: yard.decisions(kind="proposed", subject=f"node/{name}"), within_s=60)
+    eventually(lambda: yard.decisions(kind="proposed", subject=f"node/{name}"), within_s=120)
     late = deployment("late", 1, nodeName=name)["spec"]["template"]
     pod = {
         "apiVersion": "v1",
@@ -183,7 +183,7 @@ def test_churn_at_validation_saves_the_node(yard: Yard) -> None:
     yard.apply(pod)
     eventually(
         lambda: [d for d in yard.decisions(kind="blocked") if d["subject"].startswith("command/")],
-        within_s=30,
+        within_s=120,
     )
     assert not tainted(yard, node)
     assert [c["metadata"]["uid"] for c in yard.claims()] == [claim["metadata"]["uid"]]
@@ -202,14 +202,14 @@ def test_a_budget_over_daemons_keeps_their_node_until_it_lets_them_go(yard: Yard
     yard.wait_running("agent", 1)
     yard.apply(budget("guard", "agent", minAvailable=1))
     eventually(
-        lambda: yard.kube.get(f"{PDBS}/guard").get("status", {}).get("currentHealthy") == 1, within_s=30
+        lambda: yard.kube.get(f"{PDBS}/guard").get("status", {}).get("currentHealthy") == 1, within_s=120
     )
     yard.scale("web", 0)
     yard.apply(node_pool(disruption=WHEN_EMPTY))
-    eventually(lambda: "PodDisruptionBudget" in stopped_by(yard, node), within_s=60)
+    eventually(lambda: "PodDisruptionBudget" in stopped_by(yard, node), within_s=120)
     assert not tainted(yard, node)
     yard.kube.delete(f"{PDBS}/guard")
-    yard.wait_gone(within_s=90)
+    yard.wait_gone()
 
 
 def test_a_node_asks_not_to_be_disrupted_and_a_pod_that_tolerates_everything_holds_up_nothing(
@@ -221,13 +221,13 @@ def test_a_node_asks_not_to_be_disrupted_and_a_pod_that_tolerates_everything_hol
     yard.apply(budget("guard", "tough", maxUnavailable=0))
     yard.kube.patch(path, {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}})
     yard.apply(node_pool(disruption=WHEN_EMPTY))
-    eventually(lambda: "NodeDoNotDisrupt" in stopped_by(yard, node), within_s=60)
+    eventually(lambda: "NodeDoNotDisrupt" in stopped_by(yard, node), within_s=120)
     assert not tainted(yard, node)
     yard.kube.patch(path, {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": None}}})
-    eventually(lambda: tainted(yard, node), within_s=60)
+    eventually(lambda: tainted(yard, node), within_s=120)
     yard.apply(node_pool(disruption=NEVER))
     eventually(
-        lambda: node["metadata"]["name"] not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90
+        lambda: node["metadata"]["name"] not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120
     )
 
 
@@ -239,11 +239,11 @@ def test_a_pod_under_two_budgets_holds_up_a_drain_until_one_is_gone(yard: Yard) 
     for name in ("one", "two"):
         eventually(
             lambda n=name: yard.kube.get(f"{PDBS}/{n}").get("status", {}).get("disruptionsAllowed") == 1,
-            within_s=30,
+            within_s=120,
         )
     yard.kube.delete(f"/api/v1/nodes/{node['metadata']['name']}")
-    eventually(lambda: said(yard, "FailedDraining"), within_s=60)
+    eventually(lambda: said(yard, "FailedDraining"), within_s=120)
     assert uid in {p["metadata"]["uid"] for p in yard.pods("web")}
     yard.kube.delete(f"{PDBS}/two")
-    eventually(lambda: uid not in {p["metadata"]["uid"] for p in yard.pods("web")}, within_s=60)
-    yard.wait_running("web", 1, within_s=90)
+    eventually(lambda: uid not in {p["metadata"]["uid"] for p in yard.pods("web")}, within_s=120)
+    yard.wait_running("web", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -62,7 +63,7 @@ def _leave_nothing(yard: Yard) -> object:
     yard.kube.delete("/apis/apps/v1/namespaces/default/deployments")
     yard.kube.delete("/apis/policy/v1/namespaces/default/poddisruptionbudgets")
     yard.kube.delete(CLAIMS)
-    yard.wait_gone(within_s=90)
+    yard.wait_gone()
     yard.kube.delete(NODEPOOLS)
     yard.kube.delete(PROVISIONERS)
 
@@ -72,8 +73,13 @@ def pool(yard: Yard, **spec: Any) -> None:
 
 
 def node_of(yard: Yard, app: str) -> str:
-    alive = [p for p in yard.pods(app) if "deletionTimestamp" not in p["metadata"]]
-    (name,) = {p["spec"]["nodeName"] for p in alive if p["status"]["phase"] == "Running"}
+    """The node that the app's pods run on, once they do."""
+
+    def found() -> set[str]:
+        alive = [p for p in yard.pods(app) if "deletionTimestamp" not in p["metadata"]]
+        return {p["spec"]["nodeName"] for p in alive if p["status"]["phase"] == "Running"}
+
+    (name,) = eventually(found)
     return str(name)
 
 
@@ -88,16 +94,32 @@ def oversized(yard: Yard) -> str:
 
 
 def tainted(yard: Yard, node: str) -> bool:
-    taints = yard.kube.get(f"/api/v1/nodes/{node}")["spec"].get("taints") or []
-    return any(t["key"] == "karpenter.sh/disrupted" for t in taints)
+    """Whether the node is being disrupted, or gone by now."""
+    found = [n for n in yard.nodes() if n["metadata"]["name"] == node]
+    taints = found[0]["spec"].get("taints") or [] if found else []
+    return not found or any(t["key"] == "karpenter.sh/disrupted" for t in taints)
+
+
+def deadline_of(yard: Yard, claim: str) -> datetime | None:
+    """When the claim's termination grace period ends, as soon as that is written."""
+    found = [c["metadata"] for c in yard.claims() if c["metadata"]["name"] == claim]
+    text = (
+        found[0].get("annotations", {}).get("karpenter.sh/nodeclaim-termination-timestamp") if found else ""
+    )
+    return datetime.fromisoformat(text) if text else None
+
+
+def wait_held_until(yard: Yard, app: str, uid: str, end: datetime, grace_s: float) -> None:
+    """Until this pod is gone, which must not be before it has its grace left to the end."""
+    eventually(lambda: uid not in {p["metadata"]["uid"] for p in yard.pods(app)}, within_s=180)
+    assert datetime.now(UTC) > end - timedelta(seconds=grace_s + 1.0), "gone before its time"
 
 
 def test_an_oversized_node_is_replaced_by_a_cheaper_one_that_is_there_first(yard: Yard) -> None:
     old = oversized(yard)
-    before = yard.launched()
+    before, (pod,) = yard.launched(), yard.pods("web")
     pool(yard, disruption=UNDERUTILIZED)
-    eventually(lambda: tainted(yard, old), within_s=60)
-    uid = yard.pods("web")[0]["metadata"]["uid"]
+    eventually(lambda: tainted(yard, old), within_s=120)
 
     def replacement_initialized() -> bool:
         fresh = [
@@ -105,11 +127,12 @@ def test_an_oversized_node_is_replaced_by_a_cheaper_one_that_is_there_first(yard
         ]
         return bool(fresh) and condition(fresh[0], "Initialized").get("status") == "True"
 
-    while not replacement_initialized():
-        assert {p["metadata"]["uid"] for p in yard.pods("web")} == {uid}, (
-            "moved before its new place was there"
-        )
-    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=60)
+    def moved() -> bool:
+        return {p["metadata"]["uid"] for p in yard.pods("web")} != {pod["metadata"]["uid"]}
+
+    eventually(moved, within_s=120)
+    assert replacement_initialized(), "moved before its new place was there"
+    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120)
     yard.wait_running("web", 1)
     yard.wait_settled()
     assert len(yard.nodes()) == 1
@@ -124,14 +147,14 @@ def test_a_replacement_under_way_survives_the_replica_that_began_it(yard: Yard, 
         yard.stand.kill_service("reallocator", replica, signal.SIGTERM)
     try:
         yard.stand.start_service("reallocator", 0, {"NODEYARD_KILL_POINT": f"reallocator.{point}"})
-        eventually(lambda: yard.stand.ready("reallocator", 0), within_s=30)
+        eventually(lambda: yard.stand.ready("reallocator", 0), within_s=120)
         pool(yard, disruption=UNDERUTILIZED)
-        yard.stand.processes.wait_gone("reallocator-0", timeout_s=90)
+        yard.stand.processes.wait_gone("reallocator-0", timeout_s=150)
     finally:  # whatever came of it: the tests after this one need the service
         yard.stand.processes.stop(["reallocator-0"])
         for replica in (0, 1):
             yard.stand.start_service("reallocator", replica)
-    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
+    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120)
     yard.wait_running("web", 1)
     yard.wait_settled()
     assert yard.launched() - before == 1
@@ -141,13 +164,20 @@ def test_a_replacement_that_cannot_be_had_leaves_everything_as_it_was(yard: Yard
     old = oversized(yard)
     yard.dial("POST", "capacity", {"instance_type": "*", "zone": "*", "capacity_type": "*"})
     pool(yard, disruption=UNDERUTILIZED)
-    eventually(lambda: tainted(yard, old), within_s=60)
-    eventually(lambda: not tainted(yard, old), within_s=60)
+
+    def left() -> bool:
+        said = yard.decisions(kind="disrupting", subject=f"node/{old}")
+        return any(d["facts"].get("undone") for d in said)
+
+    eventually(left, within_s=180)
     pool(yard)
-    eventually(lambda: not tainted(yard, old), within_s=30)
+
+    def as_it_was() -> bool:
+        (claim,) = [c for c in yard.claims() if c.get("status", {}).get("nodeName") == old]
+        return not tainted(yard, old) and not condition(claim, "DisruptionReason")
+
+    eventually(as_it_was, within_s=120)
     assert node_of(yard, "web") == old
-    (claim,) = [c for c in yard.claims() if c["status"].get("nodeName") == old]
-    assert not condition(claim, "DisruptionReason")
 
 
 def test_a_protected_pod_holds_its_node_until_the_grace_period_ends(yard: Yard) -> None:
@@ -160,19 +190,12 @@ def test_a_protected_pod_holds_its_node_until_the_grace_period_ends(yard: Yard) 
     yard.wait_settled()
     (claim,) = yard.claims()
     uid = yard.pods("kept")[0]["metadata"]["uid"]
-    yard.kube.delete(f"{CLAIMS}/{claim['metadata']['name']}")
-
-    def deadline() -> str:
-        now = yard.kube.get(f"{CLAIMS}/{claim['metadata']['name']}")
-        return str(
-            now["metadata"].get("annotations", {}).get("karpenter.sh/nodeclaim-termination-timestamp", "")
-        )
-
-    eventually(deadline, within_s=20)
-    assert uid in {p["metadata"]["uid"] for p in yard.pods("kept")}
-    eventually(lambda: uid not in {p["metadata"]["uid"] for p in yard.pods("kept")}, within_s=60)
     name = claim["metadata"]["name"]
-    eventually(lambda: name not in {c["metadata"]["name"] for c in yard.claims()}, within_s=60)
+    yard.kube.delete(f"{CLAIMS}/{name}")
+    end = eventually(lambda: deadline_of(yard, name))
+    assert end is not None
+    wait_held_until(yard, "kept", uid, end, grace_s=2)
+    eventually(lambda: name not in {c["metadata"]["name"] for c in yard.claims()}, within_s=120)
 
 
 def test_an_expired_node_goes_and_its_pods_get_another(yard: Yard) -> None:
@@ -181,19 +204,23 @@ def test_an_expired_node_goes_and_its_pods_get_another(yard: Yard) -> None:
     yard.wait_running("web", 1)
     first = node_of(yard, "web")
     pool(yard)
-    eventually(lambda: first not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
+    eventually(lambda: first not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120)
     yard.wait_running("web", 1)
     assert node_of(yard, "web") != first
 
 
 def half_empty(yard: Yard) -> None:
-    """Eight nodes of four cores that were full: each has one small pod left."""
+    """Eight nodes of four cores that were full: each has one small pod left. The large pods come first, one to a node
+    however they are batched; then each node has room for one of the small ones.
+    """
     xlarge = {"key": "karpenter.k8s.aws/instance-size", "operator": "In", "values": ["xlarge"]}
     pool(yard, requirements=[*ON_DEMAND, xlarge])
-    wanted = (("one", 4, "1"), ("two", 4, "1"), ("away", 8, "2500m"))
-    yard.apply(*(deployment(name, many, {"cpu": cpu, "memory": "512Mi"}) for name, many, cpu in wanted))
-    for name, many, _ in wanted:
-        yard.wait_running(name, many, within_s=120)
+    yard.apply(deployment("away", 8, {"cpu": "2500m", "memory": "512Mi"}))
+    yard.wait_running("away", 8)
+    yard.wait_initialized()
+    yard.apply(*(deployment(name, 4, {"cpu": "1", "memory": "512Mi"}) for name in ("one", "two")))
+    for name in ("one", "two"):
+        yard.wait_running(name, 4)
     yard.wait_settled()
     yard.scale("away", 0)
     yard.wait_running("away", 0)
@@ -232,15 +259,15 @@ def test_pods_come_back_to_the_places_kept_for_them_while_many_nodes_go(yard: Ya
         seen.update(kept)
         return bool(seen) and not kept
 
-    eventually(over, within_s=120, every_s=0.2)
-    assert placed(yard) == seen, "every node holds what it was to hold"
+    eventually(over, within_s=240, every_s=0.2)
+    pool(yard)
+    eventually(lambda: placed(yard) == seen)  # every node holds what it was to hold
     yard.wait_settled()
     assert len(yard.nodes()) == len(seen) < began - 2
-    taints = [t for n in yard.nodes() for t in n["spec"].get("taints") or []]
-    assert not taints, "all is open again"
-    alive = [*yard.pods("one"), *yard.pods("two")]
-    assert len(alive) == len(before)
-    assert all(p["status"]["phase"] == "Running" for p in alive)
+    eventually(lambda: not any(n["spec"].get("taints") for n in yard.nodes()))  # all is open again
+    for name in ("one", "two"):
+        yard.wait_running(name, 4)
+    assert len([*yard.pods("one"), *yard.pods("two")]) == len(before)
 
 
 def test_somebody_elses_pod_does_not_wait_for_a_course_nor_ends_it(yard: Yard) -> None:
@@ -248,7 +275,7 @@ def test_somebody_elses_pod_does_not_wait_for_a_course_nor_ends_it(yard: Yard) -
     began = len(yard.nodes())
     seen: dict[str, dict[str, int]] = {}
     pool(yard, disruption=UNDERUTILIZED)
-    eventually(lambda: places_kept(yard), within_s=120, every_s=0.2)
+    seen.update(eventually(lambda: places_kept(yard), within_s=240, every_s=0.2))
     yard.apply(deployment("guest", 1, {"cpu": "100m", "memory": "64Mi"}))
 
     def over() -> bool:
@@ -256,15 +283,16 @@ def test_somebody_elses_pod_does_not_wait_for_a_course_nor_ends_it(yard: Yard) -
         seen.update(kept)
         return not kept
 
-    eventually(over, within_s=120, every_s=0.2)
+    eventually(over, within_s=240, every_s=0.2)
+    pool(yard)
     yard.wait_running("guest", 1)
     yard.wait_settled()
-    assert placed(yard) == seen, "every node holds what it was to hold"
+    eventually(lambda: placed(yard) == seen)  # every node holds what it was to hold
     assert len(yard.nodes()) == len(seen) < began - 2, "none was bought for the guest"
 
 
 def test_a_provisioners_empty_node_goes_after_its_seconds(yard: Yard) -> None:
-    yard.apply(provisioner(ttlSecondsAfterEmpty=5))
+    yard.apply(provisioner(ttlSecondsAfterEmpty=15))
     yard.apply(deployment("old", 1, nodeSelector={"karpenter.sh/provisioner-name": "default"}))
     yard.wait_running("old", 1)
     yard.scale("old", 0)
@@ -274,8 +302,8 @@ def test_a_provisioners_empty_node_goes_after_its_seconds(yard: Yard) -> None:
             "karpenter.sh/emptiness-timestamp" in n["metadata"].get("annotations", {}) for n in yard.nodes()
         )
 
-    eventually(stamped, within_s=40)
-    yard.wait_gone(within_s=60)
+    eventually(stamped, within_s=120)
+    yard.wait_gone()
 
 
 def ec2(yard: Yard) -> Any:
@@ -302,7 +330,7 @@ def test_an_instance_that_no_claim_stands_for_is_terminated(yard: Yard) -> None:
         (reservation,) = ec2(yard).describe_instances(InstanceIds=[id_])["Reservations"]
         return str(reservation["Instances"][0]["State"]["Name"])
 
-    eventually(lambda: state(made[0]) in ("shutting-down", "terminated"), within_s=90)
+    eventually(lambda: state(made[0]) in ("shutting-down", "terminated"), within_s=120)
     assert state(made[1]) in ("pending", "running")
     ec2(yard).terminate_instances(InstanceIds=[made[1]])
 
@@ -316,7 +344,14 @@ def test_a_claim_whose_instance_vanished_goes_and_its_pods_get_another(yard: Yar
     ec2(yard).terminate_instances(InstanceIds=[claim["status"]["providerID"].rpartition("/")[2]])
     name = claim["metadata"]["name"]
     eventually(lambda: name not in {c["metadata"]["name"] for c in yard.claims()}, within_s=120)
-    yard.wait_running("web", 1, within_s=90)
+    yard.wait_running("web", 1)
+
+
+def proposed(yard: Yard, node: str) -> dict[str, Any]:
+    """What would be done with the node; nothing where nobody can say now."""
+    answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
+    found = {p["node"]: p for p in answer.json()} if answer.is_success else {}
+    return found.get(node, {})
 
 
 def test_proposals_say_what_would_be_replaced_and_what_stops_it(yard: Yard) -> None:
@@ -324,13 +359,11 @@ def test_proposals_say_what_would_be_replaced_and_what_stops_it(yard: Yard) -> N
     pool(yard, disruption={**UNDERUTILIZED, "budgets": [{"nodes": "0"}]})
 
     def told() -> dict[str, Any]:
-        answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
-        found = {p["node"]: p for p in answer.raise_for_status().json()}
-        proposal = found.get(old, {})
+        proposal = proposed(yard, old)
         stops = [b["rule"] for b in proposal.get("blocks", [])]
         return proposal if "Budget" in stops and proposal["action"] == "Replace" else {}
 
-    proposal = eventually(told, within_s=60)
+    proposal = eventually(told, within_s=120)
     assert proposal["savesPerHour"] > 0
     assert proposal["replacement"]["pricePerHour"] < proposal["pricePerHour"]
     assert not tainted(yard, old)
@@ -359,7 +392,7 @@ def guarded(yard: Yard, **spec: Any) -> tuple[str, dict[str, Any]]:
     old = node_of(yard, "web")
     pool(yard, requirements=OTHER_CATEGORY, **spec)
     path = f"{CLAIMS}/{claim['metadata']['name']}"
-    eventually(lambda: condition(yard.kube.get(path), "Drifted").get("status") == "True", within_s=60)
+    eventually(lambda: condition(yard.kube.get(path), "Drifted").get("status") == "True", within_s=120)
     return old, claim
 
 
@@ -367,26 +400,21 @@ def test_drift_waits_for_a_blocking_budget_where_nothing_bounds_the_drain(yard: 
     old, claim = guarded(yard)
 
     def held_by_the_budget() -> bool:
-        answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
-        found = {p["node"]: p for p in answer.raise_for_status().json()}
-        proposal = found.get(old, {})
+        proposal = proposed(yard, old)
         stops = [b["rule"] for b in proposal.get("blocks", [])]
         return proposal.get("reason") == "Drifted" and "PodDisruptionBudget" in stops
 
-    eventually(held_by_the_budget, within_s=60)
+    eventually(held_by_the_budget, within_s=120)
     assert not tainted(yard, old)
     assert [c["metadata"]["uid"] for c in yard.claims()] == [claim["metadata"]["uid"]]
 
 
 def test_drift_passes_a_blocking_budget_where_a_grace_period_ends_the_drain(yard: Yard) -> None:
-    old, _ = guarded(yard, terminationGracePeriod="20s")
+    old, claim = guarded(yard, terminationGracePeriod="20s")
     uid = yard.pods("web")[0]["metadata"]["uid"]
-
-    def deleting() -> bool:
-        return any("deletionTimestamp" in c["metadata"] for c in yard.claims())
-
-    eventually(deleting, within_s=60)
-    assert uid in {p["metadata"]["uid"] for p in yard.pods("web")}, "the budget holds until the deadline"
-    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=90)
+    end = eventually(lambda: deadline_of(yard, claim["metadata"]["name"]), within_s=120)
+    assert end is not None
+    wait_held_until(yard, "web", uid, end, grace_s=2)  # the budget holds until the deadline
+    eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120)
     yard.wait_running("web", 1)
     assert node_of(yard, "web") != old

@@ -62,12 +62,12 @@ def test_botocore_rides_out_every_second_call_being_throttled(
 
 
 def test_a_slow_action_takes_its_time_and_others_do_not(aws: AwsClients, dials: DialBoard):
-    dials.post("faults", kind="slow", action="CreateFleet", seconds=1.0)
+    dials.post("faults", kind="slow", action="CreateFleet", seconds=5.0)
     aws.instances()
     launch(aws)
     took = {call["action"]: call["seconds"] for call in dials.get("calls")["calls"]}
-    assert took["CreateFleet"] >= 1.0
-    assert took["DescribeInstances"] < 1.0
+    assert took["CreateFleet"] >= 5.0
+    assert took["DescribeInstances"] < 5.0
 
 
 def test_a_failure_once_has_no_effect_and_the_next_call_works(aws: AwsClients, dials: DialBoard):
@@ -90,20 +90,20 @@ def test_a_cut_connection_has_launched_and_the_token_finds_it_again(aws: AwsClie
 
 
 def test_a_new_instance_is_invisible_for_the_consistency_lag(aws: AwsClients, dials: DialBoard):
-    dials.put("consistency", lag_seconds=0.6)
+    dials.put("consistency", lag_seconds=5)
     instance = launch(aws)
     assert aws.instances() == []
     with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
         aws.ec2.describe_instances(InstanceIds=[instance])
-    eventually(lambda: [i["InstanceId"] for i in aws.instances()] == [instance], within_s=5)
+    eventually(lambda: [i["InstanceId"] for i in aws.instances()] == [instance])
 
 
 def test_an_instance_can_stay_pending(aws: AwsClients, dials: DialBoard):
-    dials.put("machines", pending_seconds=0.4)
+    dials.put("machines", pending_seconds=5)
     launch(aws)
     assert aws.instances()[0]["State"]["Name"] == "pending"
     assert dials.get("cost")["rate_usd_per_hour"] == 0
-    eventually(lambda: aws.instances()[0]["State"]["Name"] == "running", within_s=5)
+    eventually(lambda: aws.instances()[0]["State"]["Name"] == "running")
 
 
 def messages(aws: AwsClients) -> list[dict[str, Any]]:
@@ -118,13 +118,16 @@ def messages(aws: AwsClients) -> list[dict[str, Any]]:
 def test_an_interruption_is_announced_and_then_the_instance_goes(aws: AwsClients, dials: DialBoard):
     instance = launch(aws, spot=True)
     messages(aws)
-    dials.post("interrupt", instance_id=instance, delay_seconds=0.5)
+    dials.post("interrupt", instance_id=instance, delay_seconds=5)
     (notice,) = messages(aws)
     assert notice["detail-type"] == "EC2 Spot Instance Interruption Warning"
     assert notice["detail"] == {"instance-id": instance, "instance-action": "terminate"}
-    eventually(lambda: aws.instances()[0]["State"]["Name"] == "terminated", within_s=5)
+    eventually(lambda: aws.instances()[0]["State"]["Name"] == "terminated")
     assert aws.instances()[0]["StateReason"]["Code"] == "Server.SpotInstanceTermination"
-    assert [m["detail"].get("state") for m in messages(aws)] == ["shutting-down", "terminated"]
+    told: list[str] = []
+    while len(told) < 2 and (found := messages(aws)):
+        told += [m["detail"].get("state") for m in found]
+    assert told == ["shutting-down", "terminated"]
 
 
 def test_a_recommendation_takes_nothing_away(aws: AwsClients, dials: DialBoard):
@@ -150,7 +153,7 @@ def test_money_runs_while_an_instance_runs(aws: AwsClients, dials: DialBoard):
     instance = launch(aws)
     rate = dials.get("cost")["rate_usd_per_hour"]
     assert rate > 0.05
-    eventually(lambda: dials.get("cost")["total_usd"] > 0, within_s=5)
+    eventually(lambda: dials.get("cost")["total_usd"] > 0)
     aws.ec2.terminate_instances(InstanceIds=[instance])
     stopped = dials.get("cost")
     assert stopped["rate_usd_per_hour"] == 0
@@ -205,7 +208,7 @@ def test_the_process_answers_for_itself_and_ends_when_told(tmp_path: Path):
         assert (health["pid"], health["region"]) == (process.pid, "us-west-2")
         assert json.loads((tmp_path / "account.json").read_text())["url"] == url
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         if process.poll() is None:
             process.kill()

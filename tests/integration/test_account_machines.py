@@ -144,7 +144,8 @@ def test_joining_takes_as_long_as_the_dial_says(yard: Yard):
     yard.dials.put("machines", register_seconds=1.2)
     started = time.time()
     instance = yard.launch()
-    assert yard.machine(instance).get("stage") in (None, "booting")
+    stage = yard.machine(instance).get("stage")
+    assert stage in (None, "booting") or time.time() - started >= 1.2
     yard.joined(instance)
     assert time.time() - started >= 1.2
 
@@ -178,17 +179,17 @@ def test_an_instance_without_the_clusters_tag_is_nobody_of_ours(yard: Yard):
 
 
 def test_a_machine_can_be_ready_late_and_its_pods_wait_for_it(yard: Yard, namespace: str):
-    yard.dials.put("machines", ready_seconds=1.5)
+    yard.dials.put("machines", ready_seconds=6)
     path = yard.joined(yard.launch())
     assert condition(yard.node(path), "Ready")["status"] == "False"
     waiting = yard.bind(namespace, pod("waits"), path)
     assert yard.phase(waiting) == "Pending"
-    eventually(lambda: condition(yard.node(path), "Ready")["status"] == "True", within_s=6)
-    eventually(lambda: yard.phase(waiting) == "Running", within_s=6)
+    eventually(lambda: condition(yard.node(path), "Ready")["status"] == "True")
+    eventually(lambda: yard.phase(waiting) == "Running")
 
 
 def test_devices_can_come_late_and_a_pod_that_came_before_them_fails(yard: Yard, namespace: str):
-    yard.dials.put("machines/g4dn.*", devices_seconds=1.5)
+    yard.dials.put("machines/g4dn.*", devices_seconds=6)
     path = yard.joined(yard.launch("g4dn.xlarge"))
     assert "nvidia.com/gpu" not in yard.node(path)["status"]["allocatable"]
     gpu = {"nvidia.com/gpu": "1"}
@@ -199,7 +200,7 @@ def test_devices_can_come_late_and_a_pod_that_came_before_them_fails(yard: Yard,
         return body
 
     assert yard.failure(yard.bind(namespace, wanting("early"), path)) == "UnexpectedAdmissionError"
-    eventually(lambda: yard.node(path)["status"]["allocatable"].get("nvidia.com/gpu") == "1", within_s=6)
+    eventually(lambda: yard.node(path)["status"]["allocatable"].get("nvidia.com/gpu") == "1")
     first = yard.bind(namespace, wanting("first"), path)
     eventually(lambda: yard.phase(first) == "Running")
     assert yard.failure(yard.bind(namespace, wanting("second"), path)) == "OutOfnvidia.com/gpu"
@@ -326,18 +327,18 @@ def gone(kube: KubeApi, path: str) -> Callable[[], bool]:
 
 def test_a_deleted_pod_ends_after_its_exit_time_but_never_after_its_grace(yard: Yard, namespace: str):
     path = yard.joined(yard.launch())
-    yard.dials.put("machines", pod_exit_seconds=3)
+    yard.dials.put("machines", pod_exit_seconds=10)
     slow, quick = (yard.bind(namespace, pod(name), path) for name in ("slow", "quick"))
     for each in (slow, quick):
         eventually(lambda at=each: yard.phase(at) == "Running")
     started = time.time()
     yard.kube.delete(slow)
     yard.kube.delete(quick, gracePeriodSeconds="1")
-    eventually(gone(yard.kube, quick), within_s=5)
+    eventually(gone(yard.kube, quick))
     between = time.time() - started
-    eventually(gone(yard.kube, slow), within_s=5)
-    assert 1.0 <= between < 3
-    assert time.time() - started >= 3
+    eventually(gone(yard.kube, slow))
+    assert 1.0 <= between < 10
+    assert time.time() - started >= 10
 
 
 def test_a_terminated_machine_goes_not_ready_and_leaves_its_node_and_pods_behind(yard: Yard, namespace: str):
@@ -357,9 +358,9 @@ def test_a_terminated_machine_goes_not_ready_and_leaves_its_node_and_pods_behind
 def test_an_interrupted_machine_goes_after_its_notice(yard: Yard):
     instance = yard.launch(spot=True)
     path = yard.joined(instance)
-    yard.dials.post("interrupt", instance_id=instance, delay_seconds=0.5)
+    yard.dials.post("interrupt", instance_id=instance, delay_seconds=5)
     assert condition(yard.node(path), "Ready")["status"] == "True"
-    eventually(lambda: condition(yard.node(path), "Ready")["status"] == "Unknown", within_s=5)
+    eventually(lambda: condition(yard.node(path), "Ready")["status"] == "Unknown")
 
 
 def test_a_new_machine_does_not_inherit_the_name_of_one_that_just_went(yard: Yard):
@@ -380,9 +381,9 @@ def test_machines_outlive_a_restart_of_the_api_server(module_stand: StandFactory
         running = own.bind(namespace, pod("one"), path)
         eventually(lambda: own.phase(running) == "Running")
         stand.restart_apiserver()
-        eventually(kube.ready, within_s=30)
+        eventually(kube.ready)
         later = own.bind(namespace, pod("two"), path)
-        eventually(lambda: own.phase(later) == "Running", within_s=30)
+        eventually(lambda: own.phase(later) == "Running")
         own.joined(own.launch())
         assert own.phase(running) == "Running"
         assert own.machine(instance)["pods"] == 2

@@ -52,8 +52,8 @@ async def test_a_new_epoch_is_above_the_floor_and_above_all_before(redis: Redis)
 
 async def test_a_lease_expires(redis: Redis) -> None:
     leases = RedisLeases(redis, "p:")
-    assert await leases.acquire("x", "me", 0.02) == 1
-    assert 0 < await redis.pttl("p:lease:x") <= 20
+    assert await leases.acquire("x", "me", 1.0) == 1
+    assert 0 < await redis.pttl("p:lease:x") <= 1000
     while await leases.acquire("x", "you", 5.0) is None:
         pass
     assert await leases.check("x", 2)
@@ -164,16 +164,16 @@ async def test_a_holder_stops_trusting_itself_while_redis_is_away(redis: Redis) 
 async def test_run_holds_tells_and_gives_back_in_real_time(redis: Redis) -> None:
     leases, epochs = RedisLeases(redis, "p:"), EpochsInMemory()
     me, other = (
-        Leadership(leases, epochs, "planning/all", name, 3.0, SystemClock()) for name in ("me", "other")
+        Leadership(leases, epochs, "planning/all", name, 9.0, SystemClock()) for name in ("me", "other")
     )
     async with asyncio.TaskGroup() as group:
         running = group.create_task(me.run())
-        assert await asyncio.wait_for(me.wait_held(), 10) == 1
+        assert await asyncio.wait_for(me.wait_held(), 60) == 1
         competing = group.create_task(other.run())
         await asyncio.sleep(2.0)
         assert (me.epoch, other.epoch) == (1, None)
         running.cancel()
-        assert await asyncio.wait_for(other.wait_held(), 10) == 2
+        assert await asyncio.wait_for(other.wait_held(), 60) == 2
         assert me.epoch is None
         assert epochs.epoch == 2
         competing.cancel()
@@ -192,5 +192,5 @@ async def test_a_loop_that_is_cancelled_while_it_asks_redis_ends(redis: Redis) -
         asking = asyncio.create_task(ask_for_ever())
         await asyncio.sleep(0.01 + trial * 0.0001)
         asking.cancel()
-        done, _ = await asyncio.wait([asking], timeout=10)
+        done, _ = await asyncio.wait([asking], timeout=60)
         assert asking in done

@@ -162,7 +162,7 @@ async def test_events_are_written_once_for_the_same_words(client: KubernetesClie
     async def events() -> list[dict[str, Any]]:
         return list(of(await client.get(paths.events(namespace)))["items"])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(found := await events()) < 2:  # noqa: ASYNC110 - the API server is asked
             await asyncio.sleep(0.05)
     writing.cancel()
@@ -181,7 +181,7 @@ async def test_a_watcher_shows_the_cluster_as_it_is_and_as_it_changes(
         watcher_process(control_plane.admin_kubeconfig, tmp_path) as watcher,
         fed(watcher.address) as feed,
     ):
-        await until(lambda: feed.synced, 30)
+        await until(lambda: feed.synced)
         snapshot = feed.snapshot()
         record = snapshot.pods[f"{namespace}/before"]
         assert snapshot.shape(record).requests == {"cpu": 250, "pods": 1}
@@ -215,12 +215,12 @@ async def test_a_killed_watcher_is_replaced_and_its_subscriber_goes_on(
 ) -> None:
     config = control_plane.admin_kubeconfig
     async with watcher_process(config, tmp_path) as first, fed(first.address) as feed:
-        await until(lambda: feed.synced, 30)
+        await until(lambda: feed.synced)
         epoch = feed.snapshot().epoch
         os.kill(first.pid, signal.SIGKILL)
         await client.create(paths.pods(namespace), pod("meanwhile", schedulerName="nobody"))
         async with watcher_process(config, tmp_path, first.address):
-            await until(lambda: f"{namespace}/meanwhile" in feed.snapshot().pods, 30)
+            await until(lambda: f"{namespace}/meanwhile" in feed.snapshot().pods)
             await until(lambda: feed.synced)
             assert feed.snapshot().epoch != epoch
 
@@ -230,11 +230,11 @@ async def test_an_api_server_that_restarts_is_survived(make_stand: StandFactory,
     with stand.api() as api:
         install.install(api, install.definitions())
     async with watcher_process(stand.admin_kubeconfig, tmp_path) as watcher, fed(watcher.address) as feed:
-        await until(lambda: feed.synced, 30)
+        await until(lambda: feed.synced)
         epoch = feed.snapshot().epoch
         await asyncio.to_thread(stand.restart_apiserver)
         client = await KubernetesClient.connect(str(stand.admin_kubeconfig))
         await client.create("/api/v1/namespaces", {"metadata": {"name": "later"}})
         await client.close()
-        await until(lambda: "later" in feed.snapshot().namespaces and feed.synced, 30)
+        await until(lambda: "later" in feed.snapshot().namespaces and feed.synced)
         assert feed.snapshot().epoch == epoch

@@ -65,7 +65,7 @@ class AwsClients:
 
     def __init__(self, url: str, *, retries: int = 0) -> None:
         self._url = url
-        self._config = Config(retries={"max_attempts": retries}, read_timeout=20)
+        self._config = Config(retries={"max_attempts": retries}, read_timeout=60)
         self._made: dict[str, Any] = {}
 
     def of(self, service: str) -> Any:
@@ -159,7 +159,7 @@ class DialBoard:
     """The dials of a running account, over HTTP; an answer that is an error fails the test."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, trust_env=False, timeout=20)
+        self._http = httpx.Client(base_url=url, trust_env=False, timeout=60)
 
     def get(self, path: str, **query: Any) -> Any:
         """GET /dials/<path>."""

@@ -76,7 +76,7 @@ def _stands(factory: pytest.TempPathFactory) -> Iterator[StandFactory]:
 def make_namespace(api: KubeApi, name: str) -> str:
     """Creates a namespace and waits until pods can be created in it; returns its name."""
     api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    eventually(lambda: exists(api, f"/api/v1/namespaces/{name}/serviceaccounts/default"), within_s=20)
+    eventually(lambda: exists(api, f"/api/v1/namespaces/{name}/serviceaccounts/default"))
     return name
 
 
@@ -91,7 +91,7 @@ def exists(api: KubeApi, path: str) -> bool:
     return True
 
 
-def eventually(check: Callable[[], Found], *, within_s: float = 15.0, every_s: float = 0.1) -> Found:
+def eventually(check: Callable[[], Found], *, within_s: float = 60.0, every_s: float = 0.1) -> Found:
     """The first true value that `check` returns; fails with the last value when there is none in time."""
     deadline = time.monotonic() + within_s
     while True:

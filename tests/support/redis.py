@@ -45,7 +45,7 @@ class TestRedis:
         options += ["--dir", str(self._directory)]
         options += ["--requirepass", self._password] if self._password else []
         self._process = subprocess.Popen([server_program(), *options], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         with redis.Redis(port=self.port, password=self._password or None) as client:
             while True:
                 try:

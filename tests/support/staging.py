@@ -166,7 +166,7 @@ class Stage:
             eventually(lambda at=f"{path}/{name}": self.api.get(at)["status"]["phase"] == "Bound")  # type: ignore[misc]
 
     # --- asking --------------------------------------------------------------------------------------------------------
-    def unplaced(self, within_s: float = 60.0) -> list[str]:
+    def unplaced(self, within_s: float = 180.0) -> list[str]:
         """Pods that the scheduler has not put on their nodes, with its words, once all are placed or time is up."""
         state: dict[str, Json] = {}
 

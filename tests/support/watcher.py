@@ -41,7 +41,7 @@ async def watcher_process(
             sys.executable, "-m", "services.watcher.main", env=env, stderr=out, stdout=out
         )
         try:
-            await until(lambda: endpoints.exists() or process.returncode is not None, 90)
+            await until(lambda: endpoints.exists() or process.returncode is not None)
             if process.returncode is not None:
                 raise RuntimeError(f"the watcher ended: {log.read_text()}")
             facts: dict[str, Any] = json.loads(endpoints.read_text())
@@ -66,7 +66,7 @@ async def fed(*addresses: str, subscriber: str = "test") -> AsyncIterator[Cluste
             await task
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
     """Returns once the condition holds; TimeoutError when it does not in time."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what is waited for is in another process

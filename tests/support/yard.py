@@ -29,7 +29,7 @@ PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/api/v1/namespaces/default/events"
 CLASSES = "/apis/karpenter.k8s.aws/v1/ec2nodeclasses"
 ONE_TO_A_NODE = [{"containerPort": 8080, "hostPort": 8080}]
-"""A host port that every pod of these tests wants: none fits on a node that another is on."""
+"""A host port: none of the pods that want it fits on a node that another is on."""
 CLUSTER_UID = "nodeyard.dev/cluster-uid"
 
 
@@ -130,8 +130,19 @@ def deployment(name: str, replicas: int, requests: Mapping[str, str] | None = No
     }
 
 
+def apart(name: str, replicas: int, requests: Mapping[str, str] | None = None, **spec: Any) -> Json:
+    """Pods of which each needs a node of its own, beside no other such pod. However they come to be batched, as many
+    nodes are bought as there are pods, and none is left empty because the kube-scheduler found room on another.
+    """
+    made = deployment(name, replicas, requests, **spec)
+    made["spec"]["template"]["spec"]["containers"][0]["ports"] = ONE_TO_A_NODE
+    return made
+
+
 class Yard:
-    """What tests do with a stand."""
+    """What tests do with a stand. Waits end as soon as what they wait for is there, and are long enough for a machine
+    that has others to serve.
+    """
 
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
@@ -217,15 +228,15 @@ class Yard:
         return min((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() for at in since)
 
     # --- waiting and checking ---
-    def wait_running(self, app: str, count: int, within_s: float = 60.0) -> None:
+    def wait_running(self, app: str, count: int, within_s: float = 120.0) -> None:
         eventually(lambda: self.phases(app) == Counter(Running=count), within_s=within_s)
 
-    def wait_ready(self, within_s: float = 90.0) -> None:
+    def wait_ready(self, within_s: float = 180.0) -> None:
         for service in self.stand.options.services:
             for replica in range(self.stand.options.replicas):
                 eventually(lambda s=service, r=replica: self.stand.ready(s, r), within_s=within_s)  # type: ignore[misc]
 
-    def wait_gone(self, within_s: float = 60.0) -> None:
+    def wait_gone(self, within_s: float = 150.0) -> None:
         """No claim, no node and no instance is left."""
         eventually(lambda: not self.claims() and not self.nodes() and not self.instances(), within_s=within_s)
 
@@ -239,7 +250,7 @@ class Yard:
         assert of_claims == of_account
         assert of_nodes <= of_account
 
-    def wait_initialized(self, within_s: float = 60.0) -> None:
+    def wait_initialized(self, within_s: float = 120.0) -> None:
         """Every claim has come to its end: its node is Initialized."""
 
         def done() -> bool:
@@ -247,7 +258,7 @@ class Yard:
 
         eventually(done, within_s=within_s)
 
-    def wait_settled(self, within_s: float = 60.0) -> None:
+    def wait_settled(self, within_s: float = 120.0) -> None:
         """Until instances, claims and nodes agree one to one (see check_nothing_leaked)."""
 
         def settled() -> bool:
@@ -272,14 +283,16 @@ def doomed(yard: Yard, point: str) -> Iterator[None]:
     Nothing may be under way when it begins, else it dies of that, before the test has given it anything to do.
     """
     service, stand = point.partition(".")[0], yard.stand
+    eventually(lambda: not any("deletionTimestamp" in c["metadata"] for c in yard.claims()), within_s=120)
     yard.wait_initialized()
+    yard.wait_settled()
     for replica in range(stand.options.replicas):
         stand.kill_service(service, replica, signal.SIGTERM)
     try:
         stand.start_service(service, 0, {"NODEYARD_KILL_POINT": point})
-        eventually(lambda: stand.ready(service), within_s=30)
+        eventually(lambda: stand.ready(service), within_s=120)
         yield
-        stand.processes.wait_gone(f"{service}-0", timeout_s=60)
+        stand.processes.wait_gone(f"{service}-0", timeout_s=150)
     finally:  # whatever came of it: the tests after this one need the service
         stand.processes.stop([f"{service}-0"])
         for replica in range(stand.options.replicas):
