@@ -135,7 +135,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
             await client.close()
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - the condition is the other end of a stream
             await asyncio.sleep(0.002)
@@ -240,7 +240,7 @@ async def test_a_slow_subscriber_holds_nobody_up_and_ends_up_with_everything(sta
             stage.pod(number, workloads=300)
         await until(lambda: len(quick.snapshot().pods) == 300)
         seen: set[str] = set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(seen) < 300:
                 message = await call.read()
                 if message.phase == cluster_pb2.WatchClusterResponse.PHASE_SNAPSHOT:
@@ -253,7 +253,7 @@ async def test_a_watcher_that_is_not_synced_refuses_and_says_what_it_waits_for(s
     stage.api.refuse(paths.nodeclaims(), 404, "NotFound")
     watcher = await stage.watcher()
     reason = ""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while "NodeClaim (NotFound)" not in reason:
             async with grpc.aio.insecure_channel(watcher.address) as channel:
                 call = cluster_pb2_grpc.ClusterStub(channel).Watch(cluster_pb2.WatchClusterRequest())
@@ -281,12 +281,12 @@ async def test_an_api_server_that_goes_away_is_noticed_and_its_return_too(stage:
     for path in paths.COLLECTIONS.values():
         stage.api.refuse(path, 503, "ServiceUnavailable")
     stage.api.drop_watches()
-    await until(lambda: not feed.synced, timeout_s=CURRENT_S + 5)
+    await until(lambda: not feed.synced, timeout_s=CURRENT_S + 60)
     assert feed.not_synced_because is not None
     await until(lambda: watcher.controller.not_serving_because() is not None)
     for path in paths.COLLECTIONS.values():
         stage.api.refuse(path, None)
-    await until(lambda: feed.synced, timeout_s=20)
+    await until(lambda: feed.synced)
 
 
 async def test_objects_that_cannot_be_read_leave_the_rest_alone(stage: Stage) -> None:

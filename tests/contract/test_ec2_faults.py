@@ -49,7 +49,7 @@ def owned_one_to_one(bench: LaunchBench, account: AccountServer) -> int:
     """How many claims have an instance; every instance is one claim's and tagged so."""
     owners = {c.provider_id.rpartition("/")[2]: c.uid for c in bench.api.claims.values()}
     aws = AwsClients(account.url)
-    eventually(lambda: len(aws.instances(instance_state_name="*")) >= len(owners), within_s=10)
+    eventually(lambda: len(aws.instances(instance_state_name="*")) >= len(owners))
     shown = aws.instances(instance_state_name="*")
     tagged = {
         i["InstanceId"]: {t["Key"]: t["Value"] for t in i["Tags"]}.get(keys.NODECLAIM_UID_TAG) for i in shown

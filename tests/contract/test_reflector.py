@@ -72,7 +72,7 @@ class Following:
         self.api, self.mirror, self.clock = api, Mirror(), QuickClock()
         self.reflector = Reflector(client, PATH, self.mirror, self.clock, page=page, chance=lambda: 0.5)
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110 - the condition is the other end of a socket
                 await asyncio.sleep(0.002)

@@ -42,7 +42,7 @@ def test_status_shows_what_runs_and_what_ended(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("redis", ["sleep", "60"])
     processes.start("account", ["true"])
-    processes.wait_gone("account", timeout_s=10)
+    processes.wait_gone("account", timeout_s=60)
     result = runner.invoke(main.app, ["local", "status", "--dir", str(tmp_path)])
     processes.stop(["redis", "account"])
     assert result.exit_code == 1

@@ -54,7 +54,7 @@ def test_another_program_finds_and_stops_what_this_one_started(processes: Proces
 def test_a_process_that_does_not_listen_is_killed(processes: Processes) -> None:
     record = processes.start("stubborn", STUBBORN)
     processes.wait_answering(
-        "stubborn", lambda: "up" in log_tail(processes.log_path("stubborn")), timeout_s=10
+        "stubborn", lambda: "up" in log_tail(processes.log_path("stubborn")), timeout_s=60
     )
     processes.stop(["stubborn"], grace_s=0.1)
     assert not is_running(record)
@@ -86,7 +86,7 @@ def test_a_second_process_of_the_same_name_is_refused(processes: Processes) -> N
 def test_a_process_that_dies_while_we_wait_is_reported_with_its_last_words(processes: Processes) -> None:
     processes.start("broken", ["sh", "-c", "echo cannot find my keys; exit 3"])
     with pytest.raises(StartError, match="cannot find my keys"):
-        processes.wait_answering("broken", lambda: False, timeout_s=10)
+        processes.wait_answering("broken", lambda: False, timeout_s=60)
 
 
 def test_a_process_that_never_answers_is_reported(processes: Processes) -> None:
@@ -103,7 +103,7 @@ def test_a_program_that_is_not_there_is_reported(processes: Processes, tmp_path:
 
 def test_a_process_gets_exactly_the_environment_it_is_given(processes: Processes) -> None:
     processes.start("env", ["/usr/bin/env"], env={"ONLY": "this"})
-    processes.wait_gone("env", timeout_s=10)
+    processes.wait_gone("env", timeout_s=60)
     assert processes.log_path("env").read_text() == "ONLY=this\n"
 
 
@@ -133,7 +133,7 @@ def test_the_guard_stops_everything_when_its_parent_is_killed(tmp_path: Path) ->
     assert is_running(record)
     parent.kill()
     parent.wait()
-    Processes(tmp_path).wait_gone("idle", timeout_s=20)
+    Processes(tmp_path).wait_gone("idle", timeout_s=60)
     assert not is_running(record)
 
 
