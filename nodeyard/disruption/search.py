@@ -25,8 +25,10 @@ from nodeyard.provisioning.planner import least, plan
 Clock = Callable[[], float]
 _PATIENCE = 0.2
 """Of the time there is: after so much of it, parts of the cluster are not tried any more."""
-_WHOLE_S, _PART_S = 0.5, 0.05
+_WHOLE_S, _PART_S = 0.7, 0.05
 """Of the time there is: the planner's deadline for the cluster without any of its nodes, and without some."""
+_MIXING = 0.6
+"""Of the planner's deadline for the whole: what finding the best mix of fillings may take."""
 _SHARES = (0.25, 0.5, 0.75)
 _CLOSE = 1.0005
 _FEW_SHAPES = 60
@@ -110,7 +112,7 @@ class Search:
             if number and self.clock() - began > _PATIENCE * seconds:
                 break
             made = self._without(
-                gone, seconds * (_PART_S if number else _WHOLE_S), bound=prove and not number
+                gone, seconds * (_PART_S if number else _WHOLE_S), bound=prove and not number, mix=not number
             )
             if made is None or self.guard.worse(self.before, self.guard.excess(made)):
                 continue
@@ -211,13 +213,14 @@ class Search:
         held = sum(worth.get(self.shape_of[key], 0.0) for key in arrangement.held.get(name, ()))
         return arrangement.places[name].cost - held
 
-    def _without(self, gone: frozenset[str], seconds: float, *, bound: bool) -> Arrangement | None:
+    def _without(
+        self, gone: frozenset[str], seconds: float, *, bound: bool, mix: bool = False
+    ) -> Arrangement | None:
         """The start without these nodes; ones whose pods can't go anywhere stay. None where that leads nowhere."""
         for _ in range(4):
             gone = gone - self.stuck.keys()
-            made = self._plan(
-                self._problem(self.start, gone, self._pods(self.start, gone)), seconds, bound=bound
-            )
+            problem = self._problem(self.start, gone, self._pods(self.start, gone))
+            made = self._plan(problem, seconds, bound=bound, mix=mix)
             refused = {u.pod: u.message for u in made.unschedulable if u.pod not in self.homeless}
             if bound:
                 self._take_bound(made, gone)
@@ -229,11 +232,12 @@ class Search:
                     self.stuck[name] = f"pod {held} would find no place: {refused[held]}"
         return None
 
-    def _plan(self, problem: Problem, seconds: float, *, bound: bool) -> Plan:
+    def _plan(self, problem: Problem, seconds: float, *, bound: bool, mix: bool = False) -> Plan:
         left = max(0.2, min(seconds, self.ground.options.deadline_s))
-        return plan(
-            problem, msgspec.structs.replace(self.ground.options, bound=bound, deadline_s=left), self.clock
+        options = msgspec.structs.replace(
+            self.ground.options, bound=bound, deadline_s=left, mixing_s=left * _MIXING if mix else 0.0
         )
+        return plan(problem, options, self.clock)
 
     def _take_bound(self, made: Plan, gone: Collection[str]) -> None:
         """The planner's bound, with the nodes that stay at what they cost. A node that could not be bought again as it

@@ -19,6 +19,7 @@ from nodeyard.api.pod import PodKey, ShapeId
 from nodeyard.api.pool import PoolKey
 from nodeyard.disruption.arrangement import Arrangement, Place, exceeds, used_of_limited
 from nodeyard.disruption.evictability import PodGuard
+from nodeyard.disruption.making import Making
 from nodeyard.disruption.model import Reason
 from nodeyard.disruption.neighbours import Excess, TopologyGuard
 from nodeyard.disruption.taking import takes
@@ -98,6 +99,9 @@ class Unfolding:
         for name in sorted(self.wants, key=lambda n: n in self.to_make):
             for shape in self.wants[name]:
                 self.takers[shape].append(name)
+        self.making = Making(self.wants, self.to_make, guard)
+        self.made: list[str] = []
+        """Nodes of the target that steps have made by now."""
         self._cells: dict[str, tuple[str, ...]] = {}
         self.steps: list[Step] = []
         self.parked = 0
@@ -246,9 +250,7 @@ class Unfolding:
     ) -> Counter[ShapeId]:
         """What nodes that are up and those to be made don't take; of pods that are tied to a cell, those in it."""
         if cell is None:
-            taken = Counter(batch.up)
-            for node in made:
-                taken.update(batch.wants[node])
+            taken = Counter({s: batch.up[s] + sum(batch.wants[node][s] for node in made) for s in held})
             return held - taken
         near: Counter[ShapeId] = Counter()
         for shape in held:
@@ -264,17 +266,12 @@ class Unfolding:
         self, batch: _Batch, rest: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
     ) -> str:
         """The node that takes most of the rest for its cost; empty where none takes any."""
-        taken: Counter[str] = Counter()
-        for shape, many in rest.items():
-            for node in self.takers.get(shape, ()):
-                if node not in self.to_make or node in self.now.places or node in batch.added or node in made:
-                    continue
-                if cell is None or shape not in self.guard.involved or self._cell(node) == cell:
-                    taken[node] += min(many, batch.wants[node][shape])
         beside = [self.to_make[n] for n in (*batch.add, *made)]
-        allowed = [n for n in taken if not exceeds(self.now.base, self.used, [*beside, self.to_make[n]])]
-        best = max(allowed, key=lambda n: (taken[n] / self.to_make[n].cost, n), default="")
-        return best if best and taken[best] else ""
+
+        def allowed(name: str) -> bool:
+            return not self.used or not exceeds(self.now.base, self.used, [*beside, self.to_make[name]])
+
+        return self.making.best(rest, [*self.made, *batch.add, *made], cell, allowed)
 
     def _may_go(self, batch: _Batch, name: str, made: list[str], rent: float) -> bool:
         place = self.now.places[name]
@@ -408,6 +405,7 @@ class Unfolding:
         evictions = sum(len(self.now.held.get(n, ())) for n in batch.gone)
         reason = reason or (Reason.UNDERUTILIZED if evictions else Reason.EMPTY)
         self.now = self._after(batch)
+        self.made += batch.add
         self.wants = batch.wants
         self.to_remove -= set(batch.gone)
         self._count()

@@ -6,7 +6,7 @@ or, if the term is a spread that binds all it counts, in any cell that keeps the
 forbid what a node holds, or pods share a host on purpose, the node is left alone. Neighbours: `reworking` decides.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -235,8 +235,10 @@ class Ledger:
         columns = np.nonzero(self.place >= 0)[0]
         out = []
         for node, mine in self.holding.items():
-            held = [(self.at[(sort, cell)], many) for sort, cell, many in mine]
-            lots, counts = np.array([lot for lot, _ in held]), np.array([many for _, many in held])
+            held: Counter[int] = Counter()
+            for sort, cell, many in mine:
+                held[self.at[(sort, cell)]] += many
+            lots, counts = np.array(list(held)), np.array(list(held.values()))
             place = (
                 at_host.pop(node, -1) if node < self.hosts.count else self._like(node, lots, counts, columns)
             )

@@ -43,6 +43,8 @@ class Options(msgspec.Struct, frozen=True):
     """Most seconds of work spent on looking for something better once there is a plan; None: 0.6 of the deadline. They are
     counted by what is done, so that a busy machine plans as an idle one does, as long as the deadline is not reached.
     """
+    mixing_s: float = 0.0
+    """Seconds of work, counted alike, for packing the whole plan anew as one mix of fillings: pays for many nodes."""
     bound: bool = True
     """Compute the lower bound too."""
     default_spread: tuple[object, ...] = ()

@@ -29,6 +29,7 @@ from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.launching import Writer, dearest, names
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.mending import Mender
+from nodeyard.provisioning.mixing import mixed
 from nodeyard.provisioning.model import (
     Cost,
     Options,
@@ -204,15 +205,25 @@ def _best_draft(
 
 
 def _reworked(setting: Setting, draft: Draft) -> Draft:
-    """The draft, or what comes of packing a few of its nodes anew at a time, where that is cheaper, preferences included."""
+    """The draft, or what comes of packing it anew as a whole and then a few of its nodes at a time, where that is cheaper,
+    preferences included.
+    """
+    if setting.options.mixing_s > 0:
+        draft = _better(
+            setting, mixed(setting, draft, setting.effort.budget(setting.options.mixing_s)), draft
+        )
     pods = len(setting.problem.pods)
     if not 0 < pods <= _REWORK_PODS:
         return draft
     most = min(_REWORK_S, _search_s(setting.options) * _REWORK_PART)
     seconds = most * min(1.0, _REWORK_FULL / pods)
-    better = reworked(setting, draft, setting.effort.budget(seconds))
-    worth = [one.cost + unkept(setting, one) for one in (better, draft)]
-    return better if worth[0] < worth[1] else draft
+    return _better(setting, reworked(setting, draft, setting.effort.budget(seconds)), draft)
+
+
+def _better(setting: Setting, one: Draft, other: Draft) -> Draft:
+    """The cheaper one, unkept preferences included; the other where they are equal."""
+    worth = [draft.cost + unkept(setting, draft) for draft in (one, other)]
+    return one if worth[0] < worth[1] else other
 
 
 def _shares(options: Options, jointly: bool) -> tuple[float, float, float]:

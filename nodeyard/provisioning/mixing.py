@@ -1,0 +1,275 @@
+"""Plans of many nodes packed anew as a whole: the best mix of fillings, as in cutting stock.
+
+A filling is one column with so many pods of each lot. A linear program over the fillings at hand says how many of each
+there would be if nodes could be bought in parts, and what a pod of each lot is worth then; fillings that are worth more
+than they cost join it until few are found. Whole parts are decided, and what is left over goes through the same again.
+Fillings are made greedily in shaken orders, and then mended: a pod or two out, the best pair that fits in. Unlike
+`patterns` it proves nothing, and takes hundreds of lots. Neighbours: `ledger` writes a plan as numbers and back.
+Source: Gilmore and Gomory, A linear programming approach to the cutting-stock problem (1961).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from nodeyard.provisioning.effort import Effort
+from nodeyard.provisioning.labelled import Bools, Floats, Ints
+from nodeyard.provisioning.ledger import Ledger
+from nodeyard.provisioning.lots import Bin
+from nodeyard.provisioning.setting import Draft, Setting
+from nodeyard.provisioning.solver import INF, Program, solved_linear
+
+_FILLINGS: Final = 240
+"""Fillings made in one turn for each set of columns that take the same lots."""
+_JOINING: Final = 150
+_MOST_PAIRS: Final = 4_000
+_MENDINGS: Final = 6
+_FIRST: Final = 0.5
+"""Of the time, what is spent before anything is decided; and of what is left, for each later decision."""
+_LATER: Final = 0.3
+_STALLED, _LITTLE = 3, 2e-5
+_NEARLY: Final = 0.7
+"""From this share of a node on, it is decided as a whole one."""
+_SLIVER: Final = 1e-9
+_MAKING, _MENDING = 6.0, 0.8
+"""Elements gone over, per filling and lot, and per filling and pair."""
+Worth = Floats
+
+
+def mixed(setting: Setting, draft: Draft, spare: Callable[[], float]) -> Draft:
+    """The draft, or a cheaper one that places the same pods. `spare`: seconds of work left."""
+    if draft.cost <= 0 or spare() <= 0:
+        return draft
+    ledger = Ledger(setting, draft)
+    new = [b for b in ledger.bins if ledger.place[b.column] >= 0]
+    if not new:
+        return draft
+    columns = np.nonzero(ledger.place >= 0)[0]
+    at = {int(column): i for i, column in enumerate(columns)}
+    mixer = Mixer(
+        ledger.request, ledger.room[columns], ledger.cost[columns], ledger.allowed[:, columns], spare,
+        setting.effort,
+    )  # fmt: skip
+    found = mixer.run([replace(b, column=at[b.column]) for b in new])
+    if found is None:
+        return draft
+    standing = [b for b in ledger.bins if ledger.place[b.column] < 0]
+    better = ledger.drafted([*standing, *(replace(b, column=int(columns[b.column])) for b in found)])
+    return draft if better is None or better.cost >= draft.cost - 1e-9 else better
+
+
+class Mixer:
+    """One mix being found. `allowed`: [lot, column]; `spare`: seconds of work left."""
+
+    def __init__(
+        self, request: Floats, room: Floats, cost: Floats, allowed: Bools, spare: Callable[[], float],
+        work: Effort,
+    ) -> None:  # fmt: skip
+        needed = (request > 0).any(axis=0)
+        scale = np.maximum(room[:, needed].max(axis=0), 1e-9)
+        self.request, self.room = request[:, needed] / scale, room[:, needed] / scale
+        self.cost, self.spare, self.work = cost, spare, work
+        holds = (self.room[None] >= self.request[:, None] - _SLIVER).all(axis=2)
+        self.fits: Bools = allowed & holds
+        self.groups = _groups(self.fits, holds)
+        self.rng = np.random.default_rng(1)
+        self.column: Ints = np.zeros(0, np.int64)
+        self.counts: Ints = np.zeros((0, len(request)), np.int64)
+        self._known: set[tuple[int, bytes]] = set()
+
+    def run(self, bins: Sequence[Bin]) -> list[Bin] | None:
+        """Nodes for the pods of these; None where the program gives up."""
+        counts = np.zeros((len(bins), len(self.request)), np.int64)
+        for row, one in zip(counts, bins, strict=True):
+            row[one.lots] = one.counts
+        demand = counts.sum(axis=0)
+        self._join(np.array([b.column for b in bins], np.int64), counts)
+        left, decided = demand.copy(), []
+        while left.any():
+            able, share = self._shared(left, self.spare() * (_LATER if decided else _FIRST))
+            if share is None:
+                return None
+            for filling, many in self._decided(able, share, left):
+                decided += [filling] * many
+                left = np.maximum(left - many * self.counts[filling], 0)
+        return self._delivered(decided, demand)
+
+    # --- in parts -----------------------------------------------------------------------------------------------------
+    def _shared(self, left: Ints, seconds: float) -> tuple[Ints, Floats | None]:
+        """(fillings that may be used, how many of each if nodes could be bought in parts), after so long a search."""
+        stop = self.spare() - seconds
+        stalled, before = 0, np.inf
+        while True:
+            able = self._usable(left)
+            cost, share, worth = self._program(able, left)
+            stalled = stalled + 1 if before - cost < _LITTLE * cost else 0
+            if share is None or (np.isfinite(before) and (self.spare() <= stop or stalled >= _STALLED)):
+                return able, share
+            before = cost
+            for columns, lots in self.groups:
+                if left[lots].any():
+                    self._generate(columns, lots[left[lots] > 0], worth, left)
+
+    def _usable(self, left: Ints) -> Ints:
+        """Fillings that hold no more than what is left; one for every lot."""
+        able = self._within(left)
+        bare = np.nonzero((left > 0) & ~(self.counts[able] > 0).any(axis=0))[0]
+        if not len(bare):
+            return able
+        alone = np.zeros((len(bare), len(left)), np.int64)
+        alone[np.arange(len(bare)), bare] = 1
+        dear = np.where(self.fits[bare], self.cost[None], np.inf)
+        self._join(dear.argmin(axis=1), alone)
+        return self._within(left)
+
+    def _within(self, left: Ints) -> Ints:
+        fitting = (self.counts <= left).all(axis=1) & self.counts.any(axis=1)
+        return np.nonzero(fitting)[0]
+
+    def _program(self, able: Ints, left: Ints) -> tuple[float, Floats | None, Worth]:
+        """(cost, how many of each filling, what a pod of each lot is worth)."""
+        counts = self.counts[able]
+        filling, lot = np.nonzero(counts)
+        start = np.concatenate([[0], np.cumsum(np.bincount(filling, minlength=len(able)))])
+        nothing = np.full(len(left), INF)
+        program = Program.of(
+            self.cost[self.column[able]], np.full(len(able), INF), left.astype(np.float64), nothing,
+            start, lot, counts[filling, lot].astype(np.float64),
+        )  # fmt: skip
+        solver = solved_linear(program)
+        self.work.count_program(
+            program.entries, int(solver.getInfo().simplex_iteration_count) if solver else 0
+        )
+        if solver is None:
+            return np.inf, None, np.zeros(len(left))
+        solution = solver.getSolution()
+        share, worth = np.array(solution.col_value), np.maximum(np.array(solution.row_dual), 0.0)
+        return float(solver.getInfo().objective_function_value), share, worth
+
+    # --- fillings -----------------------------------------------------------------------------------------------------
+    def _join(self, columns: Ints, counts: Ints) -> None:
+        """Fillings that are not known yet."""
+        new = []
+        for i, column in enumerate(columns.tolist()):
+            key = (column, counts[i].tobytes())
+            if key not in self._known:
+                self._known.add(key)
+                new.append(i)
+        self.column = np.concatenate([self.column, columns[new]])
+        self.counts = np.concatenate([self.counts, counts[new]])
+
+    def _generate(self, columns: Ints, lots: Ints, worth: Worth, left: Ints) -> None:
+        """Fillings that are worth more than they cost, the best of them."""
+        tries = max(2, _FILLINGS // len(columns))
+        of, counts = self._filled(columns, lots, worth[lots], left[lots], tries)
+        counts = self._mended(of, lots, counts, worth[lots], left[lots])
+        over = self.cost[of] - counts @ worth[lots]
+        best = np.argsort(over, kind="stable")[:_JOINING]
+        best = best[over[best] < -_SLIVER]
+        whole = np.zeros((len(best), len(left)), np.int64)
+        whole[:, lots] = counts[best]
+        self._join(of[best], whole)
+
+    def _filled(self, columns: Ints, lots: Ints, worth: Worth, left: Ints, tries: int) -> tuple[Ints, Ints]:
+        """(column, pods per lot) of greedy fillings in shaken orders, what is worth most for its room first."""
+        request, of = self.request[lots], np.tile(columns, tries)
+        share = (request[None] / np.maximum(self.room[columns], 1e-12)[:, None]).max(axis=2)
+        apt = np.log(np.maximum(worth, 1e-12) / np.maximum(share * self.cost[columns][:, None], 1e-12))
+        lean = np.resize(np.array([0.0, 0.5, 1.0, 2.0]), tries)[:, None, None]
+        key = 3 * apt[None] + lean * np.log(np.maximum(share, 1e-12))[None]
+        key = (key + self.rng.standard_normal(key.shape)).reshape(len(of), len(lots))
+        order = np.argsort(-key, axis=1, kind="stable")
+        free, every = self.room[of], np.arange(len(of))
+        most = np.where(self.fits[np.ix_(lots, of)].T, left[None], 0)
+        divisor = np.where(request > 0, request, 1e-30)
+        counts = np.zeros((len(of), len(lots)), np.int64)
+        few = 1 + np.floor(self.rng.exponential(2.0, counts.shape))
+        for rank in range(len(lots)):
+            lot = order[:, rank]
+            amount = ((free + _SLIVER) / divisor[lot]).min(axis=1)
+            amount = np.floor(np.minimum(np.minimum(amount, few[:, rank]), most[every, lot]))
+            free -= amount[:, None] * request[lot]
+            counts[every, lot] = amount
+        self.work.count(counts.size * self.room.shape[1] * _MAKING, calls=len(lots) / 20)
+        return of, counts
+
+    def _mended(self, of: Ints, lots: Ints, counts: Ints, worth: Worth, left: Ints) -> Ints:
+        """The fillings after some exchanges: one or two pods out, the pair in that is worth most of those that fit."""
+        request = np.concatenate([self.request[lots], np.zeros((1, self.room.shape[1]))])
+        value, every, none = np.append(worth, 0.0), np.arange(len(of)), len(lots)
+        fits = self.fits[np.ix_(lots, of)].T
+        for _ in range(_MENDINGS):
+            one, other = self._pairs(value, left)
+            asked = request[one] + request[other]
+            chance = self.rng.random(counts.shape) * (counts > 0)
+            out = np.argsort(-chance, axis=1)[:, :2] if none > 1 else np.zeros((len(of), 2), np.int64)
+            out = np.where(counts[every[:, None], out] > 0, out, none)
+            out[:, 1] = np.where((self.rng.random(len(of)) < 0.5) & (out[:, 0] != out[:, 1]), out[:, 1], none)
+            held = np.concatenate([counts, np.zeros((len(of), 1), np.int64)], axis=1)
+            np.subtract.at(held, (every[:, None], out), 1)
+            held[:, none] = 0
+            free = self.room[of] - held @ request
+            able = np.ones((len(of), len(one)), np.bool_)
+            for resource in range(request.shape[1]):
+                able &= asked[None, :, resource] <= free[:, None, resource] + _SLIVER
+            pick = able.argmax(axis=1)
+            pair = np.column_stack([one[pick], other[pick]])
+            gain = value[pair].sum(axis=1) - value[out].sum(axis=1)
+            np.add.at(held, (every[:, None], pair), 1)
+            held = held[:, :none]
+            better = able[every, pick] & (gain > 1e-12) & (held <= np.where(fits, left, 0)).all(axis=1)
+            counts = np.where(better[:, None], held, counts)
+            self.work.count(able.size * request.shape[1] * _MENDING, calls=1.0)
+        return counts
+
+    def _pairs(self, value: Worth, left: Ints) -> tuple[Ints, Ints]:
+        """(lot, lot) that there are pods for, the last standing for none; those worth most first."""
+        one, other = np.triu_indices(len(value))
+        able = (one != other) | (np.append(left, 2)[one] >= 2)
+        one, other = one[able], other[able]
+        if len(one) > _MOST_PAIRS:
+            some = self.rng.choice(len(one), _MOST_PAIRS, replace=False)
+            one, other = one[some], other[some]
+        order = np.argsort(-(value[one] + value[other]), kind="stable")
+        return one[order], other[order]
+
+    # --- whole nodes --------------------------------------------------------------------------------------------------
+    def _decided(self, able: Ints, share: Floats, left: Ints) -> list[tuple[int, int]]:
+        """(filling, how many): whole parts, and nearly whole ones that fit beside them; at least one node."""
+        whole = np.floor(share + 1e-6).astype(np.int64)
+        left = left - whole @ self.counts[able]
+        part = share - whole
+        for i in np.argsort(-part, kind="stable").tolist():
+            if part[i] < _NEARLY and whole.any():
+                break
+            if (self.counts[able[i]] <= left).all():
+                whole[i] += 1
+                left = left - self.counts[able[i]]
+        return [(int(able[i]), int(whole[i])) for i in np.nonzero(whole)[0]]
+
+    def _delivered(self, decided: Sequence[int], demand: Ints) -> list[Bin]:
+        """The fillings without pods there are none of, each on the cheapest column that holds it."""
+        left, out = demand.copy(), []
+        for filling in decided:
+            taken = np.minimum(self.counts[filling], left)
+            left -= taken
+            held = np.nonzero(taken)[0]
+            if len(held):
+                able = self.fits[held].all(axis=0) & (self.room >= taken @ self.request - _SLIVER).all(axis=1)
+                out.append(Bin(int(np.argmin(np.where(able, self.cost, np.inf))), held, taken[held]))
+        return out
+
+
+def _groups(fits: Bools, holds: Bools) -> list[tuple[Ints, Ints]]:
+    """(columns, lots): columns that take the same lots as far as these are small enough (`holds`)."""
+    found: list[tuple[list[int], Bools]] = []
+    for column in np.argsort(-fits.sum(axis=0), kind="stable").tolist():
+        alike = (c for c, lots in found if (fits[:, column] == (lots & holds[:, column])).all())
+        columns = next(alike, None)
+        if columns is None:
+            found.append(([column], fits[:, column]))
+        else:
+            columns.append(column)
+    return [(np.array(columns), np.nonzero(lots)[0]) for columns, lots in found]

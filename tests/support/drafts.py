@@ -1,0 +1,69 @@
+"""Drafts of plans as tests make them: the first that comes to hand, one spread out over far too many nodes, what one holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from nodeyard.provisioning.attempt import Attempt
+from nodeyard.provisioning.field import Field
+from nodeyard.provisioning.limits import Limits
+from nodeyard.provisioning.model import Options
+from nodeyard.provisioning.planner import compile_problem
+from nodeyard.provisioning.setting import NONE, Draft, Setting
+from tests.support.planning import posed
+from tests.support.problems import KINDS
+
+
+def setting_of(kind: str, seed: int) -> Setting:
+    """A kind of problem, compiled."""
+    return compile_problem(posed(KINDS[kind](seed)), Options())[0]
+
+
+def hasty(setting: Setting) -> Draft:
+    """A draft by the first rule of thumb, nothing improved."""
+    return Attempt(setting, [NONE], lambda: 0.0, lambda: 60.0).run()
+
+
+def split(setting: Setting, draft: Draft) -> Draft:
+    """The same with every new node made several of the same column, with two pods of one class on each at most."""
+    state = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
+    limits = Limits(setting.columns, setting.hosts)
+    columns: list[int] = []
+    for node, held in enumerate(draft.state.contents):
+        for number, many in held.items():
+            one, at, counts = setting.classes.classes[number], np.array([node]), np.array([many])
+            if node >= setting.hosts.count:
+                counts = np.minimum(2, many - np.arange(0, many, 2))
+                fresh = np.repeat(draft.state.column[node], len(counts))
+                at = state.add_nodes(fresh)
+                limits.spend_all(fresh)
+                columns += fresh.tolist()
+            state.place(one, draft.carried_of(one), at, counts)
+    return replace(draft, state=state, limits=limits, cost=float(setting.columns.cost[columns].sum()))
+
+
+def placed(draft: Draft) -> dict[int, int]:
+    """Pods of each class that are on some node."""
+    out: dict[int, int] = {}
+    for held in draft.state.contents:
+        for number, many in held.items():
+            out[number] = out.get(number, 0) + many
+    return out
+
+
+def broken(setting: Setting, draft: Draft) -> list[str]:
+    """What the nodes of a draft break, each pod taken off its node and asked about anew."""
+    state, out = draft.state, []
+    for node, held in enumerate(state.contents):
+        if (state.room[node] < -1e-6).any():
+            out.append(f"node {node} is too full")
+        for number in held:
+            one = setting.classes.classes[number]
+            carried = draft.carried_of(one)
+            state.place(one, carried, np.array([node]), np.array([-1]))
+            if not one.ports and not state.capacity(one, carried)[node]:
+                out.append(f"node {node} does not take {number}")
+            state.place(one, carried, np.array([node]), np.array([1]))
+    return out
