@@ -4,7 +4,7 @@ What a node takes does not change before it is made, so one table serves a whole
 asks for every node that is to go, with hundreds to choose from.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -36,11 +36,16 @@ class Making:
         self._tied: Bools = np.array([shape in guard.involved for shape in shapes], np.bool_)
         self._cells = [guard.cell(to_make[name].node) for name in self._names]
 
+    def among(self, names: Iterable[str]) -> Bools:
+        """Which nodes are among these, one flag for each in order of their names."""
+        out = np.zeros(len(self._names), np.bool_)
+        out[[self._at[name] for name in names]] = True
+        return out
+
     def best(
-        self, rest: Mapping[ShapeId, int], made: Collection[str], cell: Cell | None,
-        allowed: Callable[[str], bool],
-    ) -> str:  # fmt: skip
-        """The node that takes most of `rest` for its cost, of those not made and allowed; empty where none takes any.
+        self, rest: Mapping[ShapeId, int], made: Bools, cell: Cell | None, allowed: Callable[[str], bool]
+    ) -> str:
+        """The node that takes most of `rest` for its cost, of those not `made` and allowed; empty where none takes any.
         `cell`: where tied pods have to stay.
         """
         some = [(j, many) for shape, many in rest.items() if (j := self._shape_at.get(shape)) is not None]
@@ -52,7 +57,7 @@ class Making:
             elsewhere = np.array([own != cell for own in self._cells], np.bool_)
             taken[np.ix_(elsewhere, self._tied[columns])] = 0
         score = taken.sum(axis=1) / self._cost
-        score[[self._at[name] for name in made if name in self._at]] = 0.0
+        score[made] = 0.0
         while (most := float(score.max())) > 0.0:
             last = int(np.nonzero(score == most)[0][-1])
             if allowed(self._names[last]):

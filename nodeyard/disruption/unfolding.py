@@ -23,10 +23,12 @@ from nodeyard.disruption.making import Making
 from nodeyard.disruption.model import Reason
 from nodeyard.disruption.neighbours import Excess, TopologyGuard
 from nodeyard.disruption.taking import takes
+from nodeyard.provisioning.labelled import Bools
 
 RISE: Final = 0.10
 """How far the rent may rise above its start while nodes are exchanged."""
-_SAMPLE: Final = 16
+_SAMPLE, _LEAST_SAMPLE, _SAMPLED = 16, 4, 1_600
+"""Nodes looked at for each that goes: most, least, and over all that wait."""
 _PARKINGS: Final = 12
 _MOST_PARKED: Final = 12
 _PARKING_NODES: Final = 250
@@ -63,10 +65,12 @@ class Pace(msgspec.Struct, frozen=True):
 class _Batch:
     """A step in the making, on top of a copy of what each node still takes."""
 
-    def __init__(self, wants: Wants, up: Counter[ShapeId]) -> None:
+    def __init__(self, wants: Wants, up: Counter[ShapeId], made: Bools) -> None:
         self.wants = {n: Counter(c) for n, c in wants.items()}
         self.up = Counter(up)
         """How many of each shape the nodes that are up, those of this step included, still take."""
+        self.made = made
+        """Nodes of the target that are made by then, as `Making` numbers them."""
         self.gone: list[str] = []
         self.add: list[str] = []
         self.added: set[str] = set()
@@ -100,8 +104,7 @@ class Unfolding:
             for shape in self.wants[name]:
                 self.takers[shape].append(name)
         self.making = Making(self.wants, self.to_make, guard)
-        self.made: list[str] = []
-        """Nodes of the target that steps have made by now."""
+        self.made = self.making.among(())
         self._cells: dict[str, tuple[str, ...]] = {}
         self.steps: list[Step] = []
         self.parked = 0
@@ -136,7 +139,7 @@ class Unfolding:
         self.parked += 1
         before = self.guard.excess(self.now)
         for name in self._order()[:_PARKINGS]:
-            batch = _Batch(self.wants, self.up)
+            batch = _Batch(self.wants, self.up, self.made)
             if not self._may_go(batch, name, [], self.now.rent):
                 continue
             closed = self.now.places.keys() - self.to_remove
@@ -170,7 +173,7 @@ class Unfolding:
 
     def _housed(self, waiting: Iterable[PodKey], before: Excess) -> _Batch | None:
         """These pods where the target wants them; None where that is nowhere, or makes a term worse."""
-        batch = _Batch(self.wants, self.up)
+        batch = _Batch(self.wants, self.up, self.made)
         by_shape: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
         for key in waiting:
             by_shape[self.records[key].shape].append(key)
@@ -198,12 +201,13 @@ class Unfolding:
             refused.add(batch.gone[0])
 
     def _grown(self, refused: Collection[str]) -> _Batch | None:
-        batch = _Batch(self.wants, self.up)
+        batch = _Batch(self.wants, self.up, self.made)
         rent = self.now.rent
         waiting = [n for n in self._order() if n not in refused]
+        some = min(_SAMPLE, max(_LEAST_SAMPLE, _SAMPLED // (1 + len(waiting))))
         while waiting:
             best: tuple[float, str, list[str]] | None = None
-            for name in waiting[:_SAMPLE]:
+            for name in waiting[:some]:
                 made = self._made_for(batch, name)
                 if made is None or not self._may_go(batch, name, made, rent):
                     continue
@@ -266,12 +270,13 @@ class Unfolding:
         self, batch: _Batch, rest: Counter[ShapeId], made: list[str], cell: tuple[str, ...] | None
     ) -> str:
         """The node that takes most of the rest for its cost; empty where none takes any."""
-        beside = [self.to_make[n] for n in (*batch.add, *made)]
 
         def allowed(name: str) -> bool:
-            return not self.used or not exceeds(self.now.base, self.used, [*beside, self.to_make[name]])
+            beside = [self.to_make[n] for n in (*batch.add, *made, name)] if self.used else []
+            return not exceeds(self.now.base, self.used, beside)
 
-        return self.making.best(rest, [*self.made, *batch.add, *made], cell, allowed)
+        closed = batch.made | self.making.among(made) if made else batch.made
+        return self.making.best(rest, closed, cell, allowed)
 
     def _may_go(self, batch: _Batch, name: str, made: list[str], rent: float) -> bool:
         place = self.now.places[name]
@@ -339,6 +344,7 @@ class Unfolding:
     def _up(self, batch: _Batch, made: list[str]) -> None:
         batch.add += made
         batch.added.update(made)
+        batch.made = batch.made | self.making.among(made)
         for node in made:
             batch.up.update(batch.wants[node])
 
@@ -373,7 +379,7 @@ class Unfolding:
         names = list(batch.gone)
         while names:
             if len(names) < len(batch.gone):
-                batch = _Batch(self.wants, self.up)
+                batch = _Batch(self.wants, self.up, self.made)
                 for name in names:
                     self._go(batch, name)
             if not self.guard.terms or self._keeps_terms(batch, before, strictly=strictly):
@@ -405,7 +411,7 @@ class Unfolding:
         evictions = sum(len(self.now.held.get(n, ())) for n in batch.gone)
         reason = reason or (Reason.UNDERUTILIZED if evictions else Reason.EMPTY)
         self.now = self._after(batch)
-        self.made += batch.add
+        self.made = batch.made
         self.wants = batch.wants
         self.to_remove -= set(batch.gone)
         self._count()
@@ -435,9 +441,11 @@ def _wants(start: Arrangement, target: Arrangement) -> tuple[Wants, dict[str, Pl
     gone: defaultdict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for name in sorted(start.places.keys() - target.places.keys()):
         gone[start.places[name].offering].append(name)
+    pods = start.base.pods
+    held = {n: Counter(pods[k].shape for k in start.held.get(n, ())) for same in gone.values() for n in same}
     for name in list(to_make):
         for like in gone.get(to_make[name].offering, ()):
-            here = Counter(shape[key] for key in start.held.get(like, ()))
+            here = held[like]
             if here <= wants[name] and takes(start.base, start.places[like].node, wants[name]):
                 wants[like] = +(wants.pop(name) - here)
                 del to_make[name]

@@ -86,7 +86,8 @@ class Mixer:
             row[one.lots] = one.counts
         demand = counts.sum(axis=0)
         self._join(np.array([b.column for b in bins], np.int64), counts)
-        left, decided = demand.copy(), []
+        decided: list[int] = []
+        left = demand.copy()
         while left.any():
             able, share = self._shared(left, self.spare() * (_LATER if decided else _FIRST))
             if share is None:

@@ -44,7 +44,8 @@ def test_the_best_is_the_best_of_all_looked_at_one_by_one(seed: int) -> None:
         return taken / places[name].cost
 
     open_ = places.keys() - made - barred
-    found = Making(wants, places, ByZone()).best(rest, made, cell, lambda name: name not in barred)
+    making = Making(wants, places, ByZone())
+    found = making.best(rest, making.among(made), cell, lambda name: name not in barred)
     assert found in open_
     assert worth(found) == max(map(worth, open_))
 
@@ -52,5 +53,5 @@ def test_the_best_is_the_best_of_all_looked_at_one_by_one(seed: int) -> None:
 def test_none_takes_pods_that_no_node_is_meant_for() -> None:
     node = Node("n")
     making = Making({"n": Counter({"s": 2})}, {"n": Place(node, price=1.0)}, ByZone())
-    assert making.best(Counter({"t": 1}), (), None, lambda _: True) == ""
-    assert making.best(Counter({"s": 1}), ("n",), None, lambda _: True) == ""
+    assert making.best(Counter({"t": 1}), making.among(()), None, lambda _: True) == ""
+    assert making.best(Counter({"s": 1}), making.among(["n"]), None, lambda _: True) == ""
