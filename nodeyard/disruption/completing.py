@@ -51,6 +51,7 @@ def completed(
                 provider_id=nodes[name].provider_id,
                 node_name=name,
                 conditions=_CONDITIONS,
+                termination_grace_period_s=pool.termination_grace_period_s if pool else None,
             )
     return msgspec.structs.replace(
         snapshot,

@@ -20,8 +20,10 @@ from nodeyard.disruption.arrangement import Arrangement, Names, Place, place_of,
 from nodeyard.disruption.budgets import limit
 from nodeyard.disruption.candidates import candidates, price
 from nodeyard.disruption.evictability import PodGuard, eviction_cost
+from nodeyard.disruption.judgement import cut_short
 from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
 from nodeyard.disruption.neighbours import TopologyGuard
+from nodeyard.disruption.outlook import Outlook
 from nodeyard.disruption.search import Clock, Ground, Search, Target
 from nodeyard.disruption.unfolding import RISE, Pace, Step, Unfolding
 from nodeyard.disruption.worth import cheap_ones
@@ -85,6 +87,7 @@ class Play:
         snapshot = view.snapshot
         self.found = candidates(view)
         self.guard, self.pods = TopologyGuard(snapshot, _zones(view)), PodGuard(snapshot, view.now)
+        self.outlook = Outlook(snapshot, view.now)
         self.homeless = tuple(
             sorted(
                 key
@@ -149,7 +152,7 @@ class Play:
             return Block(
                 Rule.BUDGET, f"the budgets of pool {pool.key} let no node go", {"reason": reason.value}
             )
-        return None
+        return cut_short(self.view.snapshot, self.outlook, candidate) if candidate.pods else None
 
     def may_empty(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
         """Whether the pool's policy lets a node go that holds these pods: all, or only such that cost nothing to evict."""

@@ -27,7 +27,7 @@ from nodeyard.disruption.consolidation import AT_ONCE, Play, Settings, Way, reac
 from nodeyard.disruption.evictability import must_move
 from nodeyard.disruption.hysteresis import steadied
 from nodeyard.disruption.judgement import Pass, consolidation_blocks
-from nodeyard.disruption.model import Block, Candidate, Course, Reason, Rule, View
+from nodeyard.disruption.model import Block, Candidate, Course, Distance, Reason, Rule, View
 from nodeyard.disruption.replacement import narrowed
 from nodeyard.disruption.search import Search, Target
 from nodeyard.disruption.several import priced
@@ -59,9 +59,16 @@ _EPSILON: Final = 1e-9
 Facts = dict[str, str | int | float | bool]
 
 
-def best_course(run: Pass) -> Course | Block:
-    """The way to the cheapest nodes that can be reached now, or why there is none. Ask in a calm cluster."""
+def best_course(run: Pass) -> tuple[Course | Block, Distance | None]:
+    """The way to the cheapest nodes that can be reached now, or why there is none; and how far the cluster stands from
+    the cheapest, where that was searched for. Ask in a calm cluster.
+    """
     play = _Ahead(run)
+    found = _sought(run, play)
+    return found, play.distance
+
+
+def _sought(run: Pass, play: "_Ahead") -> Course | Block:
     movable = [p for p in play.start.places.values() if p.movable]
     if len(movable) < _LEAST_NODES:
         return Block(Rule.SEVERAL_NODES, "too few nodes may go to be worth a course", {"nodes": len(movable)})
@@ -108,12 +115,15 @@ class _Ahead(Play):
             run.clock,
         )
 
+        self.distance: Distance | None = None
+
     def way(self) -> Way:
         """Steps to the cheapest nodes found, or as far towards them as can be gone."""
         begun = Way([], self.start, ())
         self._rise_to(self.start.rent * (1 + RISE))
         search = self.search(begun)
         target = search.first(0.6 * self.settings.seconds, prove=True)
+        self.distance = Distance(self.start.cost, target.bound)
         there = self.towards(begun, target)
         if reached(there, target):
             return self._searched_on(begun, there, search, target)

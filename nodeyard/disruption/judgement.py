@@ -23,6 +23,7 @@ from nodeyard.disruption.model import (
     Candidate,
     Command,
     Course,
+    Distance,
     Planner,
     Proposal,
     Reason,
@@ -32,6 +33,7 @@ from nodeyard.disruption.model import (
 from nodeyard.disruption.outlook import Outlook
 from nodeyard.disruption.replacement import cheaper
 from nodeyard.disruption.simulation import Simulation
+from nodeyard.state.cluster import Snapshot
 
 Clock = Callable[[], float]
 _BALANCE: Final = 0.5
@@ -45,6 +47,7 @@ class Found(msgspec.Struct, frozen=True):
     command: Command | None = None
     course: Course | None = None
     no_course: Block | None = None
+    distance: Distance | None = None
 
 
 class Pass:
@@ -113,16 +116,18 @@ def consolidation_blocks(run: Pass, candidate: Candidate, reason: Reason) -> Ite
             "leftSeconds": round(seconds, 1),
         }
         yield Block(Rule.CONSOLIDATE_AFTER, "pods came or went less than consolidateAfter ago", facts)
-    if reason is Reason.UNDERUTILIZED and (block := _cut_short(run, candidate)) is not None:
-        yield block
+    if reason is Reason.UNDERUTILIZED:
+        block = cut_short(run.view.snapshot, run.outlook, candidate)
+        if block is not None:
+            yield block
 
 
-def _cut_short(run: Pass, candidate: Candidate) -> Block | None:
+def cut_short(snapshot: Snapshot, outlook: Outlook, candidate: Candidate) -> Block | None:
     """No drain is begun for money that would have to be ended by force."""
-    claim = run.view.snapshot.claims.get(candidate.claim)
+    claim = snapshot.claims.get(candidate.claim)
     if claim is None or claim.termination_grace_period_s is None:
         return None
-    if not run.outlook.drain([candidate.node]).cut_short:
+    if not outlook.drain([candidate.node]).cut_short:
         return None
     message = "its pods are not expected to be gone by the end of its termination grace period"
     return Block(Rule.DRAIN, message, {"gracePeriodSeconds": claim.termination_grace_period_s})

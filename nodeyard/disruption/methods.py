@@ -83,12 +83,13 @@ def decide(
     allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
     proposals: dict[str, Proposal] = {}
     judged: dict[str, tuple[Proposal, ...]] = {}
-    command, way, no_course = None, None, None
+    command, way, no_course, distance = None, None, None, None
     for method in METHODS if methods is None else methods:
         found = method(run)
         proposals |= {p.node: p for p in found.proposals if _tells_more(p, proposals.get(p.node))}
         judged[method.__name__] = found.proposals
         command, way, no_course = found.command, found.course, no_course or found.no_course
+        distance = distance or found.distance
         if command is not None or way is not None:
             break
     blocks = [block for p in proposals.values() for block in p.blocks]
@@ -97,6 +98,7 @@ def decide(
         command=command,
         course=way,
         no_course=no_course,
+        distance=distance,
         quiet=command is None and way is None and run.complete and not any(b.rule in PASSING for b in blocks),
         recheck_at=_recheck_at(run, blocks),
         complete=run.complete,
@@ -162,9 +164,9 @@ def emptiness(run: Pass) -> Found:
 
 def course(run: Pass) -> Found:
     """All nodes that can go for a cheaper cluster, in commands that follow one another."""
-    found = best_course(run)
+    found, distance = best_course(run)
     if isinstance(found, Block):
-        return Found(no_course=found)
+        return Found(no_course=found, distance=distance)
     proposals = []
     for command in found.commands:
         paid = sum(c.price_per_hour or 0.0 for c in command.candidates)
@@ -176,7 +178,7 @@ def course(run: Pass) -> Found:
                     run, candidate, action, command.reason, saves_per_hour=command.saves_per_hour * share
                 )
             )
-    return Found(tuple(proposals), course=found)
+    return Found(tuple(proposals), course=found, distance=distance)
 
 
 def underutilization(run: Pass) -> Found:

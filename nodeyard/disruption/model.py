@@ -192,6 +192,20 @@ class Course(Value, frozen=True):
         return self.leaving | self.kept.keys()
 
 
+class Distance(Value, frozen=True):
+    """What all nodes cost (rent and node charges), and the least that any nodes for the same pods could, as things stand:
+    nodes that nothing may touch at that moment cost what they cost. USD per hour.
+    """
+
+    cost_per_hour: float
+    least_per_hour: float
+
+    @property
+    def gap(self) -> float:
+        """By how much of the least the cluster costs more; 0 where nothing costs anything."""
+        return self.cost_per_hour / self.least_per_hour - 1.0 if self.least_per_hour > 0 else 0.0
+
+
 class Fate(enum.StrEnum):
     """What became of a move."""
 
@@ -258,6 +272,8 @@ class Outcome(msgspec.Struct, frozen=True):
     course: Course | None = None
     no_course: Block | None = None
     """Why there is none, where one was looked for."""
+    distance: Distance | None = None
+    """Where a course was searched for: how far the cluster stood from the cheapest it could be."""
     quiet: bool = True
     recheck_at: float | None = None
     complete: bool = True

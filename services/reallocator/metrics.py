@@ -128,6 +128,18 @@ class ReallocatorMetrics:
         self.cost = gauge(
             "nodeyard_running_cost_usd_per_hour", "Rent and node charges of a pool's nodes.", "nodepool"
         )
+        self.searched = gauge(
+            "nodeyard_cluster_cost_usd_per_hour",
+            "Rent and node charges of all nodes when cheaper ones were last searched for.",
+        )
+        self.least = gauge(
+            "nodeyard_cluster_least_cost_usd_per_hour",
+            "The least that any nodes for the same pods could cost, as of that search.",
+        )
+        self.gap = gauge(
+            "nodeyard_cluster_cost_gap_ratio",
+            "By how much of the least the cluster cost more, as of that search.",
+        )
         self.savings = gauge(
             "nodeyard_disruption_proposed_savings_usd_per_hour", "Savings of all open proposals."
         )
@@ -178,6 +190,10 @@ class ReallocatorMetrics:
         for pool, cost in outcome.cost.items():
             self.cost.labels(pool).set(cost)
             self.rent.labels(pool).set(outcome.rent[pool])
+        if (distance := outcome.distance) is not None:
+            self.searched.set(distance.cost_per_hour)
+            self.least.set(distance.least_per_hour)
+            self.gap.set(distance.gap)
 
     def decided(self, command: Command) -> None:
         """A command is about to begin."""

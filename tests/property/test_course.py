@@ -56,7 +56,8 @@ def roomy(draw: st.DrawFn) -> Drawn:
 
 def drawn_course(view: View) -> Course:
     assert calm(view)
-    course = best_course(Pass(view, first_fit, counted()))
+    course, distance = best_course(Pass(view, first_fit, counted()))
+    assert distance is None or distance.least_per_hour <= distance.cost_per_hour + 1e-9
     assume(isinstance(course, Course))
     assert isinstance(course, Course)
     return course

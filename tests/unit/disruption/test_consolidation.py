@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import msgspec
+import pytest
 
 from nodeyard.api import labels as keys
 from nodeyard.api.cluster import PersistentVolumeClaim
@@ -13,11 +14,13 @@ from nodeyard.api.pool import Budget
 from nodeyard.api.selectors import LabelSelector, PodAffinity, PodAffinityTerm
 from nodeyard.disruption.completing import completed
 from nodeyard.disruption.consolidation import Play, Played, Settings
-from nodeyard.disruption.model import Rule, View
+from nodeyard.disruption.model import Block, Rule, View
 from nodeyard.disruption.report import played_json
 from nodeyard.provisioning.model import Options
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import Builder, catalogue, shape
+
+NOTHING = Block(Rule.NOT_CHEAPER, "")
 
 
 def ticking() -> Iterator[float]:
@@ -184,6 +187,27 @@ def test_nodes_of_no_pool_are_left_alone_and_count() -> None:
     assert "n2" in played.after.places
     assert played.kept["n2"].rule is Rule.NO_POOL
     assert played.after.places["n2"].price == played.before.places["n2"].price == 0.20
+
+
+@pytest.mark.parametrize(("grace_s", "kept"), [(None, False), (29.0, True), (31.0, False)])
+def test_no_node_goes_whose_drain_its_grace_period_would_cut_short(grace_s: float | None, kept: bool) -> None:
+    made = half_empty(0)
+    for name in ("a", "b", "c"):
+        made.node(name, claim={"termination_grace_period_s": grace_s if name == "a" else None})
+        made.pod(f"{name}-pod", name, grace_period_s=30.0)
+    played = play(made.view())
+    assert (played.kept.get("a", NOTHING).rule is Rule.DRAIN) == kept
+    assert len(played.after.places) == 1
+    assert ("a" in played.after.places) or not kept
+
+
+def test_completed_nodes_drain_within_the_grace_period_of_their_pool() -> None:
+    made = half_empty(3, termination_grace_period_s=10.0)
+    for n in range(3):
+        made.put(Kind.NODE_CLAIM, f"n{n}-c", None)
+    bare = made.view()
+    whole = msgspec.structs.replace(bare, snapshot=completed(bare.snapshot, {"": catalogue()}))
+    assert {block.rule for block in play(whole).kept.values()} == {Rule.DRAIN}
 
 
 def test_files_without_claims_are_completed() -> None:

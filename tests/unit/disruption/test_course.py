@@ -51,7 +51,7 @@ def clock() -> Callable[[], float]:
 
 
 def looked_for(view: View) -> Course | Block:
-    return best_course(Pass(view, first_fit, clock()))
+    return best_course(Pass(view, first_fit, clock()))[0]
 
 
 def found(view: View) -> Course:
@@ -114,6 +114,19 @@ def test_it_comes_before_every_other_method_and_is_said_of_each_node() -> None:
     assert not outcome.quiet
     assert "empty" in outcome.course.leaving
     assert {p.node for p in outcome.proposals} == outcome.course.leaving
+
+
+def test_how_far_the_cluster_stands_from_the_cheapest_is_told_with_and_without_a_course() -> None:
+    for build in (half_empty(), half_empty(budgets=(Budget("2"),))):
+        outcome = decide(build.view(), first_fit, clock(), methods=LIVE)
+        assert (outcome.course is None) == bool(outcome.no_course)
+        assert outcome.distance is not None
+        assert outcome.distance.cost_per_hour == pytest.approx(sum(outcome.cost.values()))
+        assert 0 < outcome.distance.least_per_hour < 0.7 * outcome.distance.cost_per_hour
+
+
+def test_nothing_is_told_of_the_cheapest_where_no_search_was_made() -> None:
+    assert decide(half_empty(2).view(), first_fit, clock(), methods=LIVE).distance is None
 
 
 def test_a_cluster_is_not_calm_while_pods_look_for_a_place_or_nodes_come_or_go() -> None:

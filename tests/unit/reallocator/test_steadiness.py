@@ -10,7 +10,7 @@ from nodeyard.api.nodeclass import Image, NodeClass
 from nodeyard.api.pool import Budget, Steadiness
 from nodeyard.disruption.commands import MARK
 from nodeyard.disruption.drift import DRIFTED
-from nodeyard.disruption.model import Fate, Reason, Rule
+from nodeyard.disruption.model import Distance, Fate, Outcome, Reason, Rule
 from nodeyard.provisioning.claims import HASH_VERSION
 from nodeyard.state.cluster import Kind
 from tests.support.clock import FakeClock
@@ -226,6 +226,17 @@ async def test_what_runs_costs_what_was_saved_and_what_was_refused_are_measured(
     saved = 0.81 - 0.1 / 3 - 0.01
     made = "nodeyard_disruption_savings_usd_per_hour_total"
     assert value(scene, made, reason="Underutilized") == pytest.approx(saved)
+
+
+async def test_how_far_the_cluster_stands_from_the_cheapest_is_measured_as_of_the_last_search(
+    scene: Scene,
+) -> None:
+    measures = scene.replica.measures
+    measures.observe_pass(Outcome(distance=Distance(1.5, 1.2)))
+    measures.observe_pass(Outcome())
+    assert value(scene, "nodeyard_cluster_cost_usd_per_hour") == 1.5
+    assert value(scene, "nodeyard_cluster_least_cost_usd_per_hour") == 1.2
+    assert value(scene, "nodeyard_cluster_cost_gap_ratio") == pytest.approx(0.25)
 
 
 async def test_a_saving_that_is_refused_is_counted_under_its_rule_and_method(scene: Scene) -> None:
