@@ -33,6 +33,8 @@ from nodeyard.disruption.model import (
 from nodeyard.disruption.outlook import Outlook
 from nodeyard.disruption.replacement import cheaper
 from nodeyard.disruption.simulation import Simulation
+from nodeyard.disruption.vicinity import Answers
+from nodeyard.provisioning.model import Plan
 from nodeyard.state.cluster import Snapshot
 
 Clock = Callable[[], float]
@@ -51,9 +53,12 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Pass:
-    """One look at one view. `burdens`: what passes before it remembered of nodes."""
+    """One look at one view. `burdens` and `answers`: what passes before it remembered of nodes."""
 
-    def __init__(self, view: View, planner: Planner, clock: Clock, burdens: Burdens | None = None) -> None:
+    def __init__(
+        self, view: View, planner: Planner, clock: Clock, burdens: Burdens | None = None,
+        answers: Answers | None = None,
+    ) -> None:  # fmt: skip
         burdens = burdens or Burdens()
         self.view = view
         self.clock = clock
@@ -61,8 +66,11 @@ class Pass:
         self.found = candidates(view, burdens)
         self.room = Room(view.snapshot, view.in_command, view.now)
         self.outlook = Outlook(view.snapshot, view.now, burdens)
-        self.simulation = Simulation(view, planner, self.found)
+        self.simulation = Simulation(view, planner, self.found, answers)
+        self.remembers = answers is not None
         self.complete = True
+        self.thorough = True
+        """Whether every node that could be planned about was, as well as that is done at all."""
 
     def pool(self, candidate: Candidate) -> Pool | None:
         return self.view.snapshot.pools.get(candidate.pool)
@@ -143,10 +151,35 @@ def judge_empty(run: Pass, candidate: Candidate) -> Proposal:
 
 def judge(run: Pass, candidate: Candidate) -> Proposal:
     """Whether the node's pods fit on the others, or on one cheaper node, at today's prices."""
+    for proposal in judgements(run, candidate):
+        if not proposal.blocks:
+            break
+    return proposal
+
+
+def judgements(run: Pass, candidate: Candidate) -> Iterator[Proposal]:
+    """The same by the first plan found, and by one that was searched for where the first stops it or does not suit."""
     if candidate.price_per_hour is None:
-        block = Block(Rule.NO_PRICE, "no price is known for its offering", {"type": candidate.instance_type})
-        return kept(run, candidate, (block,))
-    plan = run.simulation.without([candidate])
+        yield _unpriced(run, candidate)
+        return
+    for thorough in (False, True):
+        yield _judged(run, candidate, run.simulation.without([candidate], thorough=thorough))
+
+
+def judge_nearby(run: Pass, candidate: Candidate, *, thorough: bool = False) -> Proposal:
+    """The same, asked of as few nodes as will do; `judge` has the last word on what it lets go."""
+    if candidate.price_per_hour is None:
+        return _unpriced(run, candidate)
+    found = run.simulation.nearby(candidate, thorough=thorough)
+    return kept(run, candidate, (found,)) if isinstance(found, Block) else _judged(run, candidate, found)
+
+
+def _unpriced(run: Pass, candidate: Candidate) -> Proposal:
+    block = Block(Rule.NO_PRICE, "no price is known for its offering", {"type": candidate.instance_type})
+    return kept(run, candidate, (block,))
+
+
+def _judged(run: Pass, candidate: Candidate, plan: Plan) -> Proposal:
     own = frozenset(candidate.pods)
     refused = next((u for u in plan.unschedulable if u.pod in own), None)
     if refused is not None:
@@ -173,7 +206,7 @@ def judge(run: Pass, candidate: Candidate) -> Proposal:
     if isinstance(steady, Block):
         return kept(run, candidate, (steady,))
     node = steady[0]
-    saves = candidate.price_per_hour + candidate.node_charge_per_hour
+    saves = (candidate.price_per_hour or 0.0) + candidate.node_charge_per_hour
     saves -= node.price_per_hour + node.node_charge_per_hour
     proposal = proposal_of(run, candidate, Action.REPLACE, Reason.UNDERUTILIZED, moves=plan.existing)
     return _balanced(

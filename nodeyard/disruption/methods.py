@@ -6,7 +6,7 @@ Source: Karpenter documentation, "Disruption", "Automated Graceful Methods".
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -24,6 +24,7 @@ from nodeyard.disruption.judgement import (
     is_empty,
     judge,
     judge_empty,
+    judge_nearby,
     kept,
     proposal_of,
     quiet_since,
@@ -41,6 +42,7 @@ from nodeyard.disruption.model import (
 )
 from nodeyard.disruption.renewal import drift, expiration
 from nodeyard.disruption.several import best_exchange, proposals_of
+from nodeyard.disruption.vicinity import Answers
 
 PASSING = frozenset({Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS})
 """Rules that may stop holding without the cluster or a price changing, nobody knows when. Where it is known, a block
@@ -58,8 +60,12 @@ UNTOUCHABLE = frozenset(
     }
 )
 """Nodes that these hold for are not simulated: the answer would mean nothing."""
-_BLOCKED_SHARE_S = 5.0
+_BLOCKED_SHARE_S = 0.5
 """Seconds of a pass that may go into nodes that can't be disrupted anyway, to tell what it would save."""
+_AGAIN_SHARE_S = 2.0
+"""Seconds of a pass that may go into second, thorough looks at nodes; what was found is remembered, so passes go on."""
+_HANGS_ON_PLANS = frozenset({Rule.NOT_CHEAPER, Rule.SEVERAL_NODES})
+"""What a better plan may overcome."""
 
 
 _COMING_S = 30.0
@@ -74,12 +80,14 @@ def decide(
     clock: Clock,
     *,
     burdens: Burdens | None = None,
+    answers: Answers | None = None,
     methods: Sequence[Method] | None = None,
 ) -> Outcome:
     """What to do now, and what would be done with every node and why not. `burdens`: kept from pass to pass, it saves
-    looking at pods of nodes that have not changed. `methods`: METHODS, or others in its place.
+    looking at pods of nodes that have not changed, and `answers` asking about nodes near which nothing has. `methods`:
+    METHODS, or others in its place.
     """
-    run = Pass(view, planner, clock, burdens)
+    run = Pass(view, planner, clock, burdens, answers)
     allowed = {key: {r: _allowed(run, key, r) for r in Reason} for key in view.snapshot.pools}
     proposals: dict[str, Proposal] = {}
     judged: dict[str, tuple[Proposal, ...]] = {}
@@ -99,7 +107,11 @@ def decide(
         course=way,
         no_course=no_course,
         distance=distance,
-        quiet=command is None and way is None and run.complete and not any(b.rule in PASSING for b in blocks),
+        quiet=command is None
+        and way is None
+        and run.complete
+        and run.thorough
+        and not any(b.rule in PASSING for b in blocks),
         recheck_at=_recheck_at(run, blocks),
         complete=run.complete,
         allowed=allowed,
@@ -196,20 +208,52 @@ def underutilization(run: Pass) -> Found:
             stops += (Block(Rule.DEADLINE, "the pass ran out of time before this node"),)
         began = run.elapsed_s
         idle_look = bool(stops) or command is not None
-        if any(b.rule in UNTOUCHABLE or b.rule is Rule.DEADLINE for b in stops) or (
-            idle_look and (busy or spent_s > _BLOCKED_SHARE_S)
-        ):
+        if any(b.rule in UNTOUCHABLE or b.rule is Rule.DEADLINE for b in stops) or (idle_look and busy):
             proposals.append(kept(run, candidate, stops))
             continue
-        proposal = blocked(judge(run, candidate), *stops)
+        if idle_look and spent_s > _BLOCKED_SHARE_S:
+            refusal = run.simulation.screen().refusal(candidate)
+            proposals.append(kept(run, candidate, (*stops, refusal) if refusal else stops))
+            continue
+        found = judge_nearby(run, candidate)
+        if not (idle_look or found.blocks):
+            found = judge(run, candidate)
+        proposal = blocked(found, *stops)
         spent_s += (run.elapsed_s - began) if idle_look else 0.0
         if command is None and not proposal.blocks:
-            if run.room.take(candidate.pool, Reason.UNDERUTILIZED):
-                command = _command_of(run, candidate, proposal)
-            else:
-                proposal = blocked(proposal, run.room.block(candidate, Reason.UNDERUTILIZED))
+            proposal, command = _taken(run, candidate, proposal)
         proposals.append(proposal)
+    if command is None and run.remembers and not busy:
+        again, command = _looked_again(run, {p.node: p for p in proposals})
+        proposals = [again if again is not None and again.node == p.node else p for p in proposals]
     return Found(tuple(proposals), command)
+
+
+def _taken(run: Pass, candidate: Candidate, proposal: Proposal) -> tuple[Proposal, Command | None]:
+    """The command that a proposal comes to, within the budgets."""
+    if run.room.take(candidate.pool, Reason.UNDERUTILIZED):
+        return proposal, _command_of(run, candidate, proposal)
+    return blocked(proposal, run.room.block(candidate, Reason.UNDERUTILIZED)), None
+
+
+def _looked_again(run: Pass, first: Mapping[str, Proposal]) -> tuple[Proposal | None, Command | None]:
+    """The first node that only a plan worth searching for lets go, as far as the time for such looks reaches."""
+    began = run.elapsed_s
+    for candidate in in_turn(run.found, run.view.overdue):
+        blocks = first[candidate.node].blocks if candidate.node in first else ()
+        if not blocks or blocks[0].rule not in _HANGS_ON_PLANS or run.simulation.screen().refusal(candidate):
+            continue
+        if run.elapsed_s - began > _AGAIN_SHARE_S:
+            run.thorough = False
+            break
+        if judge_nearby(run, candidate, thorough=True).blocks:
+            continue
+        found = judge(run, candidate)
+        if not found.blocks:
+            found, command = _taken(run, candidate, found)
+            if command is not None:
+                return found, command
+    return None, None
 
 
 def together(run: Pass) -> Found:

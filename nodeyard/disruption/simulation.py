@@ -14,20 +14,34 @@ import msgspec
 from nodeyard.api import labels as keys
 from nodeyard.api.node import INITIALIZED
 from nodeyard.api.pod import PodKey
-from nodeyard.disruption.model import Candidate, Planner, View
-from nodeyard.provisioning.model import Plan, Problem
+from nodeyard.disruption.model import Block, Candidate, Planner, View
+from nodeyard.disruption.screening import Screen
+from nodeyard.disruption.vicinity import MOST, Answers, cut_out, told
+from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.pending import node_leaving, pending
 from nodeyard.state.cluster import Snapshot
 
 _CLAIM_TARGET: Final = "nodeclaim/"
+_EFFORT_PER_POD_S: Final = 0.02
+_MOST_EFFORT_S: Final = 6.0
+
+
+def effort_s(problem: Problem) -> float:
+    """Seconds of work worth spending on a cheaper answer: the pods of one node want little, those of many nodes more."""
+    return min(_EFFORT_PER_POD_S * len(problem.pods), _MOST_EFFORT_S) if problem.thorough else 0.0
 
 
 class Simulation:
     """Questions to one view. `found` are all its candidates."""
 
-    def __init__(self, view: View, planner: Planner, found: Sequence[Candidate]) -> None:
+    def __init__(
+        self, view: View, planner: Planner, found: Sequence[Candidate], answers: Answers | None = None
+    ) -> None:
         self._view = view
         self._planner = planner
+        self._found = found
+        self._answers = answers or Answers()
+        self._screen: Screen | None = None
         self._leaving = leaving(view.snapshot)
         self._closed = closed_targets(view, found)
         self._settled: Snapshot | None = None
@@ -46,26 +60,66 @@ class Simulation:
         return self._settled
 
     def without(
-        self, gone: Iterable[Candidate], closed: frozenset[str] = frozenset(), *, windows: bool = True
+        self,
+        gone: Iterable[Candidate],
+        closed: frozenset[str] = frozenset(),
+        *,
+        windows: bool = True,
+        thorough: bool = True,
     ) -> Plan:
         """The plan for the pods of `gone` once those nodes are away. `closed`: more nodes they may not go to;
-        `windows` False: they may go to nodes inside their consolidateAfter window.
+        `windows` False: they may go to nodes inside their consolidateAfter window. `thorough` False: the first plan will do.
         """
-        gone = tuple(gone)
-        cluster = self.cluster()
+        question = self._question(tuple(gone), closed, windows=windows)
+        return self._planner(msgspec.structs.replace(question, thorough=thorough))
+
+    def nearby(self, candidate: Candidate, *, thorough: bool = False) -> Plan | Block:
+        """The plan for the node's pods among nodes that have room for some, or why they can't go for less, where that
+        needs no planning. `thorough`: a plan that was searched for, not the first.
+        """
+        screen = self.screen()
+        refusal = screen.refusal(candidate)
+        if refusal is not None:
+            return refusal
+        question = msgspec.structs.replace(self._question((candidate,), frozenset()), thorough=thorough)
+        near = None if screen.has_reservations else screen.near(candidate, MOST)
+        if near is None:
+            return self._planner(question)
+        part = cut_out(question, candidate, near, screen)
+        asked = told(part)
+        plan = self._answers.recall((candidate.node, thorough), asked)
+        if plan is None:
+            plan = self._planner(part)
+            self._answers.remember((candidate.node, thorough), asked, plan)
+        return plan
+
+    def screen(self) -> Screen:
+        """The cluster compiled for a first look at single nodes."""
+        if self._screen is None:
+            view, cluster = self._view, self.cluster()
+            spread = view.options.default_spread
+            self._answers.begin(cluster, view.catalogues, default_spread=bool(spread))
+            problem = self._question((), frozenset())
+            problem = msgspec.structs.replace(problem, pods=pods_of(self._found))
+            charge = view.options.node_charge_usd_per_hour
+            options = Options(node_charge_usd_per_hour=charge, default_spread=spread)
+            self._screen = Screen(problem, options, self._found)
+        return self._screen
+
+    def _question(
+        self, gone: Sequence[Candidate], closed: frozenset[str], *, windows: bool = True
+    ) -> Problem:
         nodes = frozenset(c.node for c in gone)
-        return self._planner(
-            Problem(
-                snapshot=cluster,
-                pods=pods_of(gone),
-                catalogues=self._view.catalogues,
-                now=self._view.now,
-                without_nodes=nodes | self._leaving,
-                without_claims=frozenset(c.claim for c in gone if c.claim),
-                uninitialized_targets=False,
-                closed_nodes=((self._closed if windows else self._view.in_command) | closed) - nodes,
-                least_types=self._least_types(gone),
-            )
+        return Problem(
+            snapshot=self.cluster(),
+            pods=pods_of(gone),
+            catalogues=self._view.catalogues,
+            now=self._view.now,
+            without_nodes=nodes | self._leaving,
+            without_claims=frozenset(c.claim for c in gone if c.claim),
+            uninitialized_targets=False,
+            closed_nodes=((self._closed if windows else self._view.in_command) | closed) - nodes,
+            least_types=self._least_types(gone),
         )
 
     def _least_types(self, gone: Sequence[Candidate]) -> int:

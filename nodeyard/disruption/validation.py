@@ -16,10 +16,10 @@ from nodeyard.disruption.judgement import (
     Pass,
     consolidation_blocks,
     is_empty,
-    judge,
     judge_empty,
+    judgements,
 )
-from nodeyard.disruption.model import Block, Candidate, Command, Planner, Reason, Rule, View
+from nodeyard.disruption.model import Block, Candidate, Command, Planner, Proposal, Reason, Rule, View
 from nodeyard.disruption.renewal import renewed_again
 from nodeyard.disruption.replacement import same_or_wider
 from nodeyard.disruption.several import still_worth_it
@@ -72,7 +72,14 @@ def _still_empty(run: Pass, command: Command, same: Sequence[Candidate]) -> Comm
 
 
 def _still_worth_it(run: Pass, command: Command, candidate: Candidate) -> Command | Block:
-    proposal = judge(run, candidate)
+    for proposal in judgements(run, candidate):
+        found = _as_decided(command, candidate, proposal)
+        if isinstance(found, Command):
+            break
+    return found
+
+
+def _as_decided(command: Command, candidate: Candidate, proposal: Proposal) -> Command | Block:
     if proposal.blocks:
         return proposal.blocks[0]
     again, before = proposal.replacement, command.replacements

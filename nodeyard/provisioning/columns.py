@@ -36,7 +36,7 @@ _BY_OFFERING = (
     keys.ZONE, keys.CAPACITY_TYPE, keys.ZONE_ID, keys.INSTANCE_TYPE, keys.RESERVATION_ID, keys.RESERVATION_TYPE,
     keys.RESERVATION_INTERRUPTIBLE,
 )  # fmt: skip
-_MOST_VARIANTS = 64
+MOST_VARIANTS = 64
 _CHOSEN_AT_LAUNCH = (keys.TENANCY, keys.PLACEMENT_PARTITION)
 """Labels that a type may have any value of, and a launch settles."""
 
@@ -380,7 +380,7 @@ def _variants(
     out: list[dict[str, str]] = []
     for combination in product(*choices):
         out.append({**base, **{k: v for k, v in combination if v is not None}})
-        if len(out) >= _MOST_VARIANTS:
+        if len(out) >= MOST_VARIANTS:
             break
     return out
 

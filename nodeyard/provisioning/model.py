@@ -76,6 +76,8 @@ class Problem(msgspec.Struct, frozen=True):
     allow_new_nodes: bool = True
     least_types: int = 0
     """How many instance types each new node may be made as, where there are so many, however much dearer they are."""
+    thorough: bool = True
+    """False: the first good plan will do. Whoever gives the planner its options makes less search of that."""
 
     def catalogue_of(self, node_class: str) -> Catalogue | None:
         return self.catalogues.get(node_class, self.catalogues.get(""))

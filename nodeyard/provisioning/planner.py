@@ -174,7 +174,7 @@ def _best_draft(
         return deadline - clock()
 
     effort = setting.effort = Effort(total)
-    joint = _joint(setting)
+    joint = _joint(setting) if _search_s(setting.options) > 0 else None
     most, exact, together = _shares(setting.options, joint is not None)
     most *= min(1.0, max(_MANY_PODS / max(len(setting.problem.pods), 1), 0.25))  # spread thin over many pods
 

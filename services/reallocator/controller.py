@@ -38,6 +38,7 @@ from nodeyard.disruption.model import (
 from nodeyard.disruption.pod_events import PodEvents
 from nodeyard.disruption.repricing import repriced
 from nodeyard.disruption.validation import still_open, validate
+from nodeyard.disruption.vicinity import Answers
 from nodeyard.runtime.clock import Clock
 from nodeyard.runtime.leadership import StoreUnavailableError
 from nodeyard.runtime.logging import get_logger
@@ -105,9 +106,9 @@ class Disruption:
         self._poll_s = poll_s
         self._validation_wait_s = validation_wait_s
         self._events = PodEvents()
-        self._burdens = Burdens()
+        self._burdens, self._answers = Burdens(), Answers()
         self._deciding = asyncio.Lock()
-        """Burdens stand one look at a time."""
+        """What is remembered stands one look at a time."""
         self._quiet: tuple[tuple[str, int], float] | None = None
         self._priced: tuple[str, Mapping[str, Catalogue]] = ("", {})
         """The prices that the last look was made at."""
@@ -194,8 +195,9 @@ class Disruption:
         methods = self._patience.methods(view, terms)
         async with self._deciding:
             outcome = await asyncio.to_thread(
-                decide, view, self._planner, self._clock.monotonic, burdens=self._burdens, methods=methods
-            )
+                decide, view, self._planner, self._clock.monotonic,
+                burdens=self._burdens, answers=self._answers, methods=methods,
+            )  # fmt: skip
         took_s = self._clock.monotonic() - began
         if (why := outcome.no_course) is not None:
             log.debug("no course was found", rule=why.rule.value, reason=why.message, **why.facts)

@@ -27,6 +27,7 @@ from nodeyard.adapters.redis.moves import Moves
 from nodeyard.adapters.redis.nominations import Nominations
 from nodeyard.cloudprovider.errors import InvalidRequest
 from nodeyard.disruption.model import Options
+from nodeyard.disruption.simulation import effort_s
 from nodeyard.provisioning import model as provisioning
 from nodeyard.provisioning.model import Plan, Problem
 from nodeyard.provisioning.planner import plan
@@ -115,6 +116,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
             provisioning.Options(
                 node_charge_usd_per_hour=settings.node_charge,
                 deadline_s=_PLAN_DEADLINE_S,
+                search_s=effort_s(problem),
                 bound=False,
                 default_spread=default_spread,
                 strict_reservations=False,
@@ -137,7 +139,7 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         options=Options(
             node_charge_usd_per_hour=settings.node_charge, spot_to_spot=settings.spot_to_spot,
             eviction_usd=settings.eviction_cost, max_payback_s=settings.max_payback,
-            no_return_s=settings.no_return,
+            no_return_s=settings.no_return, default_spread=default_spread,
         ),
         clock=clock, measures=measures, permitted=permitted, poll_s=settings.disruption_poll,
         validation_wait_s=settings.validation_wait,
