@@ -12,10 +12,9 @@ import pytest
 
 from tests.support.yard import (
     DEPLOYMENTS,
-    ONE_TO_A_NODE,
     Yard,
+    apart,
     around,
-    deployment,
     doomed,
 )
 
@@ -35,37 +34,35 @@ ENDING = [
 @pytest.mark.parametrize("point", STARTING)
 def test_an_allocator_killed_on_the_way_up_is_taken_over(lone_yard: Yard, point: str) -> None:
     app, before, claims = point.replace(".", "-"), lone_yard.launched(), len(lone_yard.claims())
-    pods = deployment(app, 2)
-    pods["spec"]["template"]["spec"]["containers"][0]["ports"] = ONE_TO_A_NODE
     with doomed(lone_yard, point):
-        lone_yard.apply(pods)
-    lone_yard.wait_running(app, 2, within_s=90)
+        lone_yard.apply(apart(app, 2))
+    lone_yard.wait_running(app, 2)
     lone_yard.wait_settled()
     assert lone_yard.launched() - before == len(lone_yard.claims()) - claims == 2
 
 
 def test_what_they_made_goes_again(lone_yard: Yard) -> None:
     lone_yard.kube.delete(DEPLOYMENTS)
-    lone_yard.wait_gone(within_s=120)
+    lone_yard.wait_gone()
 
 
 @pytest.mark.parametrize("point", ENDING)
 def test_a_reallocator_killed_on_the_way_down_is_taken_over(lone_yard: Yard, point: str) -> None:
-    lone_yard.apply(deployment("web", 3))
-    lone_yard.wait_running("web", 3, within_s=60)
+    lone_yard.apply(apart("web", 2))
+    lone_yard.wait_running("web", 2)
     with doomed(lone_yard, point):
         lone_yard.scale("web", 0)
-    lone_yard.wait_gone(within_s=90)
+    lone_yard.wait_gone()
 
 
 @pytest.mark.parametrize("service", ["watcher", "pricing", "admin"])
 def test_a_reader_killed_in_the_middle_comes_back_to_the_same_state(lone_yard: Yard, service: str) -> None:
     before = lone_yard.launched()
-    lone_yard.apply(deployment("web", 4, {"cpu": "1500m", "memory": "1Gi"}))
+    lone_yard.apply(apart("web", 4))
     lone_yard.stand.kill_service(service, 0, signal.SIGKILL)
     lone_yard.stand.start_service(service, 0)
-    lone_yard.wait_running("web", 4, within_s=60)
+    lone_yard.wait_running("web", 4)
     lone_yard.wait_settled()
-    assert lone_yard.launched() - before == len(lone_yard.claims())
+    assert lone_yard.launched() - before == len(lone_yard.claims()) == 4
     lone_yard.scale("web", 0)
-    lone_yard.wait_gone(within_s=90)
+    lone_yard.wait_gone()
