@@ -17,6 +17,7 @@ from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
 from nodeyard.disruption.methods import METHODS, URGENT, decide
 from nodeyard.disruption.model import Command, Fate, Move, Options, Outcome, Planner, Reason, Rule, View
 from nodeyard.disruption.validation import validate
+from nodeyard.disruption.vicinity import Answers
 from nodeyard.replay.baseline import remove_empty
 from nodeyard.replay.policy import Kind, Policy
 from nodeyard.replay.world import EPOCH, Schedule, World
@@ -58,7 +59,7 @@ class Reallocating:
         self.passes = 0
         self.moves: list[tuple[float, Command]] = []
         """When each command began."""
-        self._burdens = Burdens()
+        self._burdens, self._answers = Burdens(), Answers()
         self._memory: dict[str, Move] = {}
         world.on_ready.append(self._arrived)
         world.on_gone.append(self._lost)
@@ -103,7 +104,7 @@ class Reallocating:
         whole = now_s >= self._next_s
         outcome = decide(
             self._view(), self._planner, self._clock,
-            burdens=self._burdens, methods=METHODS if whole else URGENT,
+            burdens=self._burdens, answers=self._answers, methods=METHODS if whole else URGENT,
         )  # fmt: skip
         self._note(outcome, whole=whole)
         if outcome.command is not None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from nodeyard.disruption.model import Options as DisruptionOptions
+from nodeyard.disruption.simulation import effort_s
 from nodeyard.provisioning.labelled import Floats
 from nodeyard.provisioning.landing import Planner
 from nodeyard.provisioning.model import Options, Plan, Problem
@@ -35,10 +36,10 @@ from nodeyard.state.cluster import Kind as Of
 _HOUR_S: Final = 3600.0
 _STEP_S: Final = 0.002
 """What one look at the clock costs the planner of its time to improve a plan."""
-_WHAT_IF_S: Final = 5.0
-"""The planner's time for one question of the reallocator's."""
-_WHAT_IF_STEP_S: Final = 0.1
-"""What a look costs it of that: few looks, since there are many questions, and no integer program short of time."""
+_PLAN_SEARCH_S: Final = 0.1
+"""Counted work for a cheaper plan of the allocator's; a live one has five times that."""
+_WHAT_IF_SEARCH_S: Final = 0.02
+"""The most for one question of the reallocator's, of which there are many."""
 _PASS_STEP_S: Final = 4.0
 """What one look at the clock costs a pass of its deadline: some fifteen nodes are judged, the most promising first."""
 
@@ -81,10 +82,9 @@ class Replay:
         clock = WorkClock(_STEP_S)
         planner: Planner = largest_fit if policy.kind is Kind.BASELINE else plan
 
-        questions = msgspec.structs.replace(options, deadline_s=_WHAT_IF_S)
-
         def what_if(problem: Problem) -> Plan:
-            return planner(problem, questions, WorkClock(_WHAT_IF_STEP_S))
+            asked = msgspec.structs.replace(options, search_s=min(effort_s(problem), _WHAT_IF_SEARCH_S))
+            return planner(problem, asked, WorkClock(_STEP_S))
 
         self.allocating = Allocating(self.world, policy, planner, options, clock, self.agenda.at)
         self.reallocating = Reallocating(
@@ -190,7 +190,10 @@ def replay(
 def planner_options(policy: Policy) -> Options:
     """The allocator's options under a policy."""
     return Options(
-        node_charge_usd_per_hour=policy.node_charge_usd_per_hour, deadline_s=2.0, search_s=0.5, bound=False
+        node_charge_usd_per_hour=policy.node_charge_usd_per_hour,
+        deadline_s=2.0,
+        search_s=_PLAN_SEARCH_S,
+        bound=False,
     )
 
 
