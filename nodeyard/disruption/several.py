@@ -24,6 +24,8 @@ from nodeyard.provisioning.model import Options, Placement, PlannedNode, Problem
 _SIZES: Final = (2, 3, 4, 6, 8, 12, 16, 24, 36, 54, 81, 120)
 _OWN_SHARE: Final = 0.25
 """Of a pass's time, what groups have to themselves where single nodes took all of it."""
+_HURRIED_S: Final = 2.0
+"""What they have while thorough looks at single nodes are still to come: the next passes ask about larger ones."""
 _EPSILON: Final = 1e-9
 
 
@@ -40,6 +42,8 @@ def best_exchange(run: Pass) -> Exchange | None:
     """The group that saves most, or None where none saves anything."""
     deadline_s = run.view.options.deadline_s
     until_s = max(deadline_s, run.elapsed_s + _OWN_SHARE * deadline_s)
+    if not run.thorough:
+        until_s = min(until_s, run.elapsed_s + _HURRIED_S)
     if deadline_s <= 0:
         return None
     ranked = _by_waste(run, _free(run))
@@ -52,7 +56,7 @@ def best_exchange(run: Pass) -> Exchange | None:
                 break
             continue
         if run.elapsed_s > until_s:
-            run.complete = False
+            run.complete = run.complete and not run.thorough
             break
         tried = len(group)
         found = judge_group(run, group)

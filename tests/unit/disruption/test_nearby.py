@@ -4,11 +4,11 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.disruption.judgement import Pass, judge_nearby
-from nodeyard.disruption.methods import decide
+from nodeyard.disruption.methods import decide, underutilization
 from nodeyard.disruption.model import Rule, View
 from nodeyard.disruption.simulation import effort_s
 from nodeyard.disruption.vicinity import MOST, Answers
-from nodeyard.provisioning.model import Options, Plan, Problem
+from nodeyard.provisioning.model import Options, Plan, PlannedNode, Problem
 from nodeyard.provisioning.planner import plan
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import Builder, catalogue, clock
@@ -124,3 +124,42 @@ def test_effort_grows_with_the_pods_that_a_question_is_about() -> None:
     assert (
         0.0 < effort_s(few) < effort_s(many) < effort_s(msgspec.structs.replace(many, pods=many.pods * 5_000))
     )
+
+
+def half_empty() -> Builder:
+    """Nodes that could go by what room and prices tell, if a plan were found."""
+    build = made()
+    for name in "abcdef":
+        filled(build, name, "s")
+    return build
+
+
+def only_if_thorough(problem: Problem) -> Plan:
+    """A planner whose first plans are bad."""
+    found = plan(problem, Options(bound=False, search_s=0.0), clock)
+    if problem.thorough:
+        return found
+    twice = tuple(
+        PlannedNode(f"n{i}", "default", "m5.xlarge", "us-west-2a", keys.ON_DEMAND, 0.2, ()) for i in "12"
+    )
+    return msgspec.structs.replace(found, nodes=twice)
+
+
+def test_where_first_plans_let_nothing_go_a_loop_that_remembers_looks_again() -> None:
+    found = decide(seen(half_empty()), only_if_thorough, clock, answers=Answers(), methods=[underutilization])
+    assert found.command is not None
+    assert not found.quiet
+
+
+def test_thorough_looks_that_a_pass_has_no_time_for_are_left_to_the_next_and_keep_it_from_being_quiet() -> (
+    None
+):
+    def never(problem: Problem) -> Plan:
+        return only_if_thorough(msgspec.structs.replace(problem, thorough=False))
+
+    seconds = iter(range(10_000))
+    view, answers = seen(half_empty()), Answers()
+    slow = decide(view, never, lambda: float(next(seconds)), answers=answers, methods=[underutilization])
+    assert slow.complete
+    assert not slow.quiet
+    assert decide(view, never, clock, answers=answers, methods=[underutilization]).quiet
