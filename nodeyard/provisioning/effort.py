@@ -13,7 +13,7 @@ _CALL_S = 3e-4
 _ELEMENT_S = 6e-9
 _ENTRY_S = 3e-6
 _STEP_S = 1e-8
-_CLOCK = 40.0
+_CLOCK = 100.0
 """How many times longer than meant a run of the solver may take by the clock, which no count stops in all its phases."""
 
 

@@ -18,6 +18,8 @@ from nodeyard.provisioning.labelled import Floats, Ints
 _WIDTHS = (200, 2_000, 20_000)
 _MOST_PAIRS = 400_000
 _MOST_CODES = 2**62
+_GAINING = 0.1
+"""A pass that finds nothing cheaper and closes less of the gap than this is not followed by a wider one."""
 _NEXT = 1e-9
 _PAIRING = 9.0
 _MOST_PODS = 600
@@ -66,12 +68,14 @@ class Frontier:
         if not self.able:
             return best
         for width in _WIDTHS:
-            aim = min(upper, best.cost)
+            aim, before = min(upper, best.cost), best.low
             found = self._pass(width, aim, spare)
             if found.cost < best.cost:
                 best.cost, best.patterns = found.cost, found.patterns
             best.low = max(best.low, min(found.low, best.cost, upper))
             if best.low >= min(upper, best.cost) * (1 - 1e-6) or spare() <= 0:
+                break
+            if min(upper, best.cost) >= aim and best.low < before + (aim - before) * _GAINING:
                 break
         return best
 

@@ -32,7 +32,8 @@ _NEARLY = 0.6
 _PROVED = 1e-5
 _KEPT = 500
 _COMPARING = 300.0
-_GENERATING = 15.0
+_LISTING_EACH = 2.0
+_GENERATING = 40.0
 
 
 @dataclass(slots=True)
@@ -152,7 +153,7 @@ class PatternSolver:
                 counts[:, lot] = fit
                 free = free - fit[:, None] * model.request[lot]
                 break
-            self.work.count((int(fit.sum()) + len(fit)) * model.lots, calls=0.2)
+            self.work.count((int(fit.sum()) + len(fit)) * model.lots * _LISTING_EACH, calls=0.4)
             if int(fit.sum()) + len(fit) > _MOST_PER_COLUMN * 4:
                 return None
             again = np.repeat(np.arange(len(fit)), fit + 1)
@@ -281,7 +282,7 @@ class PatternSolver:
         return out
 
     def _reduced(self, duals: tuple[Floats, Floats, Floats]) -> Floats:
-        self.work.count(self.counts.size)
+        self.work.count(self.counts.size, calls=0.4)
         out: Floats = self._price(duals)[self.column] - self.counts @ duals[0]
         return out
 

@@ -10,6 +10,7 @@ Neighbours: `linear`, `pattern_program` and `aggregate` write programs.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import highspy
@@ -30,9 +31,13 @@ _MOST_NODES = 20_000
 _MOST_SOLUTIONS = 2_000
 _STATUS = highspy.HighsModelStatus
 _LOOK = highspy.cb.HighsCallbackType.kCallbackMipInterrupt
-_ROOT_LOOK_S, _ROOT_ENTRY_S = 1e-3, 6e-6
-_LOOK_S, _LOOK_ENTRY_S = 2e-4, 7e-7
-"""What passes between two looks, and more for each entry of the program: before the search branches, and after."""
+_FIRST_LOOKS = 2
+_FIRST_ENTRY_S = 2e-7
+_ROOT_LOOK_S, _ROOT_ENTRY_S = 5e-4, 4e-6
+_LOOK_S, _LOOK_ENTRY_S = 2e-4, 3e-7
+"""What passes between two looks, and more for each entry of the program: before the search branches, where the first looks
+follow each other quickly, and after.
+"""
 
 
 @dataclass(slots=True)
@@ -177,10 +182,15 @@ def _searched(
         known.col_value = start
         solver.setSolution(known)
 
+    looks = count(1)
+
     def look(_kind: Any, _message: str, seen: Any, answer: Any, _data: Any) -> None:
-        branching = seen.mip_node_count > 0
-        work.seconds += _LOOK_S if branching else _ROOT_LOOK_S
-        work.seconds += program.entries * (_LOOK_ENTRY_S if branching else _ROOT_ENTRY_S)
+        if seen.mip_node_count > 0:
+            work.seconds += _LOOK_S + program.entries * _LOOK_ENTRY_S
+        elif next(looks) <= _FIRST_LOOKS:
+            work.seconds += _LOOK_S + program.entries * _FIRST_ENTRY_S
+        else:
+            work.seconds += _ROOT_LOOK_S + program.entries * _ROOT_ENTRY_S
         answer.user_interrupt = work.seconds >= end
 
     solver.setCallback(look, None)
