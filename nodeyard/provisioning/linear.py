@@ -15,7 +15,9 @@ from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.solver import INF, Program, solved_linear
 
 _EPS = 1e-9
-_ROUNDS = 12
+_ROUNDS = 20
+_ENTERING = 10
+"""Most columns that enter at once: nearly all that could are worth nothing beside the best of them."""
 _MOST_KINDS = 260
 
 
@@ -240,10 +242,10 @@ def _profitable(kinds: Kinds, room: Floats, market: Market, now: Relaxation) -> 
     ratio[now.chosen] = 0.0
     ratio[~kinds.allowed.any(axis=0)] = 0.0
     bad = np.nonzero(ratio > 1 + 1e-7)[0]
-    if len(bad) <= 30:
+    if len(bad) <= _ENTERING:
         return bad
     ratio = np.where(np.isinf(ratio), 1e6 + room @ np.ones(room.shape[1]), ratio)
-    worst: Ints = bad[np.argsort(-ratio[bad], kind="stable")[:30]]
+    worst: Ints = bad[np.argsort(-ratio[bad], kind="stable")[:_ENTERING]]
     return worst
 
 
