@@ -29,7 +29,7 @@ from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.setting import Setting
 from nodeyard.scheduling.topology import TermKind
 
-_CLOSE = 1.003
+_CLOSE = 1.0031
 _CLOSE_OF_MANY = 1.02
 _FEW_PODS = 1_500
 _MOST_SHARES = 24
@@ -60,8 +60,10 @@ def bound_of(
     value = _relaxed(setting, first, kinds, shares)
     settled: set[object] = set(shares.names)
     joint = Joint.of(setting, placed)
-    if known is not None:
-        value = max(value, known)
+    if known is not None and known > value:
+        value = known
+        if joint is not None:
+            joint.spreads()
     if objective > value * _close_enough(placed) and joint is not None and spare() > 0:
         value = max(value, joint.bound(objective, spare))
     if joint is not None:

@@ -57,10 +57,20 @@ class Buyer:
         if not lots:
             return [], impossible
         shop, chosen, packed_lots = self._shop(lots)
-        packer = Packer(packed_lots, shop, self.spare, exact_s=self.exact, work=self.site.setting.effort)
+        setting, before = self.site.setting, self._bought()
+        packer = Packer(
+            packed_lots, shop, self.spare, exact_s=self.exact, work=setting.effort,
+            near=lambda cost: setting.near(before + cost),
+        )  # fmt: skip
         packed = packer.run()
         rest = self._commit(lots, packed, chosen)
         return rest, impossible
+
+    def _bought(self) -> float:
+        """What the nodes bought so far cost."""
+        state, first = self.state, self.site.setting.hosts.count
+        bought = state.column[[n for n in range(first, state.count) if state.contents[n]]]
+        return float(self.columns.cost[bought].sum())
 
     def _lots(self, portions: list[Portion]) -> tuple[list[_Lot], list[Portion]]:
         affordable = self.limits.affordable()

@@ -128,10 +128,10 @@ class Joint:
             np.concatenate([np.full(len(chosen), np.inf), [float(len(g)) for g in self.host_groups]]),
             use,
             np.maximum(limits.left[limited], 0.0) if limited.any() else np.zeros(0),
-            self._spreads(),
+            self.spreads(),
         )
 
-    def _spreads(self) -> list[Spread]:
+    def spreads(self) -> list[Spread]:
         """The settled spread terms as rows over lots; domains that stand too high already are left free."""
         out = []
         for number in sorted({n for k in self.kinds for n in k.spread}):
@@ -172,7 +172,7 @@ class Joint:
     def knows_all(self) -> bool:
         """Whether the program has every constraint there is, so that its solution is a plan."""
         setting = self.setting
-        self._spreads()
+        self.spreads()
         if len(setting.columns.tiers) > 1 or not setting.columns.flexible.all():
             return False
         if setting.options.max_share_per_node is not None or self.first.daemon_matched:

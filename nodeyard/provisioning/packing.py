@@ -44,7 +44,9 @@ class Packed:
 
 
 class Packer:
-    """One packing under way. `spare`: seconds that may still be spent (a function, read now and then)."""
+    """One packing under way. `spare`: seconds that may still be spent (a function, read now and then); `near`: whether
+    bins of such a cost need no further search.
+    """
 
     def __init__(
         self,
@@ -54,8 +56,9 @@ class Packer:
         seed: int = 1,
         exact_s: Callable[[], float] = lambda: 0.0,
         work: Effort | None = None,
+        near: Callable[[float], bool] = lambda _: False,
     ) -> None:
-        self.exact_s = exact_s
+        self.exact_s, self.near = exact_s, near
         self.work = Effort() if work is None else work
         self.floor = 0.0
         self.seen: Ints = np.zeros(0, np.int64)
@@ -381,6 +384,8 @@ class Packer:
             return bins
         cost = self._worth(bins, missing)
         if cost <= self.floor * 1.004 and cost < 40 * self.shop.cost[self.columns].max():
+            return bins
+        if self.exact_s() <= 0 or self.near(cost):
             return bins
         parts = self._parts(active)
         place = {int(lot): i for i, part in enumerate(parts) for lot in part}

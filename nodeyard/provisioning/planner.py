@@ -40,6 +40,7 @@ from nodeyard.provisioning.model import (
     Unschedulable,
 )
 from nodeyard.provisioning.preferring import minding_of, programmes, unkept
+from nodeyard.provisioning.proving import Proof
 from nodeyard.provisioning.reserving import kept_waiting, stock_of
 from nodeyard.provisioning.reworking import reworked
 from nodeyard.provisioning.setting import Draft, Honour, Setting
@@ -89,12 +90,13 @@ def plan(problem: Problem, options: Options, clock: Callable[[], float]) -> Plan
     if options.bound:
         placed = [(c, c.demand - draft.left.get(c.number, 0)) for c in setting.classes.classes]
         begin = clock()
-        most = _BOUND_MOST_S if proved is None else _BOUND_BESIDE_JOINT_S
+        most = _BOUND_BESIDE_JOINT_S if proved else _BOUND_MOST_S
         seconds = min(most, options.deadline_s * _BOUND_SHARE * most / _BOUND_MOST_S)
         objective = sum(float(setting.columns.cost[c.columns[0]]) for c in choices)
         stop = max(started + options.deadline_s, begin + seconds)
         setting.effort = Effort(lambda: stop - clock())
-        bound = bound_of(setting, placed, objective, setting.effort.budget(seconds), proved)
+        known = None if draft.unplaced else proved
+        bound = bound_of(setting, placed, objective, setting.effort.budget(seconds), known)
     bound_s = clock() - started - planned_s
     made = _written(setting, draft, choices, skipped, bound, complete, (planned_s, bound_s))
     if not waiting:
@@ -164,17 +166,17 @@ def _usable_pools(problem: Problem) -> tuple[list[tuple[Pool, Catalogue]], list[
 
 
 # --- attempts -----------------------------------------------------------------------------------------------------------
-def _best_draft(
-    setting: Setting, clock: Callable[[], float], started: float
-) -> tuple[Draft, bool, float | None]:
-    """(the best draft, whether time sufficed, what the joint program proved no plan can be below)."""
+def _best_draft(setting: Setting, clock: Callable[[], float], started: float) -> tuple[Draft, bool, float]:
+    """(the best draft, whether time sufficed, what no plan of all pods is below as far as it was proved on the way)."""
     deadline = started + setting.options.deadline_s * 0.9
 
     def total() -> float:
         return deadline - clock()
 
     effort = setting.effort = Effort(total)
-    joint = _joint(setting) if _search_s(setting.options) > 0 else None
+    searched = _search_s(setting.options) > 0
+    whole = Joint.of(setting, [(c, c.demand) for c in setting.classes.classes]) if searched else None
+    joint = whole if whole is not None and _worthwhile(setting, whole) else None
     most, exact, together = _shares(setting.options, joint is not None)
     most *= min(1.0, max(_MANY_PODS / max(len(setting.problem.pods), 1), 0.25))  # spread thin over many pods
 
@@ -185,10 +187,13 @@ def _best_draft(
     ways = programmes(setting)
     if len(ways) == 1:
         pods, search = len(setting.problem.pods), effort.budget(_search_s(setting.options))
+        proof = Proof.of(setting, _search_s(setting.options), small=whole is not None)
+        setting.near = proof.near
         draft, proved = _cheapest(attempt, ways[0], _homes(setting), pods, search), None
-        if joint is not None:
+        if joint is not None and (draft.unplaced or not proof.near(draft.cost)):
             draft, proved = joint.improve(draft, effort.budget(together))
-        if proved is None or draft.cost > proved * _PROVED:
+        proved = max(proved or 0.0, proof.least)
+        if draft.unplaced or (draft.cost > proved * _PROVED and not proof.near(draft.cost)):
             draft = _reworked(setting, draft)
         return draft, total() > 0, proved
     best: tuple[int, float] | None = None
@@ -201,7 +206,7 @@ def _best_draft(
         if total() < setting.options.deadline_s * 0.5:
             break
     draft = attempt(chosen, 1.0)
-    return _reworked(setting, draft), total() > 0, None
+    return _reworked(setting, draft), total() > 0, 0.0
 
 
 def _reworked(setting: Setting, draft: Draft) -> Draft:
@@ -278,15 +283,10 @@ def _homes(setting: Setting) -> list[int]:
     return [ANYWHERE, *range(cells)] if len(groups) > 1 and 2 <= cells <= _MOST_HOMES else [ANYWHERE]
 
 
-def _joint(setting: Setting) -> Joint | None:
-    """The program that decides all at once, where it is small, knows all there is and has more to decide than packing."""
-    joint = Joint.of(setting, [(c, c.demand) for c in setting.classes.classes])
-    if joint is None:
-        return None
+def _worthwhile(setting: Setting, joint: Joint) -> bool:
+    """Whether the program that decides all at once has more to decide than packing, and knows all there is."""
     limited = Limits(setting.columns, setting.hosts).any
-    if not (limited or joint.host_groups or any(k.spread for k in joint.kinds)):
-        return None
-    return joint if joint.knows_all() else None
+    return bool(limited or joint.host_groups or any(k.spread for k in joint.kinds)) and joint.knows_all()
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ class Honour:
 NONE = Honour()
 
 
+def _unproved(_cost: float) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Setting:
     """What every attempt at a problem shares."""
@@ -51,6 +55,8 @@ class Setting:
     minding: frozenset[int] = frozenset()
     """Classes that do not tolerate some soft taint of a pool or node, as far as preferences are looked at."""
     effort: Effort = field(default_factory=Effort)
+    near: Callable[[float], bool] = _unproved
+    """Whether a plan of all pods that costs so much is as good as the cheapest, as far as is proved."""
 
 
 @dataclass(slots=True)
