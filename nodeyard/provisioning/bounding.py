@@ -27,6 +27,7 @@ from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.setting import Setting
+from nodeyard.provisioning.tiers import buyable
 from nodeyard.scheduling.topology import TermKind
 
 _CLOSE = 1.0031
@@ -83,8 +84,10 @@ def _relaxed(setting: Setting, first: Field, kinds: list[Kind], shares: Shares) 
     allowed: list[Bools] = []
     on_hosts: list[Bools] = []
     of: list[int] = []
+    bought = buyable(setting, first)
     for i, kind in enumerate(kinds):
         hosts, columns = open_to(setting, first, kind.one)
+        columns &= bought
         tied, key, codes = _tied(first, kind)
         if tied > 0:
             for code in codes:

@@ -30,6 +30,7 @@ from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.pattern_program import Model, Spread
 from nodeyard.provisioning.patterns import Answer, PatternSolver
 from nodeyard.provisioning.setting import Draft, Setting
+from nodeyard.provisioning.tiers import buyable
 from nodeyard.scheduling.topology import TermKind
 
 _MOST_CLASSES = 400
@@ -59,7 +60,8 @@ class Joint:
             self.lots += [(i, cell) for cell in range(self.cells.count)] if kind.spread else [(i, -1)]
         both = [open_to(setting, first, k.one) for k in kinds]
         self.on_hosts = np.array([hosts for hosts, _ in both])
-        self.on_columns = [columns for _, columns in both]
+        bought = buyable(setting, first)
+        self.on_columns = [columns & bought for _, columns in both]
         self.shares: Shares = shares_of(setting, first, kinds, _MOST_SHARES)
         self.host_groups = self._host_groups()
         self.spread_terms: set[int] = set()
