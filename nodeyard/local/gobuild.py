@@ -48,7 +48,8 @@ class GoModule:
 
 
 def _kubernetes_stamps() -> tuple[str, ...]:
-    major, minor = KUBERNETES.split(".")[:2]
+    major, _, rest = KUBERNETES.partition(".")
+    minor = rest.partition(".")[0]
     values = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
     return tuple(f"{package}.{key}={value}" for package in packages for key, value in values.items())

@@ -30,7 +30,8 @@ from nodeyard.provisioning.setting import Setting
 from nodeyard.provisioning.tiers import buyable
 from nodeyard.scheduling.topology import TermKind
 
-_CLOSE = 1.0031
+CLOSE = 1.0031
+"""A plan within so much of what is proved is not worth proving more of."""
 _CLOSE_OF_MANY = 1.02
 _FEW_PODS = 1_500
 _MOST_SHARES = 24
@@ -74,7 +75,7 @@ def bound_of(
 
 def _close_enough(placed: Sequence[tuple[PodClass, int]]) -> float:
     """How near the relaxation must be for no more to be asked; of many pods it is near by itself."""
-    return _CLOSE if sum(many for _, many in placed) <= _FEW_PODS else _CLOSE_OF_MANY
+    return CLOSE if sum(many for _, many in placed) <= _FEW_PODS else _CLOSE_OF_MANY
 
 
 # --- the relaxation ---------------------------------------------------------------------------------------------------

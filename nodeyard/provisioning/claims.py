@@ -30,7 +30,7 @@ LAUNCH_RECORD: Final = "nodeyard.dev/launch"
 DISRUPTION_GROUP: Final = "disruption"
 """The group of replacement claims: their epoch is the reallocator's lease's, not a planner's."""
 _NAME_LIMIT: Final = 63
-_RESOLVED_LATER: Final = frozenset(
+RESOLVED_LATER: Final = frozenset(
     {
         keys.INSTANCE_TYPE,
         keys.ZONE,
@@ -42,6 +42,7 @@ _RESOLVED_LATER: Final = frozenset(
         keys.HOSTNAME,
     }
 )
+"""Labels that depend on what is launched."""
 T = TypeVar("T")
 
 
@@ -138,7 +139,7 @@ def _labels(node: PlannedNode, pool: Pool) -> dict[str, str]:
     stamped = {
         k: v
         for k, v in node.labels.items()
-        if k not in _RESOLVED_LATER and not k.startswith(f"{keys.AWS_GROUP}/")
+        if k not in RESOLVED_LATER and not k.startswith(f"{keys.AWS_GROUP}/")
     }
     out = {**stamped, **pool.labels, **pool_labels(pool.key)}
     if pool.node_class.kind == "EC2NodeClass":

@@ -9,6 +9,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.placement import Placement
 from nodeyard.cloudprovider.model import InstanceType
+from nodeyard.provisioning.claims import RESOLVED_LATER
 from nodeyard.provisioning.launches import SHARED, Launched
 from nodeyard.provisioning.reserved_launches import reservation_labels
 
@@ -35,21 +36,11 @@ def resolved_labels(launched: Launched, instance_type: InstanceType | None, regi
     return {**single, **({keys.ZONE_ID: zone_id} if zone_id else {}), **out}
 
 
-_LABELS_OF_A_LAUNCH: Final = frozenset(
-    {
-        keys.INSTANCE_TYPE,
-        keys.ZONE,
-        keys.ZONE_ID,
-        keys.REGION,
-        keys.CAPACITY_TYPE,
-        keys.ARCH,
-        keys.OS,
-        keys.HOSTNAME,
-        keys.RESERVATION_ID,
-        keys.RESERVATION_TYPE,
-        keys.RESERVATION_INTERRUPTIBLE,
-    }
-)
+_LABELS_OF_A_LAUNCH: Final = RESOLVED_LATER | {
+    keys.RESERVATION_ID,
+    keys.RESERVATION_TYPE,
+    keys.RESERVATION_INTERRUPTIBLE,
+}
 
 
 def boot_labels(claim: NodeClaim, capacity_type: str) -> dict[str, str]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nodeyard.provisioning.bounding import bound_of
+from nodeyard.provisioning.bounding import CLOSE, bound_of
 from nodeyard.provisioning.setting import Setting
 
-_NEAR = 1.0031
-"""A plan is as good as the cheapest with so much of what is proved; a little more than `bounding` stops at."""
 _CHEAPER = 0.995
 """A question about a plan that is not cheaper than the last one asked about by this much would get the same answer."""
 _MOST_S, _SHARE = 0.6, 0.15
@@ -44,11 +42,11 @@ class Proof:
 
     def near(self, cost: float) -> bool:
         """Whether a plan of all pods that costs so much is as good as the cheapest."""
-        if cost > self.least * _NEAR and cost < self.asked * _CHEAPER and self.left_s > 0:
+        if cost > self.least * CLOSE and cost < self.asked * _CHEAPER and self.left_s > 0:
             self.asked, effort = cost, self.setting.effort
             begin, placed = effort.seconds, [(c, c.demand) for c in self.setting.classes.classes]
             found = bound_of(self.setting, placed, cost, effort.budget(self.left_s))
             self.least = max(self.least, found.value)
             self.left_s -= max(effort.seconds - begin, _LEAST_S)
             effort.seconds = begin  # no search is shorter for it
-        return cost <= self.least * _NEAR
+        return cost <= self.least * CLOSE

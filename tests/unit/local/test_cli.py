@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,18 @@ def test_kind_without_docker_is_one_clear_line(tmp_path: Path, monkeypatch: pyte
     assert result.exit_code == 1
     assert "error: --kind needs docker" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("wanted", ["latest", "1", "1.29.0"])
+def test_a_kubernetes_that_can_not_be_is_one_clear_line(wanted: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from nodeyard.cli.main import app; app()", "local", "fetch"],
+        env={**os.environ, "NODEYARD_KUBERNETES": wanted},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: NODEYARD_KUBERNETES={wanted}: ")
