@@ -57,9 +57,21 @@ class _Overlay:
         self.until = until
         """Monotonic time."""
 
-    def passed_by(self, resource_version: str) -> bool:
+    def passed_by(self, shown: Any | None, resource_version: str) -> bool:
+        """Whether the stream, which shows the object so, has got to the write or beyond it."""
         ours, theirs = _number(self.change.resource_version), _number(resource_version)
-        return ours is None or theirs is None or theirs >= ours
+        if ours is None:
+            return not self._binds(shown)
+        return theirs is None or theirs >= ours
+
+    def _binds(self, shown: Any | None) -> bool:
+        """Whether this is a binding that the stream does not show yet. The API answers a binding without a version, and
+        nothing undoes one: what shows the pod unbound is older, such as what the kube-scheduler said of it.
+        """
+        bound = self.change.value
+        if self.change.kind is not Kind.POD or bound is None or shown is None:
+            return False
+        return bool(bound.node) and shown.uid == bound.uid and not shown.node
 
 
 class ClusterFeed:
@@ -133,7 +145,8 @@ class ClusterFeed:
     def overlay(self, change: Change) -> None:
         """Shows a write of ours: the object as the API server answered it, or None as the value where it is gone.
 
-        Give the change the answer's resourceVersion; without one it holds until the object's next change.
+        Give the change the answer's resourceVersion; without one it holds until the object's next change, and a pod's
+        binding until the stream shows the pod bound.
         """
         identity = (change.kind, change.key)
         known = self._overlays.get(identity)
@@ -229,7 +242,7 @@ class ClusterFeed:
         for identity, overlay in list(self._overlays.items()):
             overlay.under = self._store.get(*identity)
             shown = getattr(overlay.under, "resource_version", "")
-            if overlay.under is not None and overlay.passed_by(shown):
+            if overlay.under is not None and overlay.passed_by(overlay.under, shown):
                 del self._overlays[identity]
             else:
                 self._show(overlay)
@@ -250,7 +263,7 @@ class ClusterFeed:
         overlay = self._overlays.get(identity)
         if overlay is None:
             return False
-        if overlay.passed_by(change.resource_version):
+        if overlay.passed_by(change.value, change.resource_version):
             del self._overlays[identity]
             return False
         overlay.under = change.value

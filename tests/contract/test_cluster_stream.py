@@ -354,6 +354,24 @@ async def test_an_own_write_that_is_gone_again_before_the_stream_saw_it_disappea
     assert "other" in feed.snapshot().claims
 
 
+async def test_a_pod_that_was_bound_stays_so_whatever_the_scheduler_said_of_it_before(stage: Stage) -> None:
+    stage.pod(1)
+    feed = await stage.feed(await stage.watcher())
+    await until(lambda: feed.synced)
+    (pod,) = feed.snapshot().pods.values()
+    feed.overlay(Change(Kind.POD, pod.key, msgspec.structs.replace(pod, node="n1", unschedulable=False)))
+    stage.pod(1, version=2)  # refused by the kube-scheduler a moment before it was bound
+    stage.pod(2)
+    await until(lambda: len(feed.snapshot().pods) == 2)
+    assert feed.snapshot().pods[pod.key].node == "n1"
+    assert pod.key in feed.snapshot().pods_on["n1"]
+    stage.pod(1, node="n1", version=3)
+    await until(lambda: feed.snapshot().pods[pod.key].resource_version != pod.resource_version)
+    assert feed.snapshot().pods[pod.key].node == "n1"
+    stage.api.delete(paths.pods(), pod.name)
+    await until(lambda: pod.key not in feed.snapshot().pods)
+
+
 async def test_an_own_write_survives_a_new_snapshot_that_lacks_it(stage: Stage) -> None:
     first = await stage.watcher("one")
     feed = await stage.feed(first)
