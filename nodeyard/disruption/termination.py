@@ -26,7 +26,6 @@ VOLUMES_DETACHED: Final = "VolumesDetached"
 MIN_DRAIN_S: Final = 5.0
 """A drain lasts at least this long, so that load balancers and late bindings are seen."""
 POLL_S: Final = 1.0
-INSTANCE_POLL_S: Final = 5.0
 
 
 class InstanceState(enum.StrEnum):
@@ -231,7 +230,7 @@ def _take_down_instance(facts: Facts) -> Step:
             if claim is not None and not claim.is_true(INSTANCE_TERMINATING):
                 condition = Condition(INSTANCE_TERMINATING, "True", INSTANCE_TERMINATING)
                 return Step(Do.SET_CONDITIONS, conditions=(condition,))
-            return Step(Do.WAIT, "the instance is shutting down", INSTANCE_POLL_S)
+            return Step(Do.WAIT, "the instance is shutting down", POLL_S)
 
 
 def _finish(facts: Facts) -> Step:

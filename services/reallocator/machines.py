@@ -7,17 +7,21 @@ Source: Karpenter documentation, "Settings" (batching of DescribeInstances and T
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from nodeyard.cloudprovider.errors import CloudError
 from nodeyard.disruption.collection import Instance
-from nodeyard.disruption.termination import INSTANCE_POLL_S, InstanceState
+from nodeyard.disruption.termination import InstanceState
 from nodeyard.runtime.clock import Clock
 from services.reallocator.ports import Machines
 
 T = TypeVar("T")
 _WINDOW_S: Final = 0.1
-_MEMORY_S: Final = {InstanceState.UP: 1.0, InstanceState.STOPPING: INSTANCE_POLL_S, InstanceState.GONE: 60.0}
+_MEMORY_S: Final = {InstanceState.UP: 1.0, InstanceState.GONE: 60.0}
+_STOPPING_S: Final = (0.5, 5.0)
+"""One that shuts down is asked about after this long at the soonest and at the latest, in between after half as long as
+it has been shutting down so far: most take half a minute, but some no time at all.
+"""
 _REMEMBERED: Final = 5_000
 
 
@@ -57,6 +61,20 @@ class Merged(Generic[T]):
                 future.set_result(answers.get(key))
 
 
+class _Known(NamedTuple):
+    """An answer, when it came, and since when it has been the same."""
+
+    state: InstanceState
+    at: float
+    since: float
+
+    def fresh_for_s(self) -> float:
+        if self.state is not InstanceState.STOPPING:
+            return _MEMORY_S[self.state]
+        soonest_s, latest_s = _STOPPING_S
+        return min(max((self.at - self.since) / 2, soonest_s), latest_s)
+
+
 class InstanceBook:
     """What became of instances, and their end. Every method raises CloudError."""
 
@@ -65,14 +83,14 @@ class InstanceBook:
         self._clock = clock
         self._describe: Merged[Instance] = Merged(machines.describe, clock)
         self._terminate: Merged[bool] = Merged(self._end, clock)
-        self._known: dict[str, tuple[float, InstanceState]] = {}
+        self._known: dict[str, _Known] = {}
 
     async def state(self, instance_id: str, *, ours_only: bool) -> InstanceState:
         """Its state now or a moment ago. `ours_only`: one without this cluster's tag is FOREIGN."""
         now = self._clock.monotonic()
         known = self._known.get(instance_id)
-        if known is not None and now - known[0] < _MEMORY_S[known[1]] and not ours_only:
-            return known[1]
+        if known is not None and now - known.at < known.fresh_for_s() and not ours_only:
+            return known.state
         found = await self._describe.ask(instance_id)
         if found is not None and ours_only and found.cluster_uid != self._machines.cluster_uid:
             return InstanceState.FOREIGN
@@ -88,8 +106,9 @@ class InstanceBook:
         return dict.fromkeys(ids, True)
 
     def _remember(self, instance_id: str, state: InstanceState) -> InstanceState:
-        self._known.pop(instance_id, None)
-        self._known[instance_id] = (self._clock.monotonic(), state)
+        known, now = self._known.pop(instance_id, None), self._clock.monotonic()
+        since = known.since if known is not None and known.state is state else now
+        self._known[instance_id] = _Known(state, now, since)
         while len(self._known) > _REMEMBERED:
             self._known.pop(next(iter(self._known)))
         return state
