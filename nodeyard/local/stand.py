@@ -30,7 +30,7 @@ from nodeyard.local.errors import StandError
 from nodeyard.local.kind import KindCluster
 from nodeyard.local.kubeapi import KubeApi
 from nodeyard.local.ports import LOOPBACK, free_port
-from nodeyard.local.probe import responds, succeeds
+from nodeyard.local.probe import ask, responds, succeeds
 from nodeyard.local.processes import Processes, is_running
 from nodeyard.local.progress import Progress, silent
 from nodeyard.local.redisserver import RedisServer
@@ -251,7 +251,7 @@ class Stand:
     def _account_is_ours(self) -> bool:
         record = self.processes.record(_ACCOUNT)
         try:
-            answer = httpx.get(f"{self.account_url}/healthz", timeout=2.0, trust_env=False)
+            answer = ask(f"{self.account_url}/healthz")
             return record is not None and answer.is_success and answer.json().get("pid") == record.pid
         except (httpx.HTTPError, ValueError):
             return False
