@@ -11,7 +11,8 @@ BIN := .venv/bin
 PROTOS := $(wildcard proto/nodeyard/rpc/v1/*.proto)
 HELM := $(HOME)/.cache/nodeyard/tools/helm
 PYTEST_ARGS ?=
-# Two test files at a time: those on a real control plane mostly wait. A file's tests share its stand and keep their order.
+# Two test files at a time, the longest first (tests/conftest.py): so many processors a stand takes with its test. A
+# file's tests share its stand and keep their order.
 WORKERS ?= 2
 
 .PHONY: help setup demo down test unit test-aws helm lint types gen bench fmt
@@ -42,7 +43,7 @@ test: $(STAMP) ## all tests, those on a real control plane included
 	@echo "== the control plane's programs (built once, about 8 minutes on 2 cores)"
 	$(BIN)/nodeyard local fetch
 	@echo "== tests"
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --max-worker-restart 2 -m "not benchmark and not helm and not aws" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 2 -m "not benchmark and not helm and not aws" $(PYTEST_ARGS)
 
 unit: $(STAMP) ## only the tests that need no cluster
 	$(BIN)/pytest -m "not benchmark and not helm and not aws and not cluster" $(PYTEST_ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 from collections.abc import Generator
+from typing import Final
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
@@ -19,8 +20,33 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 _LONGEST_TEARDOWN_S = 240.0
+_LONGEST_FIRST: Final = (
+    "tests/e2e/test_kills.py",
+    "tests/e2e/test_kills_on_the_side.py",
+    "tests/e2e/test_reallocator.py",
+    "tests/e2e/test_protections.py",
+    "tests/e2e/test_placing.py",
+    "tests/e2e/test_main_job.py",
+    "tests/e2e/test_spot.py",
+    "tests/e2e/",
+    "tests/integration/",
+    "tests/contract/",
+    "tests/property/",
+    "tests/",
+)
+"""Files and directories in the order of what a file takes, about."""
 
 __all__ = ["control_plane", "kube", "make_stand", "module_stand", "namespace"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several workers share the files, those that take long go first, so that all workers end together."""
+    if hasattr(config, "workerinput"):
+        items.sort(
+            key=lambda item: next(
+                n for n, start in enumerate(_LONGEST_FIRST) if item.nodeid.startswith(start)
+            )
+        )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

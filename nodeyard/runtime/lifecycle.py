@@ -92,18 +92,26 @@ def run_service(
 def kill_point(name: str, environ: Mapping[str, str] = os.environ) -> None:
     """Kills this process with SIGKILL where NODEYARD_KILL_POINT says so; otherwise does nothing.
 
-    The variable is `<name>` (the first passing) or `<name>:<n>` (the n-th). It exists for the fault suite, which
-    checks that a service may die before and after each of its outside writes.
+    The variable is `<name>` (the first passing) or `<name>:<n>` (the n-th); or `@<path>` of a file that says it from
+    the moment it is there, and of which the process that dies disposes first, so that of several only one dies. It
+    exists for the fault suite, which checks that a service may die before and after each of its outside writes.
     """
     wanted = environ.get("NODEYARD_KILL_POINT")
     if not wanted:
         return
-    point, _, count = wanted.partition(":")
-    if point != name:
+    file = Path(wanted[1:]) if wanted.startswith("@") else None
+    try:
+        point, _, count = (file.read_text() if file else wanted).partition(":")
+        if point != name:
+            return
+        _passed[name] = _passed.get(name, 0) + 1
+        if _passed[name] < int(count or "1"):
+            return
+        if file:
+            file.unlink()
+    except FileNotFoundError:  # nobody is to die now, or another does
         return
-    _passed[name] = _passed.get(name, 0) + 1
-    if _passed[name] >= int(count or "1"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 _passed: dict[str, int] = {}

@@ -15,12 +15,14 @@ YardFactory = Callable[..., Yard]
 
 
 @pytest.fixture(scope="module")
-def make_yard(module_stand: StandFactory) -> Iterator[YardFactory]:
+def make_yard(module_stand: StandFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[YardFactory]:
     """Starts a stand with all services ready; takes the fields of `Options` as arguments."""
     with ExitStack() as stack:
 
         def start(**options: Any) -> Yard:
-            yard = Yard(module_stand(**{"replicas": 2, **options}))
+            kill_point = tmp_path_factory.mktemp("deaths") / "point"
+            settings = {"NODEYARD_KILL_POINT": f"@{kill_point}", **options.pop("settings", {})}
+            yard = Yard(module_stand(**{"replicas": 2, **options, "settings": settings}), kill_point)
             stack.callback(yard.close)
             yard.wait_ready()
             return yard
@@ -30,7 +32,9 @@ def make_yard(module_stand: StandFactory) -> Iterator[YardFactory]:
 
 @pytest.fixture(scope="module")
 def lone_yard(make_yard: YardFactory) -> Yard:
-    """One replica of each service, so that the one to die is known; hasty, and with a short memory."""
+    """One replica of each service, so that what the one that dies leaves behind waits for the next; hasty, and with a
+    short memory.
+    """
     yard = make_yard(
         replicas=1,
         settings={
@@ -40,6 +44,8 @@ def lone_yard(make_yard: YardFactory) -> Yard:
             "NODEYARD_LEASE_TTL": "2s",
             "NODEYARD_REFUSAL_TTL": "2s",
             "NODEYARD_NO_RETURN": "0s",
+            "NODEYARD_GC_INTERVAL": "5s",
+            "NODEYARD_EC2_CONSISTENCY_LAG": "5s",  # the account shows at once what it made
         },
     )
     yard.apply(node_class(), node_pool())

@@ -12,7 +12,6 @@ from tests.support.yard import (
     CLAIMS,
     CLASSES,
     CLUSTER_UID,
-    DEPLOYMENTS,
     NODEPOOLS,
     Yard,
     apart,
@@ -72,8 +71,7 @@ def test_a_new_pool_and_its_class_become_usable_though_the_allocator_dies_over_t
     lone_yard.wait_running("web", 1)
     lone_yard.wait_settled()
     assert lone_yard.launched() - before == 1
-    lone_yard.kube.delete(DEPLOYMENTS)
-    lone_yard.wait_gone()
+    lone_yard.clear()
     for path in (f"{NODEPOOLS}/{name}", f"{CLASSES}/{name}"):
         lone_yard.kube.delete(path)
 
@@ -88,7 +86,7 @@ def test_instances_launched_together_are_tagged_in_the_end(lone_yard: Yard, poin
     assert len(ids) == 5
 
     def of_claims() -> set[str]:
-        found = lone_yard.ec2().describe_tags(
+        found = lone_yard.aws.ec2.describe_tags(
             Filters=[
                 {"Name": "resource-id", "Values": ids},
                 {"Name": "key", "Values": ["karpenter.sh/nodeclaim"]},
@@ -98,8 +96,7 @@ def test_instances_launched_together_are_tagged_in_the_end(lone_yard: Yard, poin
 
     names = {claim["metadata"]["name"] for claim in lone_yard.claims()}
     eventually(lambda: of_claims() == names, within_s=150)
-    lone_yard.kube.delete(DEPLOYMENTS)
-    lone_yard.wait_gone()
+    lone_yard.clear()
 
 
 @pytest.mark.parametrize("point", around("reallocator", "evict"))
@@ -114,8 +111,7 @@ def test_pods_of_a_deleted_claim_move_though_the_reallocator_dies_over_them(
     eventually(lambda: not old & {claim["metadata"]["name"] for claim in lone_yard.claims()}, within_s=150)
     lone_yard.wait_running("web", 3)
     lone_yard.wait_settled()
-    lone_yard.kube.delete(DEPLOYMENTS)
-    lone_yard.wait_gone()
+    lone_yard.clear()
 
 
 @pytest.mark.parametrize("point", around("reallocator", "annotate-claim", "delete-pod"))
@@ -133,8 +129,7 @@ def test_a_grace_period_ends_a_drain_though_the_reallocator_dies_over_it(lone_ya
     eventually(lambda: old not in {claim["metadata"]["name"] for claim in lone_yard.claims()}, within_s=150)
     lone_yard.wait_running("kept", 1)
     lone_yard.wait_settled()
-    lone_yard.kube.delete(DEPLOYMENTS)
-    lone_yard.wait_gone()
+    lone_yard.clear()
     lone_yard.kube.delete(f"{NODEPOOLS}/brief")
 
 
@@ -143,7 +138,7 @@ def test_an_instance_of_nobody_is_collected_though_the_reallocator_dies_over_it(
     lone_yard: Yard, point: str
 ) -> None:
     uid = lone_yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
-    ec2 = lone_yard.ec2()
+    ec2 = lone_yard.aws.ec2
     with doomed(lone_yard, point):
         made = ec2.run_instances(
             ImageId=ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"],
@@ -196,7 +191,5 @@ def test_a_node_that_stays_after_all_is_made_usable_though_the_reallocator_dies_
         lambda: nodes_of_claims() == [name], within_s=90
     )  # the replacement that failed may still be going
     lone_yard.dial("DELETE", "capacity")
-    lone_yard.kube.delete(DEPLOYMENTS)
-    lone_yard.kube.delete(CLAIMS)
-    lone_yard.wait_gone()
+    lone_yard.clear()
     lone_yard.kube.delete(f"{NODEPOOLS}/roomy")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.e2e.conftest import YardFactory
@@ -13,6 +12,7 @@ from tests.support.cluster import condition, eventually
 from tests.support.yard import (
     CLASSES,
     CLUSTER_UID,
+    DEPLOYMENTS,
     NODEPOOLS,
     PROVISIONERS,
     TEMPLATES,
@@ -47,11 +47,10 @@ def yard(make_yard: YardFactory) -> Yard:
 @pytest.fixture(autouse=True)
 def _leave_nothing(yard: Yard) -> object:
     yield None
-    yard.kube.delete("/apis/apps/v1/namespaces/default/deployments")
-    yard.wait_gone()
+    yard.clear()
 
 
-def test_pending_pods_get_nodes_and_run(yard: Yard) -> None:
+def test_pending_pods_get_nodes_and_run_and_the_nodes_go_with_them(yard: Yard) -> None:
     yard.apply(deployment("web", 20, nodeSelector={"karpenter.sh/nodepool": "general"}))
     yard.wait_running("web", 20)
     yard.wait_settled()
@@ -61,6 +60,8 @@ def test_pending_pods_get_nodes_and_run(yard: Yard) -> None:
         assert labels["karpenter.sh/nodepool"] == "general"
         assert labels["karpenter.sh/registered"] == labels["karpenter.sh/initialized"] == "true"
         assert not any(t["key"] == "karpenter.sh/unregistered" for t in node["spec"].get("taints") or [])
+    yard.kube.delete(DEPLOYMENTS)
+    yard.wait_gone()
 
 
 def test_a_provisioners_pods_get_on_demand_nodes_of_its_own(yard: Yard) -> None:
@@ -95,7 +96,7 @@ def test_a_provisioner_gets_its_nodes_by_the_node_template_it_refers_to(yard: Ya
             assert claim["spec"]["nodeClassRef"] == {
                 "group": "karpenter.k8s.aws", "kind": "AWSNodeTemplate", "name": "shared",
             }  # fmt: skip
-        tagged = yard.ec2().describe_instances(
+        tagged = yard.aws.ec2.describe_instances(
             Filters=[
                 {"Name": "tag:team", "Values": ["shop"]},
                 {"Name": "instance-state-name", "Values": ["pending", "running"]},
@@ -135,7 +136,7 @@ def test_a_dry_run_says_what_would_be_launched_and_launches_nothing(yard: Yard) 
 
     def nodes() -> list[dict[str, Any]]:
         url = f"{yard.stand.endpoint('admin').url}/v1/plan"
-        answer = httpx.post(url, json={"objects": [pod]}, timeout=60.0)
+        answer = yard.web.post(url, json={"objects": [pod]})
         return list(answer.json()["nodes"]) if answer.is_success else []
 
     (planned,) = eventually(nodes, within_s=120)  # a class that was just made is looked up first
@@ -212,7 +213,7 @@ def test_instances_carry_the_clusters_uid(yard: Yard) -> None:
     yard.apply(deployment("web", 1))
     yard.wait_running("web", 1)
     uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
-    (reservation,) = yard.ec2().describe_instances(
+    (reservation,) = yard.aws.ec2.describe_instances(
         Filters=[
             {"Name": f"tag:{CLUSTER_UID}", "Values": [uid]},
             {"Name": "instance-state-name", "Values": ["running"]},
@@ -261,7 +262,7 @@ def test_nothing_is_done_beside_a_karpenter_that_works(yard: Yard) -> None:
 
     def refusals() -> list[str]:
         replicas = [(s, r) for s in ("allocator", "reallocator") for r in range(2)]
-        answers = [httpx.get(f"{yard.stand.endpoint(s, r).url}/readyz", timeout=30.0) for s, r in replicas]
+        answers = [yard.web.get(f"{yard.stand.endpoint(s, r).url}/readyz") for s, r in replicas]
         return [a.text for a in answers if a.status_code == 503 and "Karpenter (karpenter-7d9f" in a.text]
 
     eventually(lambda: len(refusals()) == 4, within_s=120)

@@ -14,7 +14,6 @@ import pytest
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
 from tests.support.yard import (
-    DEPLOYMENTS,
     EVENTS,
     PODS,
     Yard,
@@ -58,8 +57,7 @@ def yard(make_yard: YardFactory, request: pytest.FixtureRequest) -> Yard:
 def _leave_nothing(yard: Yard) -> object:
     yield None
     yard.dial("DELETE", "")
-    yard.kube.delete(DEPLOYMENTS)
-    yard.wait_gone()
+    yard.clear()
 
 
 def planned_places(yard: Yard) -> dict[str, str]:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from nodeyard.local.kubeapi import KubeError
@@ -100,9 +99,7 @@ def stays_until(yard: Yard, node: dict[str, Any], end: datetime) -> None:
 
 
 def stopped_by(yard: Yard, node: dict[str, Any]) -> list[str]:
-    answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
-    found = {p["node"]: p for p in answer.json()} if answer.is_success else {}
-    return [b["rule"] for b in found.get(node["metadata"]["name"], {}).get("blocks", [])]
+    return [b["rule"] for b in yard.proposal(node["metadata"]["name"]).get("blocks", [])]
 
 
 def said(yard: Yard, reason: str) -> list[str]:

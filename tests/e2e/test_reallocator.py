@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import boto3
-import httpx
 import pytest
 
 from tests.e2e.conftest import YardFactory
@@ -19,6 +16,7 @@ from tests.support.yard import (
     PROVISIONERS,
     Yard,
     deployment,
+    doomed,
     node_class,
     node_pool,
     provisioner,
@@ -143,17 +141,8 @@ def test_an_oversized_node_is_replaced_by_a_cheaper_one_that_is_there_first(yard
 def test_a_replacement_under_way_survives_the_replica_that_began_it(yard: Yard, point: str) -> None:
     old = oversized(yard)
     before = yard.launched()
-    for replica in (0, 1):
-        yard.stand.kill_service("reallocator", replica, signal.SIGTERM)
-    try:
-        yard.stand.start_service("reallocator", 0, {"NODEYARD_KILL_POINT": f"reallocator.{point}"})
-        eventually(lambda: yard.stand.ready("reallocator", 0), within_s=120)
+    with doomed(yard, f"reallocator.{point}"):
         pool(yard, disruption=UNDERUTILIZED)
-        yard.stand.processes.wait_gone("reallocator-0", timeout_s=150)
-    finally:  # whatever came of it: the tests after this one need the service
-        yard.stand.processes.stop(["reallocator-0"])
-        for replica in (0, 1):
-            yard.stand.start_service("reallocator", replica)
     eventually(lambda: old not in {n["metadata"]["name"] for n in yard.nodes()}, within_s=120)
     yard.wait_running("web", 1)
     yard.wait_settled()
@@ -306,33 +295,26 @@ def test_a_provisioners_empty_node_goes_after_its_seconds(yard: Yard) -> None:
     yard.wait_gone()
 
 
-def ec2(yard: Yard) -> Any:
-    return boto3.client(
-        "ec2", endpoint_url=yard.stand.account_url, region_name="eu-west-1",
-        aws_access_key_id="testing", aws_secret_access_key="testing",
-    )  # fmt: skip
-
-
 def test_an_instance_that_no_claim_stands_for_is_terminated(yard: Yard) -> None:
     uid = yard.kube.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
     tags = [{"Key": "nodeyard.dev/cluster-uid", "Value": uid}]
     foreign = [{"Key": "nodeyard.dev/cluster-uid", "Value": "another"}]
     made = []
     for each in (tags, foreign):
-        answer = ec2(yard).run_instances(
-            ImageId=ec2(yard).describe_images(Owners=["amazon"])["Images"][0]["ImageId"],
+        answer = yard.aws.ec2.run_instances(
+            ImageId=yard.aws.ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"],
             InstanceType="m5.large", MinCount=1, MaxCount=1,
             TagSpecifications=[{"ResourceType": "instance", "Tags": each}],
         )  # fmt: skip
         made.append(answer["Instances"][0]["InstanceId"])
 
     def state(id_: str) -> str:
-        (reservation,) = ec2(yard).describe_instances(InstanceIds=[id_])["Reservations"]
+        (reservation,) = yard.aws.ec2.describe_instances(InstanceIds=[id_])["Reservations"]
         return str(reservation["Instances"][0]["State"]["Name"])
 
     eventually(lambda: state(made[0]) in ("shutting-down", "terminated"), within_s=120)
     assert state(made[1]) in ("pending", "running")
-    ec2(yard).terminate_instances(InstanceIds=[made[1]])
+    yard.aws.ec2.terminate_instances(InstanceIds=[made[1]])
 
 
 def test_a_claim_whose_instance_vanished_goes_and_its_pods_get_another(yard: Yard) -> None:
@@ -341,17 +323,10 @@ def test_a_claim_whose_instance_vanished_goes_and_its_pods_get_another(yard: Yar
     yard.wait_running("web", 1)
     yard.wait_settled()
     (claim,) = yard.claims()
-    ec2(yard).terminate_instances(InstanceIds=[claim["status"]["providerID"].rpartition("/")[2]])
+    yard.aws.ec2.terminate_instances(InstanceIds=[claim["status"]["providerID"].rpartition("/")[2]])
     name = claim["metadata"]["name"]
     eventually(lambda: name not in {c["metadata"]["name"] for c in yard.claims()}, within_s=120)
     yard.wait_running("web", 1)
-
-
-def proposed(yard: Yard, node: str) -> dict[str, Any]:
-    """What would be done with the node; nothing where nobody can say now."""
-    answer = httpx.get(f"{yard.stand.endpoint('admin').url}/v1/proposals", timeout=30.0)
-    found = {p["node"]: p for p in answer.json()} if answer.is_success else {}
-    return found.get(node, {})
 
 
 def test_proposals_say_what_would_be_replaced_and_what_stops_it(yard: Yard) -> None:
@@ -359,7 +334,7 @@ def test_proposals_say_what_would_be_replaced_and_what_stops_it(yard: Yard) -> N
     pool(yard, disruption={**UNDERUTILIZED, "budgets": [{"nodes": "0"}]})
 
     def told() -> dict[str, Any]:
-        proposal = proposed(yard, old)
+        proposal = yard.proposal(old)
         stops = [b["rule"] for b in proposal.get("blocks", [])]
         return proposal if "Budget" in stops and proposal["action"] == "Replace" else {}
 
@@ -400,7 +375,7 @@ def test_drift_waits_for_a_blocking_budget_where_nothing_bounds_the_drain(yard: 
     old, claim = guarded(yard)
 
     def held_by_the_budget() -> bool:
-        proposal = proposed(yard, old)
+        proposal = yard.proposal(old)
         stops = [b["rule"] for b in proposal.get("blocks", [])]
         return proposal.get("reason") == "Drifted" and "PodDisruptionBudget" in stops
 

@@ -11,7 +11,6 @@ from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
 from tests.support.yard import (
     CLAIMS,
-    DEPLOYMENTS,
     Json,
     Yard,
     apart,
@@ -71,8 +70,7 @@ def alone(name: str) -> Json:
 
 
 def test_while_redis_is_away_only_what_is_under_way_goes_on(yard: Yard) -> None:
-    yard.kube.delete(DEPLOYMENTS)
-    yard.wait_gone()
+    yard.clear()
     launched_before = yard.launched()
     yard.apply(own_claim("leaving", "m5.large"))
     eventually(lambda: len(yard.nodes()) == 1, within_s=120)
@@ -96,6 +94,4 @@ def test_while_redis_is_away_only_what_is_under_way_goes_on(yard: Yard) -> None:
     yard.wait_running("new", 1)
     yard.wait_settled()
     assert yard.launched() == launched_before + 4
-    yard.kube.delete(DEPLOYMENTS)
-    yard.kube.delete(CLAIMS)
-    yard.wait_gone()
+    yard.clear()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
-import boto3
-import httpx
 import pytest
 
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
-from tests.support.yard import CLAIMS, NODEPOOLS, Yard, deployment, node_class, node_pool
+from tests.support.yard import CLAIMS, NODEPOOLS, Yard, deployment, doomed, node_class, node_pool
 
 pytestmark = pytest.mark.cluster
 
@@ -68,13 +65,6 @@ def on_spot(yard: Yard, replicas: int = 3) -> tuple[dict[str, Any], str]:
     return claim, str(claim["status"]["providerID"].rpartition("/")[2])
 
 
-def client(yard: Yard, service: str) -> Any:
-    return boto3.client(
-        service, endpoint_url=yard.stand.account_url, region_name="eu-west-1",
-        aws_access_key_id="testing", aws_secret_access_key="testing",
-    )  # fmt: skip
-
-
 def pool_of(claim: dict[str, Any]) -> tuple[str, str]:
     labels = claim["metadata"]["labels"]
     return labels["node.kubernetes.io/instance-type"], labels["topology.kubernetes.io/zone"]
@@ -82,7 +72,7 @@ def pool_of(claim: dict[str, Any]) -> tuple[str, str]:
 
 def offering(yard: Yard, pool: tuple[str, str]) -> dict[str, Any]:
     query = {"type": pool[0], "zone": pool[1], "capacity_type": "spot"}
-    answer = httpx.get(f"{yard.stand.endpoint('pricing').url}/v1/offerings", params=query)
+    answer = yard.web.get(f"{yard.stand.endpoint('pricing').url}/v1/offerings", params=query)
     (found,) = answer.raise_for_status().json()["offerings"]
     return dict(found)
 
@@ -93,8 +83,8 @@ def gone(yard: Yard, claim: dict[str, Any]) -> bool:
 
 def test_an_interrupted_node_is_drained_before_its_two_minutes_and_its_pods_run_elsewhere(yard: Yard) -> None:
     claim, instance = on_spot(yard)
-    queue = client(yard, "sqs").get_queue_url(QueueName="nodeyard")["QueueUrl"]
-    client(yard, "sqs").send_message(QueueUrl=queue, MessageBody="none of EC2's notices")
+    queue = yard.aws.of("sqs").get_queue_url(QueueName="nodeyard")["QueueUrl"]
+    yard.aws.of("sqs").send_message(QueueUrl=queue, MessageBody="none of EC2's notices")
     assert offering(yard, pool_of(claim))["available"]
     yard.dial("POST", "interrupt", {"instance_id": instance, "kind": "spot", "delay_seconds": WARNING_S})
     eventually(lambda: gone(yard, claim), within_s=WARNING_S)
@@ -102,7 +92,7 @@ def test_an_interrupted_node_is_drained_before_its_two_minutes_and_its_pods_run_
     (fresh,) = yard.claims()
     assert pool_of(fresh) != pool_of(claim)
     assert not offering(yard, pool_of(claim))["available"]
-    (reservation,) = client(yard, "ec2").describe_instances(InstanceIds=[instance])["Reservations"]
+    (reservation,) = yard.aws.ec2.describe_instances(InstanceIds=[instance])["Reservations"]
     assert reservation["Instances"][0]["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
 
     def told() -> bool:
@@ -130,17 +120,10 @@ def test_a_rebalance_recommendation_leaves_the_node_where_it_is(yard: Yard) -> N
 
 def test_an_interruption_is_acted_on_by_the_next_replica_when_one_dies_over_it(yard: Yard) -> None:
     claim, instance = on_spot(yard, 1)
-    yard.stand.kill_service("reallocator", 0, signal.SIGTERM)
-    try:
-        yard.stand.start_service("reallocator", 0, {"NODEYARD_KILL_POINT": "reallocator.before-interrupt"})
-        late = {"instance_id": instance, "kind": "spot", "delay_seconds": 600}
-        yard.dial("POST", "interrupt", late)
-        yard.stand.processes.wait_gone("reallocator-0", timeout_s=120)
-    finally:  # whatever came of it: the tests after this one need the service
-        yard.stand.processes.stop(["reallocator-0"])
-        yard.stand.start_service("reallocator", 0)
+    with doomed(yard, "reallocator.before-interrupt"):
+        yard.dial("POST", "interrupt", {"instance_id": instance, "kind": "spot", "delay_seconds": 600})
     eventually(lambda: gone(yard, claim), within_s=300)
-    (reservation,) = client(yard, "ec2").describe_instances(InstanceIds=[instance])["Reservations"]
+    (reservation,) = yard.aws.ec2.describe_instances(InstanceIds=[instance])["Reservations"]
     assert reservation["Instances"][0]["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
     yard.wait_running("web", 1)
 

@@ -71,7 +71,7 @@ def test_when_limits_bind_the_more_important_pods_are_placed() -> None:
     assert {u["reason"] for u in solved.report["unschedulable"]} == {"LimitsExceeded"}
 
 
-@UNHURRIED
+@settings(UNHURRIED, max_examples=20)
 @given(st.sampled_from(MIXABLE), st.sampled_from(MIXABLE), st.integers(0, 10**6))
 def test_kinds_of_constraint_mixed_in_one_plan_are_all_kept(first: str, second: str, seed: int) -> None:
     one, two = KINDS[first](seed), KINDS[second](seed + 1)

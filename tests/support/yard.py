@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 
 from nodeyard.local.kubeapi import KubeError
 from nodeyard.local.stand import Stand
+from tests.support.account import AwsClients
 from tests.support.cluster import condition, eventually
 
 Json = dict[str, Any]
@@ -141,17 +141,21 @@ def apart(name: str, replicas: int, requests: Mapping[str, str] | None = None, *
 
 class Yard:
     """What tests do with a stand. Waits end as soon as what they wait for is there, and are long enough for a machine
-    that has others to serve.
+    that has others to serve. `kill_point` is the file that the stand's services are told of (`doomed`).
     """
 
-    def __init__(self, stand: Stand) -> None:
+    def __init__(self, stand: Stand, kill_point: Path) -> None:
         self.stand = stand
+        self.kill_point = kill_point
         self.kube = stand.api()
-        self._web = httpx.Client(base_url=stand.account_url, timeout=30.0, trust_env=False)
+        self.aws = AwsClients(stand.account_url, retries=4)
+        # No connection is kept: whoever is at its other end may have died since.
+        none_kept = httpx.Limits(max_keepalive_connections=0)
+        self.web = httpx.Client(timeout=60.0, trust_env=False, limits=none_kept)
 
     def close(self) -> None:
         self.kube.close()
-        self._web.close()
+        self.web.close()
 
     # --- doing ---
     def apply(self, *manifests: Json) -> None:
@@ -162,9 +166,16 @@ class Yard:
 
     def dial(self, method: str, path: str, body: Json | None = None) -> Any:
         """Turns a dial of the simulated account, e.g. dial("POST", "capacity", {...})."""
-        answer = self._web.request(method, f"/dials/{path}", json=body)
+        answer = self.web.request(method, f"{self.stand.account_url}/dials/{path}", json=body)
         assert answer.is_success, answer.text
         return answer.json()
+
+    def clear(self) -> None:
+        """Takes away what runs and then the nodes that it ran on, which need not be found empty first."""
+        self.kube.delete(DEPLOYMENTS)
+        eventually(lambda: not self.items(PODS), within_s=120)
+        self.kube.delete(CLAIMS)
+        self.wait_gone()
 
     # --- looking ---
     def items(self, path: str) -> list[Json]:
@@ -204,20 +215,17 @@ class Yard:
         found: list[Json] = self.dial("GET", f"calls?action={action}")["calls"]
         return found
 
-    def ec2(self) -> Any:
-        """A client of the simulated account."""
-        return boto3.client(
-            "ec2", endpoint_url=self.stand.account_url, region_name="eu-west-1",
-            aws_access_key_id="testing", aws_secret_access_key="testing",
-        )  # fmt: skip
-
     def decisions(self, **query: Any) -> list[Json]:
-        answer = httpx.get(
-            f"{self.stand.endpoint('admin').url}/v1/decisions", params={"limit": 1000, **query}
-        )
-        answer.raise_for_status()
+        url = f"{self.stand.endpoint('admin').url}/v1/decisions"
+        answer = self.web.get(url, params={"limit": 1000, **query}).raise_for_status()
         found: list[Json] = answer.json()
         return found
+
+    def proposal(self, node: str) -> Json:
+        """What would be done with the node; nothing where nobody can say now."""
+        answer = self.web.get(f"{self.stand.endpoint('admin').url}/v1/proposals")
+        found: dict[str, Json] = {p["node"]: p for p in answer.json()} if answer.is_success else {}
+        return found.get(node, {})
 
     def refused_for_s(self, app: str, count: int) -> float:
         """How long the kube-scheduler has had no place for all of the app's pods; 0 before it says so of each."""
@@ -278,7 +286,7 @@ def around(service: str, *writes: str) -> list[str]:
 
 @contextmanager
 def doomed(yard: Yard, point: str) -> Iterator[None]:
-    """The only replica of its service dies at `point`; afterwards all have taken its place.
+    """A replica of the point's service, the first to pass it, dies there; afterwards another has taken its place.
 
     Nothing may be under way when it begins, else it dies of that, before the test has given it anything to do.
     """
@@ -286,14 +294,16 @@ def doomed(yard: Yard, point: str) -> Iterator[None]:
     eventually(lambda: not any("deletionTimestamp" in c["metadata"] for c in yard.claims()), within_s=120)
     yard.wait_initialized()
     yard.wait_settled()
-    for replica in range(stand.options.replicas):
-        stand.kill_service(service, replica, signal.SIGTERM)
+
+    def dead() -> list[int]:
+        replicas = range(stand.options.replicas)
+        return [r for r in replicas if not stand.processes.running(f"{service}-{r}")]
+
+    yard.kill_point.write_text(point)
     try:
-        stand.start_service(service, 0, {"NODEYARD_KILL_POINT": point})
-        eventually(lambda: stand.ready(service), within_s=120)
         yield
-        stand.processes.wait_gone(f"{service}-0", timeout_s=150)
+        eventually(dead, within_s=150)
     finally:  # whatever came of it: the tests after this one need the service
-        stand.processes.stop([f"{service}-0"])
-        for replica in range(stand.options.replicas):
+        yard.kill_point.unlink(missing_ok=True)
+        for replica in dead():
             stand.start_service(service, replica)

@@ -170,6 +170,45 @@ def test_a_kill_point_kills_at_the_wanted_passing_only(wanted: str, dies_at: int
     assert len(result.stdout.split()) == (dies_at - 1 if dies_at else 4)
 
 
+def test_a_kill_point_in_a_file_kills_one_process_from_the_moment_it_is_there(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom nodeyard.runtime.lifecycle import kill_point\n"
+        "print('up', flush=True)\n"
+        "for line in sys.stdin:\n    kill_point(line.strip())\n    print('alive', flush=True)\n"
+    )
+    point = tmp_path / "point"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env={"NODEYARD_KILL_POINT": f"@{point}", "PATH": ""},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+
+    def after(child: subprocess.Popen[str], passed: str) -> str:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(f"{passed}\n")
+        child.stdin.flush()
+        return child.stdout.readline().strip()
+
+    first, second = children
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "up\n"
+        assert after(first, "a.before") == "alive"
+        point.write_text("a.before")
+        assert after(first, "a.after") == "alive"
+        assert after(first, "a.before") == ""
+        assert first.wait(timeout=60) == -signal.SIGKILL
+        assert after(second, "a.before") == "alive"
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+
+
 def test_without_the_variable_a_kill_point_does_nothing() -> None:
     kill_point("a.before", {})
 
