@@ -2,7 +2,8 @@
 
 Looking at every pod of every node anew is most of a pass that finds nothing changed. `Burdens` keeps the sums; a node's
 are taken again only where one of its pods is another record than before. What time or a PodDisruptionBudget decides is
-not in them: such nodes are told apart (`plain` False) and looked at pod by pod. Neighbours: `candidates`, `outlook`.
+not in them: such nodes are told apart (`plain` False, `guarded`) and looked at pod by pod. What is found out about a node
+as a whole is kept here too. Neighbours: `candidates`, `outlook`, `renewal`, which ask.
 """
 
 from collections import Counter
@@ -13,8 +14,12 @@ from typing import Final
 import msgspec
 
 from nodeyard.api.pod import PodKey, PodRecord
+from nodeyard.api.pool import Pool
 from nodeyard.disruption.draining import drainable, tier
-from nodeyard.disruption.evictability import eviction_cost, must_move
+from nodeyard.disruption.drift import Drift
+from nodeyard.disruption.evictability import PodGuard, eviction_cost, must_move
+from nodeyard.disruption.model import Candidate
+from nodeyard.disruption.remembering import Remembered, without_status
 from nodeyard.state.cluster import Snapshot
 
 Owner = tuple[str, str, str]
@@ -40,28 +45,58 @@ class Burdens:
     """The burdens of one cluster's nodes. Not thread-safe."""
 
     def __init__(self) -> None:
+        self.candidates: Remembered[Candidate] = Remembered()
+        self.drifts: Remembered[Drift | None] = Remembered()
         self._known: dict[str, tuple[frozenset[PodKey], tuple[PodRecord, ...], Burden]] = {}
+        self._at: Snapshot | None = None
+        self._looked: dict[str, Burden] = {}
+        """What `_at`, the snapshot asked about last, comes to."""
+        self._counted: dict[str, Burden] = {}
+        self._replicas: Counter[Owner] = Counter()
+        """Of the nodes' burdens in `_counted`."""
+        self._selecting: tuple[object, ...] = ()
+        self._guard = PodGuard(Snapshot(), 0.0)
+        self._guarded: Remembered[bool] = Remembered()
+        self._pools: dict[str, Pool] = {}
 
     def of(self, snapshot: Snapshot, node: str) -> Burden:
         """The burden of a node's pods, as the snapshot has them."""
-        keys = snapshot.pods_on.get(node, _NOTHING)
-        now = tuple(map(snapshot.pods.__getitem__, keys))
-        known = self._known.get(node)
-        if known is not None and known[0] is keys and all(map(is_, known[1], now)):
-            return known[2]
-        burden = _burden(snapshot, node)
-        self._known[node] = keys, now, burden
-        return burden
+        if snapshot is not self._at:
+            self._turn_to(snapshot)
+        found = self._looked.get(node)
+        if found is None:
+            found = self._looked[node] = self._compared(snapshot, node)
+        return found
+
+    def guarded(self, snapshot: Snapshot, node: str) -> bool:
+        """Whether a PodDisruptionBudget selects a pod of the node."""
+        burden = self.of(snapshot, node)
+        return self._guarded.of(
+            node, (burden, self._selecting), (), lambda: any(map(self._guard.pdbs_of, burden.samples))
+        )
+
+    def pool(self, snapshot: Snapshot, key: str) -> Pool | None:
+        """The pool without its status: the same object for as long as nobody writes it anew."""
+        if snapshot is not self._at:
+            self._turn_to(snapshot)
+        return self._pools.get(key)
 
     def replicas(self, snapshot: Snapshot) -> Counter[Owner]:
         """How many pods each workload has, those on their way out not counted."""
-        found = Counter(
+        for node in snapshot.pods_on:
+            burden = self.of(snapshot, node)
+            if (before := self._counted.get(node)) is not burden:
+                self._count(before, burden)
+                self._counted[node] = burden
+        if len(self._counted) > len(snapshot.pods_on):
+            for node in [n for n in self._counted if n not in snapshot.pods_on]:
+                self._count(self._counted.pop(node), None)
+        found = self._replicas.copy()
+        found.update(
             owner_of(pod)
             for pod in snapshot.pods.values()
             if not (pod.node or pod.finished or pod.terminating)
         )
-        for node in snapshot.pods_on:
-            found.update(self.of(snapshot, node).replicas)
         return found
 
     @property
@@ -73,6 +108,42 @@ class Burdens:
         """Drops what is known of nodes that are no more."""
         if len(self._known) > len(snapshot.nodes):
             self._known = {n: known for n, known in self._known.items() if n in snapshot.nodes}
+        self.candidates.keep_only(snapshot.nodes)
+        self._guarded.keep_only(snapshot.nodes)
+        self.drifts.keep_only(snapshot.claims)
+
+    def _turn_to(self, snapshot: Snapshot) -> None:
+        """Another snapshot: nothing is taken for the same unseen."""
+        self._at, self._looked = snapshot, {}
+        selecting = tuple((p.key, p.selector) for p in snapshot.pdbs.values())
+        if selecting != self._selecting:
+            self._selecting = selecting
+        self._guard = PodGuard(snapshot, 0.0)
+        pools = {key: without_status(pool) for key, pool in snapshot.pools.items()}
+        for key, pool in pools.items():
+            if pool == (before := self._pools.get(key)):
+                pools[key] = before
+        self._pools = pools
+
+    def _compared(self, snapshot: Snapshot, node: str) -> Burden:
+        keys = snapshot.pods_on.get(node, _NOTHING)
+        now = tuple(map(snapshot.pods.__getitem__, keys))
+        known = self._known.get(node)
+        if known is not None and known[0] is keys and all(map(is_, known[1], now)):
+            return known[2]
+        burden = _burden(snapshot, node)
+        self._known[node] = keys, now, burden
+        return burden
+
+    def _count(self, before: Burden | None, now: Burden | None) -> None:
+        """Keeps `_replicas` when a node's burden changes."""
+        if now is not None:
+            self._replicas.update(now.replicas)
+        if before is not None:
+            self._replicas.subtract(before.replicas)
+            for owner in before.replicas:
+                if not self._replicas[owner]:
+                    del self._replicas[owner]
 
 
 def owner_of(pod: PodRecord) -> Owner:

@@ -16,7 +16,7 @@ from nodeyard.api.pool import Pool
 from nodeyard.disruption.burdens import Burden, Burdens
 from nodeyard.disruption.evictability import PodGuard
 from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
-from nodeyard.provisioning.pending import awaited
+from nodeyard.provisioning.pending import awaited, landed_too_late
 
 BY_PODS = frozenset({Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS})
 """What pods ask for; the end of a termination grace period overrides it."""
@@ -33,6 +33,8 @@ class Subject(msgspec.Struct, frozen=True):
     pool: Pool | None
     burden: Burden
     guard: PodGuard
+    guarded: bool
+    """Whether a PodDisruptionBudget selects one of its pods."""
 
     @property
     def pods(self) -> list[PodRecord]:
@@ -53,8 +55,30 @@ def candidates(view: View, burdens: Burdens | None = None) -> tuple[Candidate, .
         claim = view.snapshot.claim_of(node)
         if claim is None and not node.pool:
             continue
-        found.append(_candidate(view, node, claim, guard, known.of(view.snapshot, name)))
+        pool = view.snapshot.pools.get((claim.pool if claim else "") or node.pool)
+        burden, guarded = known.of(view.snapshot, name), known.guarded(view.snapshot, name)
+        subject = Subject(view, node, claim, pool, burden, guard, guarded)
+        found.append(_remembered(subject, known) if _lasts(subject) else _candidate(subject))
     return tuple(found)
+
+
+def _lasts(s: Subject) -> bool:
+    """Whether neither time nor what others do beside it changes how the node is seen."""
+    name, view = s.node.name, s.view
+    if s.guarded or not s.burden.plain or name in view.in_command or name in view.nominated:
+        return False
+    return (
+        s.claim is None or keys.PLANNED_PODS not in s.claim.annotations or landed_too_late(s.claim, view.now)
+    )
+
+
+def _remembered(s: Subject, known: Burdens) -> Candidate:
+    """The candidate as it was last time, where nothing it hangs on has changed."""
+    pool = known.pool(s.view.snapshot, s.pool.key) if s.pool is not None else None
+    catalogue = s.view.catalogues.get(s.claim.node_class.key if s.claim else "") or s.view.catalogues.get("")
+    hangs_on = (s.node, s.claim, pool, s.burden, catalogue)
+    values = (s.view.quiet_since.get(s.node.name, 0.0), s.view.options.node_charge_usd_per_hour)
+    return known.candidates.of(s.node.name, hangs_on, values, lambda: _candidate(s))
 
 
 def stops(view: View, candidate: Candidate, reason: Reason) -> tuple[Block, ...]:
@@ -67,11 +91,8 @@ def stops(view: View, candidate: Candidate, reason: Reason) -> tuple[Block, ...]
     return tuple(block for block in candidate.blocks if block.rule not in BY_PODS)
 
 
-def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard, burden: Burden) -> Candidate:
-    snapshot = view.snapshot
-    key = (claim.pool if claim else "") or node.pool
-    pool = snapshot.pools.get(key)
-    subject = Subject(view, node, claim, pool, burden, guard)
+def _candidate(subject: Subject) -> Candidate:
+    view, node, claim, burden = subject.view, subject.node, subject.claim, subject.burden
     instance_type, zone, capacity_type = (
         node.labels.get(k, "") for k in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)
     )
@@ -81,7 +102,7 @@ def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard,
         claim=claim.name if claim else "",
         claim_uid=claim.uid if claim else "",
         provider_id=node.provider_id,
-        pool=key,
+        pool=(claim.pool if claim else "") or node.pool,
         node_class=node_class,
         instance_type=instance_type,
         zone=zone,
@@ -89,7 +110,7 @@ def _candidate(view: View, node: Node, claim: NodeClaim | None, guard: PodGuard,
         price_per_hour=price(
             view, node_class, instance_type, zone, capacity_type, node.labels.get(keys.RESERVATION_ID, "")
         ),
-        node_charge_per_hour=_charge(view, pool),
+        node_charge_per_hour=_charge(view, subject.pool),
         pods=burden.pods,
         eviction_cost=burden.eviction_cost,
         quiet_since=_quiet_since(view, node, claim),
@@ -170,7 +191,7 @@ def _allows_disruption(s: Subject) -> Block | None:
 
 
 def _pods_can_leave(s: Subject) -> Block | None:
-    if s.burden.plain and not any(map(s.guard.pdbs_of, s.burden.samples)):
+    if s.burden.plain and not s.guarded:
         return None
     return next((block for pod in s.pods if (block := s.guard.block(pod)) is not None), None)
 

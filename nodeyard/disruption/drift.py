@@ -162,10 +162,14 @@ def _values(made: Made, labels: Mapping[str, str], key: str) -> tuple[str | None
     return (labels[key],) if key in labels else tuple(known or ()) or (None,)
 
 
+def types_are_judged(claim: NodeClaim, now: float) -> bool:
+    """Whether the claim was made an hour ago: what was just bought is not held against a catalogue that lags."""
+    return bool(claim.created_at) and now - claim.created_at >= _TYPE_AFTER_S
+
+
 def _type_gone(made: Made) -> Drift | None:
-    """Judged an hour after the claim was made: what was just bought is not held against a catalogue that lags."""
     claim, catalogue = made.claim, made.catalogue
-    if not catalogue or not claim.created_at or made.now - claim.created_at < _TYPE_AFTER_S:
+    if not catalogue or not types_are_judged(claim, made.now):
         return None
     name, zone, capacity_type = (
         claim.labels.get(key, "") for key in (keys.INSTANCE_TYPE, keys.ZONE, keys.CAPACITY_TYPE)

@@ -59,7 +59,7 @@ class Pass:
         self, view: View, planner: Planner, clock: Clock, burdens: Burdens | None = None,
         answers: Answers | None = None,
     ) -> None:  # fmt: skip
-        burdens = burdens or Burdens()
+        self.burdens = burdens = burdens or Burdens()
         self.view = view
         self.clock = clock
         self.started = clock()
@@ -163,7 +163,7 @@ def judgements(run: Pass, candidate: Candidate) -> Iterator[Proposal]:
         yield _unpriced(run, candidate)
         return
     for thorough in (False, True):
-        yield _judged(run, candidate, run.simulation.without([candidate], thorough=thorough))
+        yield _judged(run, candidate, run.simulation.alone(candidate, thorough=thorough))
 
 
 def judge_nearby(run: Pass, candidate: Candidate, *, thorough: bool = False) -> Proposal:

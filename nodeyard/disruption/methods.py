@@ -60,7 +60,7 @@ UNTOUCHABLE = frozenset(
     }
 )
 """Nodes that these hold for are not simulated: the answer would mean nothing."""
-_BLOCKED_SHARE_S = 0.5
+_BLOCKED_SHARE_S = 0.2
 """Seconds of a pass that may go into nodes that can't be disrupted anyway, to tell what it would save."""
 _AGAIN_SHARE_S = 2.0
 """Seconds of a pass that may go into second, thorough looks at nodes; what was found is remembered, so passes go on."""

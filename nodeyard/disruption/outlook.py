@@ -55,7 +55,7 @@ class Outlook:
     def _of_plain_node(self, name: str) -> DrainEstimate | None:
         """The estimate for a node none of whose pods is protected, covered by a budget or on its way out; else None."""
         burden = self._burdens.of(self._snapshot, name)
-        if not burden.plain or any(map(self._guard.pdbs_of, burden.samples)):
+        if not burden.plain or self._burdens.guarded(self._snapshot, name):
             return None
         claim = self._snapshot.claim_of(self._snapshot.nodes[name])
         return self._bounded(max(burden.drain_s, MIN_DRAIN_S), (), claim)

@@ -12,9 +12,10 @@ from typing import Final
 
 import msgspec
 
+from nodeyard.api.node import NodeClaim
 from nodeyard.disruption.candidates import stops
 from nodeyard.disruption.commands import command_of, marked
-from nodeyard.disruption.drift import drift_of, drifted_since
+from nodeyard.disruption.drift import Drift, drift_of, drifted_since, types_are_judged
 from nodeyard.disruption.expiry import expiring
 from nodeyard.disruption.hysteresis import pool_backoff
 from nodeyard.disruption.judgement import Found, Pass, blocked, kept, proposal_of
@@ -47,9 +48,25 @@ def due_for(run: Pass, reason: Reason) -> Due:
     due = {}
     for candidate in run.found:
         claim = snapshot.claims.get(candidate.claim)
-        if claim is not None and drift_of(claim, snapshot, run.view.catalogues, now) is not None:
+        if claim is not None and _drift(run, claim) is not None:
             due[candidate.node] = drifted_since(claim, now)
     return due
+
+
+def _drift(run: Pass, claim: NodeClaim) -> Drift | None:
+    """What drifted, as it was found last time where nothing it hangs on has changed."""
+    snapshot, catalogues, now = run.view.snapshot, run.view.catalogues, run.view.now
+    hangs_on = (
+        claim, snapshot.node_of(claim), run.burdens.pool(snapshot, claim.pool),
+        snapshot.node_classes.get(claim.node_class.key),
+        catalogues.get(claim.node_class.key) or catalogues.get(""),
+    )  # fmt: skip
+    return run.burdens.drifts.of(
+        claim.name,
+        hangs_on,
+        (types_are_judged(claim, now),),
+        lambda: drift_of(claim, snapshot, catalogues, now),
+    )
 
 
 def renewed_again(run: Pass, command: Command, same: Sequence[Candidate]) -> Command | Block:

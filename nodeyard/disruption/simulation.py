@@ -93,17 +93,28 @@ class Simulation:
             self._answers.remember((candidate.node, thorough), asked, plan)
         return plan
 
+    def alone(self, candidate: Candidate, *, thorough: bool) -> Plan:
+        """The plan for the node's pods among all nodes there are; those that have room for none of them are left out once
+        it is known which do.
+        """
+        screen = self._screen
+        near = None if screen is None or screen.has_reservations else screen.near(candidate)
+        if screen is None or near is None:
+            return self.without([candidate], thorough=thorough)
+        question = msgspec.structs.replace(self._question((candidate,), frozenset()), thorough=thorough)
+        return self._planner(cut_out(question, candidate, near, screen))
+
     def screen(self) -> Screen:
         """The cluster compiled for a first look at single nodes."""
         if self._screen is None:
             view, cluster = self._view, self.cluster()
             spread = view.options.default_spread
             self._answers.begin(cluster, view.catalogues, default_spread=bool(spread))
-            problem = self._question((), frozenset())
-            problem = msgspec.structs.replace(problem, pods=pods_of(self._found))
             charge = view.options.node_charge_usd_per_hour
             options = Options(node_charge_usd_per_hour=charge, default_spread=spread)
-            self._screen = Screen(problem, options, self._found)
+            resident = self._answers.resident
+            resident.follow(self._question((), frozenset()), options, self._found, self._answers.terms)
+            self._screen = Screen(resident, self._found)
         return self._screen
 
     def _question(
@@ -153,7 +164,12 @@ def pods_of(gone: Iterable[Candidate]) -> tuple[PodKey, ...]:
 
 def leaving(snapshot: Snapshot) -> frozenset[str]:
     """Nodes that are being removed."""
-    return frozenset(name for name, node in snapshot.nodes.items() if node_leaving(snapshot, node))
+    deleting = any(claim.deleting for claim in snapshot.claims.values())
+    return frozenset(
+        name
+        for name, node in snapshot.nodes.items()
+        if node.deleted_at > 0 or (deleting and node_leaving(snapshot, node))
+    )
 
 
 def closed_targets(view: View, found: Sequence[Candidate]) -> frozenset[str]:

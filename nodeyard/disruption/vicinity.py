@@ -6,7 +6,7 @@ and a pass after a change asks about nodes near the change only. Neighbours: `sc
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -14,6 +14,8 @@ from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.model import Candidate
+from nodeyard.disruption.remembering import without_status
+from nodeyard.disruption.resident import Resident
 from nodeyard.disruption.screening import Screen
 from nodeyard.provisioning.model import Plan, Problem
 from nodeyard.state.cluster import Snapshot
@@ -21,15 +23,16 @@ from nodeyard.state.cluster import Snapshot
 MOST: Final = 60
 """Nodes that a question is asked of, where a few of them will do."""
 Told = tuple[object, ...]
-_NO_PLANS_BUSINESS: Final[dict[str, Any]] = {"resource_version": "", "resources": {}, "conditions": ()}
-"""What a pool's status says: it changes with every node."""
 
 
 class Answers:
-    """What the planner said about single nodes. Not thread-safe."""
+    """What the planner said about single nodes, and the cluster as it was compiled last. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._terms: Told = ()
+        self.resident = Resident()
+        self.terms = object()
+        """Another one whenever something that concerns all questions is."""
+        self._told: Told = ()
         self._pools: tuple[Pool, ...] = ()
         self._known: dict[tuple[str, bool], tuple[Told, Plan]] = {}
 
@@ -42,12 +45,12 @@ class Answers:
         ]  # fmt: skip
         same += [cluster.selecting] if default_spread else []
         terms = tuple(one for each in same for one in (*each, None, *each.values()))
-        pools = tuple(msgspec.structs.replace(p, **_NO_PLANS_BUSINESS) for p in cluster.pools.values())
-        if pools != self._pools or not _same(terms, self._terms):
-            self._known = {}
+        pools = tuple(map(without_status, cluster.pools.values()))
+        if pools != self._pools or not _same(terms, self._told):
+            self._known, self.terms = {}, object()
         elif len(self._known) > 2 * len(cluster.nodes):
             self._known = {at: known for at, known in self._known.items() if at[0] in cluster.nodes}
-        self._terms, self._pools = terms, pools
+        self._told, self._pools = terms, pools
 
     def recall(self, at: tuple[str, bool], told: Told) -> Plan | None:
         """What was said to the same question, if it was asked. `at`: the node, and whether it was asked thoroughly."""

@@ -14,10 +14,10 @@ import numpy as np
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import ShapeId
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.labelled import Bools, Ints
 from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
 from nodeyard.provisioning.model import Options, Problem
-from nodeyard.provisioning.planner import compile_problem
 from nodeyard.provisioning.setting import Setting
 
 _PER_SIZE: Final = 8

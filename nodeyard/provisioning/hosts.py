@@ -7,7 +7,7 @@ it may still become would give. Nodes that take no pods are kept too: their pods
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,18 +93,28 @@ class Hosts:
 
 def hosts_of(problem: Problem) -> list[Host]:
     """The hosts of a problem; claims' rooms are filled in by `settle_claims`, which needs the columns."""
-    snapshot = problem.snapshot
-    moving = set(problem.pods)
     promised: set[PodKey] = set()
-    out: list[Host] = []
-    for node in snapshot.nodes.values():
-        if node.name not in problem.without_nodes:
-            out.append(_host_of(problem, node, moving, promised))
-    for claim in snapshot.claims.values():
-        gone = claim.deleting or claim.name in problem.without_claims
-        if not gone and snapshot.node_of(claim) is None and claim.node_name not in snapshot.nodes:
-            out.append(_claim_host(problem, claim, moving, promised))
-    return out
+    nodes = hosts_of_nodes(problem, problem.snapshot.nodes.values(), promised)
+    return nodes + hosts_of_claims(problem, promised)
+
+
+def hosts_of_nodes(problem: Problem, nodes: Iterable[Node], promised: set[PodKey]) -> list[Host]:
+    """Some of the nodes. `promised`: pods that hosts have been given already; those of these are added."""
+    moving = set(problem.pods)
+    staying = (node for node in nodes if node.name not in problem.without_nodes)
+    return [_host_of(problem, node, moving, promised) for node in staying]
+
+
+def hosts_of_claims(problem: Problem, promised: set[PodKey]) -> list[Host]:
+    """The claims that have no node yet."""
+    snapshot, moving = problem.snapshot, set(problem.pods)
+    return [
+        _claim_host(problem, claim, moving, promised)
+        for claim in snapshot.claims.values()
+        if not (claim.deleting or claim.name in problem.without_claims)
+        and snapshot.node_of(claim) is None
+        and claim.node_name not in snapshot.nodes
+    ]
 
 
 def _host_of(problem: Problem, node: Node, moving: set[PodKey], promised: set[PodKey]) -> Host:

@@ -8,23 +8,16 @@ argument, and the same problem gives the same plan as long as time suffices. doc
 from collections.abc import Callable, Sequence
 
 import msgspec
-import numpy as np
 
 from nodeyard.api.pod import PodKey
-from nodeyard.api.pool import Pool
-from nodeyard.api.selectors import TopologySpreadConstraint
-from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.provisioning.attempt import Attempt
 from nodeyard.provisioning.bounding import Bound, bound_of
 from nodeyard.provisioning.choices import Choice, Chooser
-from nodeyard.provisioning.classes import classes_of, rule_of
-from nodeyard.provisioning.columns import Columns
-from nodeyard.provisioning.daemons import daemons_of
+from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.domains import ANYWHERE, cells_of, stays_together
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.explaining import Explainer, Skipped
-from nodeyard.provisioning.field import Field, Rules
-from nodeyard.provisioning.hosts import Hosts, daemons_to_come, hosts_of, settle_claims
+from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.launching import Writer, dearest, names
 from nodeyard.provisioning.limits import Limits
@@ -34,14 +27,13 @@ from nodeyard.provisioning.model import (
     Cost,
     Options,
     Plan,
-    PreferencePolicy,
     Problem,
     Reason,
     Unschedulable,
 )
-from nodeyard.provisioning.preferring import minding_of, programmes, unkept
+from nodeyard.provisioning.preferring import programmes, unkept
 from nodeyard.provisioning.proving import Proof
-from nodeyard.provisioning.reserving import kept_waiting, stock_of
+from nodeyard.provisioning.reserving import kept_waiting
 from nodeyard.provisioning.reworking import reworked
 from nodeyard.provisioning.setting import Draft, Honour, Setting
 
@@ -115,54 +107,6 @@ def least(
     placed = [(one, one.demand) for one in setting.classes.classes]
     begin = clock()
     return bound_of(setting, placed, objective, lambda: seconds - (clock() - begin)).value
-
-
-# --- compiling ----------------------------------------------------------------------------------------------------------
-def compile_problem(problem: Problem, options: Options) -> tuple[Setting, list[Skipped]]:
-    """Everything that attempts share: classes, columns, hosts, and which rules admit what."""
-    pools, skipped = _usable_pools(problem)
-    raw = hosts_of(problem)
-    soft = options.preference_policy is not PreferencePolicy.IGNORE
-    spread = tuple(c for c in options.default_spread if isinstance(c, TopologySpreadConstraint))
-    standing = {p.shape for h in raw for p in h.pods}
-    daemons = daemons_of(problem.snapshot)
-    classes = classes_of(
-        problem, standing, spread, daemons, soft=soft, by_workload=options.max_share_per_node is not None
-    )
-    columns = Columns(pools, classes.resources, classes.mentioned, options.node_charge_usd_per_hour)
-    columns.free_in = stock_of(problem).free()
-    settle_claims(problem, raw, columns)
-    columns.take_off([(d, rule_of(d.shape)) for d in daemons])
-    hosts = Hosts(raw, classes.resources)
-    shapes = [problem.snapshot.shapes[i] for i in hosts.shapes]
-    requests = np.array([[s.requests.get(r, 0) for r in classes.resources] for s in shapes], np.float64)
-    hosts.use(requests.reshape(len(shapes), len(classes.resources)))
-    daemons_to_come(daemons, hosts, classes.resources)
-    minding = minding_of(classes.classes, columns, hosts) if soft else frozenset[int]()
-    return Setting(problem, options, classes, columns, hosts, Rules(columns, hosts), minding), skipped
-
-
-def _usable_pools(problem: Problem) -> tuple[list[tuple[Pool, Catalogue]], list[Skipped]]:
-    """Pools by falling weight, and those left out with the reason."""
-    usable: list[tuple[Pool, Catalogue]] = []
-    skipped: list[Skipped] = []
-    pools = sorted(problem.snapshot.pools.values(), key=lambda p: p.key, reverse=True)
-    for pool in sorted(pools, key=lambda p: -p.weight):
-        catalogue = problem.catalogue_of(pool.node_class.key)
-        if pool.problems:
-            skipped.append(Skipped(pool, Reason.POOL_NOT_READY, f"pool {pool.key}: {pool.problems[0]}"))
-        elif pool.deleting:
-            skipped.append(Skipped(pool, Reason.POOL_NOT_READY, f"pool {pool.key} is being deleted"))
-        elif pool.replicas is not None:
-            skipped.append(
-                Skipped(pool, Reason.POOL_NOT_READY, f"pool {pool.key} has a fixed number of nodes")
-            )
-        elif catalogue is None:
-            message = f"node class {pool.node_class.key!r} of pool {pool.key} is not ready"
-            skipped.append(Skipped(pool, Reason.POOL_NOT_READY, message))
-        else:
-            usable.append((pool, catalogue))
-    return usable, skipped
 
 
 # --- attempts -----------------------------------------------------------------------------------------------------------

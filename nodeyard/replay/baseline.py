@@ -14,6 +14,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.disruption.model import Candidate, Command, Reason
 from nodeyard.provisioning.classes import PodClass
+from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.field import Rules
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.model import (
@@ -25,7 +26,6 @@ from nodeyard.provisioning.model import (
     Unschedulable,
 )
 from nodeyard.provisioning.model import Reason as Refused
-from nodeyard.provisioning.planner import compile_problem
 from nodeyard.provisioning.setting import Setting
 from nodeyard.state.cluster import Snapshot
 

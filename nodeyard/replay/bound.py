@@ -12,11 +12,11 @@ import numpy as np
 
 from nodeyard.api.pod import PodRecord
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.labelled import Floats
 from nodeyard.provisioning.linear import Kinds, relax
 from nodeyard.provisioning.linear import Market as Offered
 from nodeyard.provisioning.model import Options, Problem
-from nodeyard.provisioning.planner import compile_problem
 from nodeyard.provisioning.setting import Setting
 from nodeyard.replay.market import Market, PriceMove, market_of
 from nodeyard.replay.trace import Trace

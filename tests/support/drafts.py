@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from nodeyard.provisioning.attempt import Attempt
+from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.model import Options
-from nodeyard.provisioning.planner import compile_problem
 from nodeyard.provisioning.setting import NONE, Draft, Setting
 from tests.support.planning import posed
 from tests.support.problems import KINDS

@@ -12,10 +12,14 @@ from nodeyard.api.nodeclass import Image, NodeClass, SecurityGroup, Subnet
 from nodeyard.api.placement import PlacementGroup
 from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.drift import DRIFTED, Drift, DriftReason, drift_marks, drift_of, drifted_since
+from nodeyard.disruption.judgement import Pass
+from nodeyard.disruption.model import Reason
+from nodeyard.disruption.renewal import due_for
 from nodeyard.provisioning.claims import HASH_VERSION, LaunchRecord, TemplateChoice, record_annotations
 from nodeyard.state.cluster import Kind
-from tests.support.disruption import NOW, ZONE, Builder, catalogue
+from tests.support.disruption import NOW, ZONE, Builder, catalogue, first_fit
 
 CLASS = NodeClass(
     "default", hash="c1", images=(Image("ami-1"),), subnets=(Subnet("s-1", ZONE),),
@@ -25,6 +29,9 @@ RECORD = LaunchRecord(
     "on-demand", (TemplateChoice("t", "ami-1", (("m5.xlarge", ZONE, "s-1"),)),), {},
     class_hash="c1", security_groups=("sg-1",),
 )  # fmt: skip
+
+
+SOLD = {"default": catalogue()}
 
 
 def as_made(build: Builder, name: str = "a", **claim: Any) -> NodeClaim:
@@ -38,6 +45,12 @@ def as_made(build: Builder, name: str = "a", **claim: Any) -> NodeClaim:
 
 def found(build: Builder, claim: str = "a-c") -> Drift | None:
     return drift_of(build.snapshot.claims[claim], build.snapshot, {"default": catalogue()}, NOW)
+
+
+def due(build: Builder, burdens: Burdens, **view: Any) -> set[str]:
+    """Nodes that a pass takes for drifted."""
+    run = Pass(build.view(**{"catalogues": SOLD} | view), first_fit, lambda: 0.0, burdens)
+    return set(due_for(run, Reason.DRIFTED))
 
 
 def change_class(build: Builder, **fields: Any) -> None:
@@ -68,6 +81,25 @@ def test_each_change_of_pool_or_class_drifts_its_nodes_and_says_why(reason: Drif
     assert drift is not None
     assert drift.reason is reason
     assert drift.message
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+def test_what_is_remembered_of_a_node_hides_no_drift_that_comes_later(reason: DriftReason) -> None:
+    build, burdens = Builder(), Burdens()
+    as_made(build)
+    assert not due(build, burdens)
+    CHANGES[reason](build)
+    assert due(build, burdens) == {"a"}
+    as_made(build)
+    assert not due(build, burdens)
+
+
+def test_a_type_that_is_sold_no_more_is_held_against_a_node_that_was_looked_at_when_it_was_new() -> None:
+    build, burdens = Builder(), Burdens()
+    as_made(build, created_at=NOW - 60.0)
+    sold = {"default": catalogue({"m5.large": (2000, 0.1)})}
+    assert not due(build, burdens, catalogues=sold)
+    assert due(build, burdens, catalogues=sold, now=NOW + 3600.0) == {"a"}
 
 
 def test_a_placement_group_made_anew_under_the_same_name_drifts_the_nodes_of_the_old_one() -> None:

@@ -99,7 +99,7 @@ def test_a_question_among_many_nodes_with_room_is_asked_of_few_and_of_all_before
     assert len(asked.problems["a"].snapshot.nodes) == MOST
     outcome = decide(seen(build), asked, clock)
     assert outcome.command is not None
-    assert any(len(p.snapshot.nodes) == MOST + 21 for p in asked.problems.values())
+    assert any(len(p.snapshot.nodes) == MOST + 20 for p in asked.problems.values())
 
 
 def test_limits_count_nodes_that_a_question_leaves_out() -> None:

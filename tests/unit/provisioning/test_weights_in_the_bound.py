@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from nodeyard.api import labels
+from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.model import Options
-from nodeyard.provisioning.planner import compile_problem
 from nodeyard.provisioning.tiers import buyable
 from tests.support.invented_market import ZONES, invented
 from tests.support.kube_rules import ZONE
