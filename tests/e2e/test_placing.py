@@ -7,6 +7,7 @@ failed" says that nothing was placed before the node was fit for it.
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -31,15 +32,20 @@ HOLD_S = 10
 GPU = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": "1"}
 
 
-@pytest.fixture(scope="module", params=["nominate", "bind"])
-def yard(make_yard: YardFactory, request: pytest.FixtureRequest) -> Yard:
+@pytest.fixture(scope="module", params=["bind", "nominate"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def binding_yard(make_yard: YardFactory) -> Yard:
     yard = make_yard(
         settings={
             "NODEYARD_VALIDATION_WAIT": "500ms",
             "NODEYARD_DISRUPTION_POLL": "1s",
             "NODEYARD_BATCH_IDLE_DURATION": "2s",  # one batch, also where pods come slowly
         },
-        service_settings={"allocator": {"NODEYARD_PLACEMENT_MODE": request.param}},
+        service_settings={"allocator": {"NODEYARD_PLACEMENT_MODE": "bind"}},
     )
     gpus = node_pool(
         "gpus",
@@ -51,6 +57,15 @@ def yard(make_yard: YardFactory, request: pytest.FixtureRequest) -> Yard:
     )
     yard.apply(node_class(), node_pool(), gpus)
     return yard
+
+
+@pytest.fixture(scope="module")
+def yard(binding_yard: Yard, mode: str) -> Yard:
+    """The one stand, its allocators started anew where the mode is another."""
+    for replica in range(2) if mode != "bind" else ():
+        binding_yard.stand.kill_service("allocator", replica, signal.SIGTERM)
+        binding_yard.stand.start_service("allocator", replica, {"NODEYARD_PLACEMENT_MODE": mode})
+    return binding_yard
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +88,6 @@ def failed(yard: Yard) -> list[str]:
     return [p["metadata"]["name"] for p in yard.items(PODS) if p["status"].get("phase") == "Failed"]
 
 
-def mode_of(yard: Yard) -> str:
-    return yard.stand.options.service_settings["allocator"]["NODEYARD_PLACEMENT_MODE"]
-
-
 def scheduled_by_the_scheduler(yard: Yard, app: str) -> set[str]:
     """Pods of the app that the kube-scheduler says it placed."""
     return {
@@ -90,8 +101,10 @@ def taint_keys(node: dict[str, Any]) -> set[str]:
     return {taint["key"] for taint in node["spec"].get("taints") or []}
 
 
-def test_every_pod_runs_where_it_was_planned_and_the_modes_own_hand_put_it_there(yard: Yard) -> None:
-    app = f"tight-{mode_of(yard)}"
+def test_every_pod_runs_where_it_was_planned_and_the_modes_own_hand_put_it_there(
+    yard: Yard, mode: str
+) -> None:
+    app = f"tight-{mode}"
     yard.apply(deployment(app, 12, {"cpu": "900m", "memory": "1700Mi"}))
     yard.wait_running(app, 12)
     places = planned_places(yard)
@@ -99,7 +112,7 @@ def test_every_pod_runs_where_it_was_planned_and_the_modes_own_hand_put_it_there
         p["metadata"]["name"]: places.get(p["metadata"]["name"]) for p in yard.pods(app)
     }
     placed = scheduled_by_the_scheduler
-    if mode_of(yard) == "nominate":
+    if mode == "nominate":
         eventually(lambda: len(placed(yard, app)) == 12)
     else:
         assert placed(yard, app) == set()
@@ -135,7 +148,7 @@ def test_pods_for_which_a_node_came_up_too_small_get_another(yard: Yard) -> None
     assert failed(yard) == []
 
 
-@pytest.mark.parametrize("yard", ["bind"], indirect=True)
+@pytest.mark.parametrize("mode", ["bind"], indirect=True)
 @pytest.mark.parametrize("point", around("allocator", "bind-pods", "lift-hold"))
 def test_a_held_node_gets_its_pods_though_the_allocator_dies_over_it(yard: Yard, point: str) -> None:
     before = yard.launched()
