@@ -41,7 +41,7 @@ from nodeyard.disruption.model import (
     View,
 )
 from nodeyard.disruption.renewal import drift, expiration
-from nodeyard.disruption.several import best_exchange, proposals_of
+from nodeyard.disruption.several import Exchange, best_exchange, first_exchange, proposals_of
 from nodeyard.disruption.vicinity import Answers
 
 PASSING = frozenset({Rule.BUDGET, Rule.NOMINATED, Rule.IN_COMMAND, Rule.DEADLINE, Rule.PENDING_PODS})
@@ -256,9 +256,18 @@ def _looked_again(run: Pass, first: Mapping[str, Proposal]) -> tuple[Proposal | 
     return None, None
 
 
+def at_once(run: Pass) -> Found:
+    """The most wasteful nodes, as many as may go, for fewer or cheaper ones."""
+    return _exchanged(run, first_exchange(run))
+
+
 def together(run: Pass) -> Found:
     """Several nodes for fewer or cheaper ones, where no node could go by itself."""
-    exchange = best_exchange(run)
+    return _exchanged(run, best_exchange(run))
+
+
+def _exchanged(run: Pass, exchange: Exchange | None) -> Found:
+    """The command that an exchange comes to, its budgets spent."""
     if exchange is None:
         return Found()
     for candidate in exchange.gone:
@@ -275,6 +284,8 @@ def _machines_coming(view: View) -> bool:
 METHODS: tuple[Method, ...] = (emptiness, drift, expiration, underutilization, together)
 LIVE: tuple[Method, ...] = (course, *METHODS)
 """For whoever can carry out a course; it takes empty nodes along."""
+WITHOUT_COURSES: tuple[Method, ...] = (emptiness, drift, expiration, at_once, underutilization, together)
+"""For whoever can't."""
 URGENT: tuple[Method, ...] = (emptiness, drift, expiration)
 """What does not wait until the cluster is calm enough for a course."""
 

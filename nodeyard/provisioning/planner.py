@@ -48,6 +48,8 @@ _REWORK_FULL, _REWORK_PODS = 1_000, 2_000
 """Pods of which a plan is reworked for the whole time, and at all."""
 _REWORK_PART = 0.25
 """As much again as this part of the search is what reworking may take at most."""
+_REWORK_LEAST_S = 0.02
+"""Less than this is gone before reworking has begun."""
 _PROVED = 1.001
 _SEARCH_SHARE = 0.6
 """Of the deadline, what may be searched where the options don't say."""
@@ -166,6 +168,8 @@ def _reworked(setting: Setting, draft: Draft) -> Draft:
         return draft
     most = min(_REWORK_S, _search_s(setting.options) * _REWORK_PART)
     seconds = most * min(1.0, _REWORK_FULL / pods)
+    if seconds < _REWORK_LEAST_S:
+        return draft
     return _better(setting, reworked(setting, draft, setting.effort.budget(seconds)), draft)
 
 

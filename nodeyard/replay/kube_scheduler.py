@@ -17,6 +17,8 @@ from nodeyard.scheduling.taints import tolerates
 
 _GROWTH = 64
 _SCORED = ("cpu", "memory")
+_Kind = tuple[object, ...]
+"""What tells nodes apart for a pod's rules: labels and taints."""
 
 
 def unknown_terms(shape: PodShape) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ class KubeScheduler:
         self._weight: Floats = np.zeros((0, len(_SCORED)))
         self._open: Bools = np.zeros(0, np.bool_)
         self._admits: dict[ShapeId, Bools] = {}
-        self._kinds: dict[tuple[ShapeId, tuple[object, ...]], bool] = {}
+        self._kinds: dict[tuple[ShapeId, _Kind], bool] = {}
 
     def add(self, node: Node, used: Sequence[ShapeId] = ()) -> None:
         """A node that takes pods from now on; `used`: shapes of those it has."""
@@ -65,8 +67,9 @@ class KubeScheduler:
         self._open[row] = True
         for shape in used:
             self._free[row] -= self._request[shape]
+        kind = _kind(node)
         for id_, mask in self._admits.items():
-            mask[row] = self._admitted(id_, node)
+            mask[row] = self._admitted(id_, node, kind)
 
     def _grow(self) -> None:
         self._names += [""] * _GROWTH
@@ -119,13 +122,14 @@ class KubeScheduler:
     def _mask(self, shape: ShapeId) -> Bools:
         found = self._admits.get(shape)
         if found is None:
-            found = np.array([n is not None and self._admitted(shape, n) for n in self._nodes], np.bool_)
+            found = np.array(
+                [n is not None and self._admitted(shape, n, _kind(n)) for n in self._nodes], np.bool_
+            )
             self._admits[shape] = found
         return found
 
-    def _admitted(self, shape: ShapeId, node: Node) -> bool:
-        labels = tuple(sorted((k, v) for k, v in node.labels.items()))
-        key = (shape, (labels, node.taints))
+    def _admitted(self, shape: ShapeId, node: Node, kind: _Kind) -> bool:
+        key = (shape, kind)
         found = self._kinds.get(key)
         if found is None:
             rule = rule_of(self._shapes[shape])
@@ -133,3 +137,7 @@ class KubeScheduler:
             found = bool(here.admitted(rule)[0]) and tolerates(rule.tolerations, node.taints)
             self._kinds[key] = found
         return found
+
+
+def _kind(node: Node) -> _Kind:
+    return tuple(sorted(node.labels.items())), node.taints

@@ -36,7 +36,7 @@ class Policy(Value, frozen=True):
     """Most nodes of a pool that may be disrupted at once."""
     empty_budget: str = "100%"
     """The same for empty nodes, which disturb nobody."""
-    pass_every_s: float = 1800.0
+    pass_every_s: float = 600.0
     """Least time between two passes that found nothing to do; empty nodes are looked at sooner."""
     validation_wait_s: float = 15.0
     spot_to_spot: bool = False
@@ -56,7 +56,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             Policy("nodeyard"),
             Policy("when-empty", consolidation=WHEN_EMPTY),
             Policy("balanced", consolidation=BALANCED),
-            Policy("eager", pass_every_s=600.0, budget="30%"),
+            Policy("eager", pass_every_s=300.0, budget="30%"),
             Policy("patient", consolidate_after_s=600.0, pass_every_s=3600.0),
             Policy("spot-to-spot", spot_to_spot=True),
             Policy("packed", packed=True),

@@ -14,7 +14,7 @@ import msgspec
 from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.expiry import expired
 from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
-from nodeyard.disruption.methods import METHODS, URGENT, decide
+from nodeyard.disruption.methods import URGENT, WITHOUT_COURSES, decide, together
 from nodeyard.disruption.model import Command, Fate, Move, Options, Outcome, Planner, Reason, Rule, View
 from nodeyard.disruption.validation import validate
 from nodeyard.disruption.vicinity import Answers
@@ -26,6 +26,8 @@ EVICTIONS: Final = "evictions"
 _SOON_S: Final = 1.0
 _EMPTY_LOOK_S: Final = 10.0
 _EXPIRY_S: Final = 600.0
+_WHOLE: Final = tuple(method for method in WITHOUT_COURSES if method is not together)
+"""A replay has no time for plans that are searched for, which is what `together` adds."""
 
 
 class _UnderWay:
@@ -104,7 +106,7 @@ class Reallocating:
         whole = now_s >= self._next_s
         outcome = decide(
             self._view(), self._planner, self._clock,
-            burdens=self._burdens, answers=self._answers, methods=METHODS if whole else URGENT,
+            burdens=self._burdens, answers=self._answers, methods=_WHOLE if whole else URGENT,
         )  # fmt: skip
         self._note(outcome, whole=whole)
         if outcome.command is not None:

@@ -36,7 +36,7 @@ from nodeyard.state.cluster import Kind as Of
 _HOUR_S: Final = 3600.0
 _STEP_S: Final = 0.002
 """What one look at the clock costs the planner of its time to improve a plan."""
-_PLAN_SEARCH_S: Final = 0.1
+_PLAN_SEARCH_S: Final = 0.05
 """Counted work for a cheaper plan of the allocator's; a live one has five times that."""
 _WHAT_IF_SEARCH_S: Final = 0.02
 """The most for one question of the reallocator's, of which there are many."""

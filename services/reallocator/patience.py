@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from nodeyard.disruption.course import calm
-from nodeyard.disruption.methods import LIVE, METHODS, URGENT, Method
+from nodeyard.disruption.methods import LIVE, METHODS, URGENT, WITHOUT_COURSES, Method
 from nodeyard.disruption.model import Outcome, View
 
 CALM_S: Final = 30.0
@@ -37,7 +37,7 @@ class Patience:
     def methods(self, view: View, terms: Terms) -> Sequence[Method]:
         """What is tried now; other terms than before end every wait."""
         if not self._courses:
-            return METHODS
+            return WITHOUT_COURSES
         until, then = self._rest
         if view.now < until and terms == then:
             return METHODS

@@ -11,8 +11,8 @@ import pytest
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import Budget
 from nodeyard.disruption.judgement import Pass
-from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Block, Command, Outcome, Reason, Rule, View
+from nodeyard.disruption.methods import WITHOUT_COURSES, at_once, decide
+from nodeyard.disruption.model import Block, Command, Fate, Move, Outcome, Reason, Rule, View
 from nodeyard.disruption.several import Exchange, judge_group
 from nodeyard.disruption.validation import validate
 from nodeyard.provisioning.model import Options, Plan, PlannedNode, Problem
@@ -183,3 +183,110 @@ def test_groups_that_budgets_keep_equal_are_asked_about_once() -> None:
     groups = [gone for gone in asked if len(gone) > 1]
     assert groups
     assert len(groups) == len(set(groups))
+
+
+def first_look(view: View) -> Outcome:
+    clock = ticking()
+    return decide(view, planner, lambda: next(clock), methods=WITHOUT_COURSES)
+
+
+def hardly_used(nodes: int = 12, budget: str = "100%") -> Builder:
+    """Nodes of four cores with a pod of a quarter core each: any of them could go by itself."""
+    made = Builder()
+    made.pool(budgets=(Budget(budget),))
+    made.shape("small", 250)
+    for n in range(nodes):
+        made.node(f"n{n:02}", capacity_type=keys.SPOT)
+        made.pod(f"p{n}", f"n{n:02}", shape="small")
+    return made
+
+
+def test_nodes_that_waste_most_go_in_one_command_though_each_could_by_itself() -> None:
+    outcome = first_look(hardly_used().view())
+    assert outcome.command is not None
+    assert list(outcome.judged)[-1] == "at_once"
+    assert len(outcome.command.candidates) >= 6
+
+
+@pytest.mark.parametrize(("budget", "most"), [("4", 4), ("50%", 6)])
+def test_a_first_group_is_no_larger_than_budgets_let_go(budget: str, most: int) -> None:
+    command = first_look(hardly_used(budget=budget).view()).command
+    assert command is not None
+    assert 1 < len(command.candidates) <= most
+
+
+def test_few_nodes_are_looked_at_one_by_one() -> None:
+    outcome = first_look(hardly_used(3).view())
+    assert outcome.command is not None
+    assert len(outcome.command.candidates) == 1
+
+
+def test_well_filled_nodes_are_in_no_first_group() -> None:
+    """Larger nodes would hold the same pods for as much, charges for nodes aside."""
+    made = Builder()
+    made.pool()
+    made.shape("whole", 3900)
+    for n in range(12):
+        made.node(f"n{n}", capacity_type=keys.SPOT)
+        made.pod(f"p{n}", f"n{n}", shape="whole")
+    asked: list[Problem] = []
+
+    def noting(problem: Problem) -> Plan:
+        asked.append(problem)
+        return planner(problem)
+
+    view = made.view()
+    free = msgspec.structs.replace(view.options, node_charge_usd_per_hour=0.0)
+    assert at_once(Pass(made.view(options=free), noting, lambda: 0.0)).command is None
+    assert not asked
+
+
+def planned(type_: str, capacity_type: str = keys.SPOT) -> PlannedNode:
+    offer = catalogue().offering(type_, ZONE, capacity_type)
+    assert offer is not None
+    return PlannedNode("new", "default", type_, ZONE, capacity_type, offer.price, ())
+
+
+def test_one_new_node_like_one_that_goes_leaves_that_one_where_it_is() -> None:
+    """Three go for one like them: one stays, and the others go to it."""
+
+    def offered(problem: Problem) -> Plan:
+        return Plan(nodes=(planned("m5.xlarge"),)) if len(problem.without_nodes) > 2 else Plan()
+
+    made = Builder()
+    made.pool()
+    made.shape("small", 250)
+    for n in range(3):
+        made.node(f"n{n}", capacity_type=keys.SPOT)
+        made.pod(f"p{n}", f"n{n}", shape="small")
+    run = Pass(seen(made), offered, lambda: 0.0)
+    found = judge_group(run, run.found)
+    assert isinstance(found, Exchange)
+    assert [c.node for c in found.gone] == ["n1", "n2"]
+    assert not found.nodes
+
+
+def test_a_node_that_may_not_go_back_yet_holds_up_no_other() -> None:
+    """It was made for one that was left ten minutes ago, of the type that would be made now."""
+    made = Builder()
+    made.pool()
+    made.shape("small", 250)
+    for n in range(3):
+        made.node(f"n{n}", "m5.xlarge", capacity_type=keys.SPOT)
+        made.pod(f"p{n}", f"n{n}", shape="small")
+    made.node("back", "m5.2xlarge", capacity_type=keys.SPOT)
+    made.pod("q", "back", shape="small")
+    spot = f"/{keys.SPOT}"
+    move = Move(
+        "m", "default", Reason.UNDERUTILIZED, ("m5.large" + spot,), ("m5.2xlarge" + spot,), made.now - 600,
+        Fate.DONE, made.now - 500,
+    )  # fmt: skip
+    view = seen(made)
+    run = Pass(
+        msgspec.structs.replace(view, moves=(move,)),
+        lambda problem: Plan(nodes=(planned("m5.large"),)),
+        lambda: 0.0,
+    )
+    found = judge_group(run, run.found)
+    assert isinstance(found, Exchange)
+    assert [c.node for c in found.gone] == ["n0", "n1", "n2"]

@@ -1,6 +1,6 @@
 """When a course is looked for, and when single commands have the time."""
 
-from nodeyard.disruption.methods import LIVE, METHODS, URGENT
+from nodeyard.disruption.methods import LIVE, METHODS, URGENT, WITHOUT_COURSES
 from nodeyard.disruption.model import Outcome, View
 from services.reallocator.patience import CALM_S, LONGEST_REST_S, Patience
 from tests.support.disruption import NOW, Builder
@@ -61,9 +61,9 @@ def test_a_course_that_arrives_makes_up_for_those_given_up() -> None:
 
 def test_where_no_course_is_possible_single_commands_never_wait() -> None:
     patience, found = Patience(courses=False), Outcome(quiet=True)
-    assert patience.methods(view(), 1) is METHODS
-    assert patience.methods(view(calm=False), 1) is METHODS
-    assert patience.awake(found, METHODS, NOW) == found
+    assert patience.methods(view(), 1) is WITHOUT_COURSES
+    assert patience.methods(view(calm=False), 1) is WITHOUT_COURSES
+    assert patience.awake(found, WITHOUT_COURSES, NOW) == found
 
 
 def test_a_wait_that_ends_by_itself_lets_no_pass_rest_beyond_it() -> None:
