@@ -10,7 +10,7 @@ import pytest
 from nodeyard.local.kubeapi import KubeApi
 from tests.support.kube_rules import Json
 from tests.support.manifests import pods, pool
-from tests.support.planning import solve
+from tests.support.planning import solve, solved_kind
 from tests.support.problems import KINDS, PlanningProblem, zone_spread
 from tests.support.staging import Pin, Stage, placed_keys
 
@@ -39,8 +39,8 @@ def put(api: KubeApi, made: list[Stage], problem: PlanningProblem, plan: Json, p
 def test_the_scheduler_lets_every_planned_pod_through(
     kind: str, pin: Pin, kube: KubeApi, stage: list[Stage]
 ) -> None:
-    problem = KINDS[kind](1)
-    report = solve(problem).report
+    problem, solved = solved_kind(kind, 1)
+    report = solved.report
     made = put(kube, stage, problem, report, pin)
     assert made.unplaced() == []
     assert len(made.expected) == len(placed_keys(report)) > 0

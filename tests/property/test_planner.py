@@ -20,7 +20,7 @@ from tests.support.brute_force import optimum
 from tests.support.invented_market import invented
 from tests.support.judge import judge, overlooked, taken_at
 from tests.support.manifests import pool
-from tests.support.planning import Solved, posed, solve
+from tests.support.planning import Solved, posed, solve, solved_kind
 from tests.support.problems import KINDS, PlanningProblem, fleet
 from tests.support.small_problems import small_problem
 
@@ -55,18 +55,18 @@ def left_out(solved: Solved) -> set[str]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_plan_keeps_every_rule_whatever_alternative_its_nodes_take(kind: str, seed: int) -> None:
-    problem = KINDS[kind](seed)
-    assert_valid(problem, solve(problem), seed)
+    problem, solved = solved_kind(kind, seed)
+    assert_valid(problem, solved, seed)
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "short of limits"])
 def test_nobody_is_left_out_who_can_be_placed(kind: str) -> None:
     for seed in (1, 2, 3):
-        assert left_out(solve(KINDS[kind](seed))) == LEFT_OUT.get(kind, set())
+        assert left_out(solved_kind(kind, seed)[1]) == LEFT_OUT.get(kind, set())
 
 
 def test_when_limits_bind_the_more_important_pods_are_placed() -> None:
-    solved = solve(KINDS["short of limits"](1))
+    _, solved = solved_kind("short of limits", 1)
     assert left_out(solved) == {"low"}
     assert {u["reason"] for u in solved.report["unschedulable"]} == {"LimitsExceeded"}
 

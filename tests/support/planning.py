@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from nodeyard.provisioning.model import Options, Plan, Problem
@@ -12,7 +13,7 @@ from nodeyard.provisioning.report import plan_json
 from nodeyard.state.cluster import Snapshot
 from nodeyard.state.manifests import plannable, snapshot_from
 from tests.support.invented_market import catalogue_of
-from tests.support.problems import PlanningProblem
+from tests.support.problems import KINDS, PlanningProblem
 
 Json = dict[str, Any]
 NOW = 1_790_000_000.0
@@ -33,6 +34,13 @@ def posed(given: PlanningProblem) -> Problem:
     """The problem as the planner takes it; every pod without a node is to be placed."""
     snapshot = snapshot_from(given.objects)
     return Problem(snapshot, plannable(snapshot), {"": catalogue_of(given.market)}, NOW)
+
+
+@cache
+def solved_kind(kind: str, seed: int) -> tuple[PlanningProblem, Solved]:
+    """A problem of this kind (`problems.KINDS`) and the planner's answer, which is searched for once and only looked at."""
+    problem = KINDS[kind](seed)
+    return problem, solve(problem)
 
 
 def solve(given: PlanningProblem, options: Options | None = None) -> Solved:
