@@ -11,9 +11,9 @@ BIN := .venv/bin
 PROTOS := $(wildcard proto/nodeyard/rpc/v1/*.proto)
 HELM := $(HOME)/.cache/nodeyard/tools/helm
 PYTEST_ARGS ?=
-# Two test files at a time, the longest first (tests/conftest.py): so many processors a stand takes with its test. A
-# file's tests share its stand and keep their order.
-WORKERS ?= 2
+# Test files at a time, the longest first (tests/conftest.py): one more than processors, since those on a real control plane
+# wait for half of their time. A file's tests share its stand and keep their order.
+WORKERS ?= 3
 
 .PHONY: help setup demo down test unit test-aws helm lint types gen bench fmt
 
