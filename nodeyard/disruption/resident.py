@@ -22,7 +22,7 @@ from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.quantity import Resources
 from nodeyard.disruption.model import Candidate
 from nodeyard.provisioning.claims import planned_pods_of
-from nodeyard.provisioning.classes import Classes
+from nodeyard.provisioning.classes import Classes, PodClass
 from nodeyard.provisioning.columns import Columns
 from nodeyard.provisioning.compiling import (
     compiled_classes,
@@ -31,15 +31,17 @@ from nodeyard.provisioning.compiling import (
     usable_pools,
 )
 from nodeyard.provisioning.daemons import daemons_of
+from nodeyard.provisioning.field import Rules
 from nodeyard.provisioning.hosts import Host, Hosts, hosts_of_claims, hosts_of_nodes, settle_claims
 from nodeyard.provisioning.labelled import Bools, Floats, Ints, NodeRule
 from nodeyard.provisioning.model import Options, Problem
+from nodeyard.scheduling.topology import TermKind
 from nodeyard.state.cluster import Snapshot
 
 Shorts = NDArray[np.int16]
 _MOST: Final = np.iinfo(np.int16).max
-_PART: Final = 256
-"""Nodes that are compared with all kinds at once, so that it stays in the processor's cache."""
+_PART: Final = 65_536
+"""Pairs of node and kind that are compared at once, so that it stays in the processor's cache."""
 _NOBODY: Final[frozenset[PodKey]] = frozenset()
 _SPARE_KINDS: Final = 64
 _NO_ROWS: Final = np.zeros(0, np.int64)
@@ -63,9 +65,9 @@ class _Row:
 
 
 class Resident:
-    """One cluster's nodes. Not thread-safe. Arrays have one row per node of `names`, which are sorted.
+    """One cluster's nodes. Not thread-safe. Arrays that are by node follow `names`, which are sorted.
 
-    `takes`: [node, kind], how many more pods; `total`: [kind], of all nodes. `kind_of`, `request`: by class.
+    `takes`: [kind, node], how many more pods; `total`: [kind], of all nodes. `kind_of`, `request`: by class.
     """
 
     def __init__(self) -> None:
@@ -76,6 +78,11 @@ class Resident:
         self.class_of: dict[str, int] = {}
         """Shape -> class; shapes whose pods can't be planned have none."""
         self.request: Floats = np.zeros((0, 0))
+        self.buyer_of: Ints = _NO_ROWS
+        """By class: which of `buyers` ([buyer, column]: whether they may use it, room aside) its pods are."""
+        self.buyers: Bools = np.zeros((0, 0), np.bool_)
+        self.far: Bools = np.zeros(0, np.bool_)
+        """By class: whether terms that bind its pods count others beyond the node."""
         self.kind_of: Ints = _NO_ROWS
         self.takes: Shorts = np.zeros((0, 0), np.int16)
         self.total: Ints = _NO_ROWS
@@ -159,10 +166,10 @@ class Resident:
         self.names, self.at = names, {name: i for i, name in enumerate(names)}
         for name in before.keys() - self.at.keys():
             self._count(self._rows.pop(name, None), None)
-            self.total = self.total - self.takes[before[name]]
+            self.total = self.total - self.takes[:, before[name]]
         kept = [(i, before[name]) for i, name in enumerate(names) if name in before]
         to, source = np.array(kept, np.int64).reshape(-1, 2).T
-        self.takes = _moved(self.takes, to, source, len(names))
+        self.takes = np.ascontiguousarray(_moved(self.takes.T, to, source, len(names)).T)
         self._room = _moved(self._room, to, source, len(names))
         self._admits = _moved(self._admits, to, source, len(names))
 
@@ -219,6 +226,9 @@ class Resident:
         self.request = np.array([c.request for c in classes]).reshape(
             len(classes), len(self.classes.resources)
         )
+        rules = Rules(self.columns, Hosts((), self.classes.resources))
+        self.buyer_of, self.buyers = _alike([rules.on_columns(c) for c in classes], self.columns.count)
+        self.far = np.array([_looks_far(self.classes, c) for c in classes], np.bool_)
         return True
 
     def _within(self, found: Iterable[Candidate]) -> Iterable[Candidate]:
@@ -233,7 +243,7 @@ class Resident:
         )
 
     def _enroll(self, daemons: tuple[DaemonSet, ...]) -> bool:
-        """A column of `takes` for each kind of pod; whether all nodes have to be compiled for it."""
+        """A row of `takes` for each kind of pod; whether all nodes have to be compiled for it."""
         measured = (self.classes.resources, daemons)
         many = len(self._kinds) > 2 * len(self.classes.classes) + _SPARE_KINDS
         new_rule = any(c.rule not in self._rules for c in self.classes.classes)
@@ -254,15 +264,15 @@ class Resident:
             return True
         if len(self._kinds) > known:
             more = _fits(self._room, self._admits, self._rule_of[known:], self._asked[known:])
-            self.takes = np.concatenate([self.takes, more], axis=1)
-            self.total = np.concatenate([self.total, more.sum(axis=0, dtype=np.int64)])
+            self.takes = np.concatenate([self.takes, more])
+            self.total = np.concatenate([self.total, more.sum(axis=1, dtype=np.int64)])
         return False
 
     def _blank(self) -> None:
         nodes = len(self.names)
         self._room = np.zeros((nodes, len(self.classes.resources)))
         self._admits = np.zeros((nodes, len(self._rules)), np.bool_)
-        self.takes = np.zeros((nodes, len(self._kinds)), np.int16)
+        self.takes = np.zeros((len(self._kinds), nodes), np.int16)
         self.total = np.zeros(len(self._kinds), np.int64)
 
     # --- rows -------------------------------------------------------------------------------------------------------
@@ -276,8 +286,8 @@ class Resident:
         self._room[at] = hosts.room
         self._admits[at] = admits.reshape(len(self._rules), hosts.count).T
         takes = _fits(self._room[at], self._admits[at], self._rule_of, self._asked)
-        self.total += takes.sum(axis=0, dtype=np.int64) - self.takes[at].sum(axis=0, dtype=np.int64)
-        self.takes[at] = takes
+        self.total += takes.sum(axis=1, dtype=np.int64) - self.takes[:, at].sum(axis=1, dtype=np.int64)
+        self.takes[:, at] = takes
 
     def _by_class(self, moving: Mapping[str, int]) -> tuple[Ints, Ints]:
         """Counts by class of counts by shape; pods that can't be planned at all are left out."""
@@ -287,6 +297,23 @@ class Resident:
                 found[number] = found.get(number, 0) + many
         numbers = sorted(found)
         return np.array(numbers, np.int64), np.array([found[n] for n in numbers], np.int64)
+
+
+def _alike(masks: Sequence[Bools], columns: int) -> tuple[Ints, Bools]:
+    """(which distinct mask each is, the distinct ones)."""
+    seen: dict[bytes, int] = {}
+    which = np.array([seen.setdefault(mask.tobytes(), len(seen)) for mask in masks], np.int64)
+    distinct = [np.frombuffer(mask, np.bool_) for mask in seen]
+    return which, np.array(distinct, np.bool_).reshape(len(seen), columns)
+
+
+def _looks_far(classes: Classes, one: PodClass) -> bool:
+    """Whether terms that bind the class, or that others have against it, count pods beyond the node."""
+    carried = (classes.terms[n] for n in one.carried)
+    if any(not t.per_host or t.kind is TermKind.AFFINITY for t in carried):
+        return True
+    matched = (classes.terms[n] for n in one.matched)
+    return any(t.kind is TermKind.ANTI_AFFINITY and not t.soft and not t.per_host for t in matched)
 
 
 def _samples(cluster: Snapshot, found: Iterable[Candidate]) -> dict[str, PodKey]:
@@ -308,18 +335,19 @@ def _moved(array: NDArray[Any], to: Ints, source: Ints, count: int) -> NDArray[A
 
 
 def _fits(room: Floats, admits: Bools, rule_of: Ints, asked: Floats) -> Shorts:
-    """[node, kind]: how many pods there is room for. `admits`: [node, rule]."""
-    out = np.zeros((len(room), len(asked)), np.int16)
-    for start in range(0, len(room), _PART):
-        part = slice(start, start + _PART)
+    """[kind, node]: how many pods there is room for. `admits`: [node, rule]."""
+    out = np.zeros((len(asked), len(room)), np.int16)
+    step = max(1, _PART // max(len(room), 1))
+    for start in range(0, len(asked), step):
+        part = slice(start, start + step)
         fit = np.full(out[part].shape, float(_MOST))
         for j in range(asked.shape[1]):
-            needs = np.nonzero(asked[:, j])[0]
-            share = room[part, j, None] / asked[needs, j]
-            if len(needs) == len(asked):
+            needs = np.nonzero(asked[part, j])[0]
+            share = room[:, j] / asked[part][needs, j, None]
+            if len(needs) == len(fit):
                 np.minimum(fit, share, out=fit)
             else:
-                fit[:, needs] = np.minimum(fit[:, needs], share)
+                fit[needs] = np.minimum(fit[needs], share)
         fit = np.floor(np.maximum(fit, 0.0) + 1e-9)
-        out[part] = np.where(admits[part][:, rule_of], fit, 0.0).astype(np.int16)
+        out[part] = np.where(admits.T[rule_of[part]], fit, 0.0).astype(np.int16)
     return out

@@ -15,14 +15,12 @@ import numpy as np
 
 from nodeyard.disruption.model import Block, Candidate, Rule
 from nodeyard.disruption.resident import Resident
-from nodeyard.provisioning.classes import Classes, PodClass
 from nodeyard.provisioning.columns import MOST_VARIANTS
-from nodeyard.provisioning.field import Rules
-from nodeyard.provisioning.hosts import Hosts
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
-from nodeyard.scheduling.topology import TermKind
 
 _EPSILON: Final = 1e-9
+_ROWS: Final = 64
+"""Nodes compared with all columns at once."""
 _PLENTY: Final = 2
 """Room for so many times a node's pods of each class is looked for nearby."""
 
@@ -33,30 +31,52 @@ class Screen:
     def __init__(self, resident: Resident, found: Sequence[Candidate]) -> None:
         self._resident = resident
         self._columns = resident.columns
-        classes, rules = (
-            resident.classes.classes,
-            Rules(resident.columns, Hosts((), resident.classes.resources)),
-        )
-        self._buys: Bools = np.array([rules.on_columns(c) for c in classes])
         variants = Counter(v.pool.key for v in self._columns.variants)
         self._certain = max(variants.values(), default=0) < MOST_VARIANTS
         """Whether columns tell all pods apart."""
-        self._far = np.array([_looks_far(resident.classes, c) for c in classes], np.bool_)
-        self._staying = self._all_staying(found)
+        self._staying: dict[str, Ints] = {}
+        self._least: dict[str, float] = {}
+        """Node -> price of the cheapest that holds all its pods that no other node has room for; inf: nothing does."""
         self._used: dict[tuple[str, str], dict[str, int]] = {}
+        self._compare(found)
 
-    def _all_staying(self, found: Sequence[Candidate]) -> dict[str, Ints]:
-        """Node -> per class that it holds, how many pods no other node has room for."""
+    def _compare(self, found: Sequence[Candidate]) -> None:
+        """What of each node no other has room for, and what would hold that."""
         resident = self._resident
         held = {c.node: held for c in found if (held := resident.held(c.node)) is not None and len(held[0])}
         if not held:
-            return {}
+            return
         sizes = [len(numbers) for numbers, _ in held.values()]
-        kinds = resident.kind_of[np.concatenate([numbers for numbers, _ in held.values()])]
+        numbers = np.concatenate([numbers for numbers, _ in held.values()])
         counts = np.concatenate([counts for _, counts in held.values()])
-        where = np.repeat(np.array([resident.at[node] for node in held], np.int64), sizes)
-        staying = np.maximum(counts - (resident.total[kinds] - resident.takes[where, kinds]), 0)
-        return dict(zip(held, np.split(staying, np.cumsum(sizes)[:-1]), strict=True))
+        kinds, node = resident.kind_of[numbers], np.repeat(np.arange(len(held)), sizes)
+        at = np.array([resident.at[name] for name in held], np.int64)
+        staying = np.maximum(counts - (resident.total[kinds] - resident.takes[kinds, at[node]]), 0)
+        self._staying = dict(zip(held, np.split(staying, np.cumsum(sizes)[:-1]), strict=True))
+        need = np.zeros((len(held), resident.request.shape[1]))
+        np.add.at(need, node, staying[:, None] * resident.request[numbers])
+        users = np.zeros((len(held), len(resident.buyers)), np.bool_)
+        users[node[staying > 0], resident.buyer_of[numbers[staying > 0]]] = True
+        self._least = dict(zip(held, self._cheapest(need, users).tolist(), strict=True))
+
+    def _cheapest(self, need: Floats, users: Bools) -> Floats:
+        """Per row the price of the cheapest column that has so much room and all of these buyers may use."""
+        order = np.argsort(self._columns.price, kind="stable")
+        price, room = np.append(self._columns.price[order], np.inf), self._columns.room[order]
+        buyers = self._resident.buyers[:, order]
+        least = np.where(need > 0, need - 1e-6, -np.inf)
+        first = np.zeros(len(need), np.int64)
+        sets, member = np.unique(users, axis=0, return_inverse=True)
+        for i, own in enumerate(sets):
+            allowed = np.append(buyers[own].all(axis=0), True)
+            mine = np.nonzero(member.reshape(-1) == i)[0]
+            for part in np.array_split(mine, len(mine) // _ROWS + 1):
+                holds = np.ones((len(part), len(price)), np.bool_)
+                for j in range(need.shape[1]):
+                    holds[:, :-1] &= room[:, j] >= least[part, j, None]
+                first[part] = np.argmax(holds & allowed, axis=1)
+        out: Floats = price[first]
+        return out
 
     def _held(self, candidate: Candidate) -> tuple[Ints, Ints] | None:
         """(classes, how many pods of each) of a node all of whose pods can be planned."""
@@ -65,45 +85,34 @@ class Screen:
 
     def refusal(self, candidate: Candidate) -> Block | None:
         """Why its pods can't go for less, where that is certain; None: it has to be planned."""
-        staying, paid = self._staying.get(candidate.node), candidate.price_per_hour
-        if staying is None or paid is None or not self._certain or not staying.any():
+        least, paid = self._least.get(candidate.node), candidate.price_per_hour
+        if least is None or paid is None or least < paid - _EPSILON or not self._certain:
             return None
-        held = self._held(candidate)
-        if held is None:
+        staying, held = self._staying[candidate.node], self._held(candidate)
+        if held is None or not staying.any():
             return None
-        numbers = held[0]
-        left = numbers[staying > 0]
-        need = staying @ self._resident.request[numbers]
-        price = self._columns.price[self._holding(left, need)]
-        if len(price):
-            least = float(price.min())
-            if least < paid - _EPSILON:
-                return None
+        if least < np.inf:
             facts: dict[str, str | int | float | bool] = {"pricePerHour": paid, "cheapestPerHour": least}
             return Block(Rule.NOT_CHEAPER, "no node that holds its pods is cheaper than it is", facts)
-        request = self._resident.request
-        if not all(self._holding(left[i : i + 1], request[n]).any() for i, n in enumerate(left)):
+        if not all(map(self._is_held, held[0][staying > 0].tolist())):
             return None  # the planner says why such a pod finds no place
         return Block(Rule.SEVERAL_NODES, "its pods would need several new nodes", {"nodes": 2})
 
-    def _holding(self, numbers: Ints, need: Floats) -> Bools:
-        """Columns that these classes may all use and that have room for so much."""
-        asked = need > 0
-        allowed: Bools = np.asarray(self._buys[numbers].all(axis=0), np.bool_)
-        out: Bools = allowed & np.asarray(
-            (self._columns.room[:, asked] >= need[asked] - 1e-6).all(axis=1), np.bool_
-        )
-        return out
+    def _is_held(self, number: int) -> bool:
+        """Whether something that could be bought holds a pod of the class."""
+        resident, users = self._resident, np.zeros((1, len(self._resident.buyers)), np.bool_)
+        users[0, resident.buyer_of[number]] = True
+        return bool(self._cheapest(resident.request[number : number + 1], users)[0] < np.inf)
 
     def near(self, candidate: Candidate, most: int | None = None) -> tuple[str, ...] | None:
         """The nodes that have room for some of its pods, at most about so many, the most useful first to be taken; None
         where terms between pods look further than that.
         """
         held = self._held(candidate)
-        if held is None or self._far[held[0]].any():
+        if held is None or self._resident.far[held[0]].any():
             return None
         numbers, counts = held
-        takes = self._resident.takes[:, self._resident.kind_of[numbers]].T.astype(np.int64)
+        takes = self._resident.takes[self._resident.kind_of[numbers]]
         takes[:, self._resident.at[candidate.node]] = 0
         able = np.nonzero(takes.any(axis=0))[0]
         names = self._resident.names
@@ -111,9 +120,8 @@ class Screen:
             return tuple(names[i] for i in able.tolist())
         part = np.minimum(takes[:, able], counts[:, None]) / counts[:, None]
         able = able[np.argsort(-part.sum(axis=0), kind="stable")]
-        wanted = counts[:, None] * _PLENTY
-        ahead = np.cumsum(takes[:, able], axis=1) - takes[:, able]
-        useful = ((takes[:, able] > 0) & (ahead < wanted)).any(axis=0)
+        wanted, left = counts[:, None] * _PLENTY, takes[:, able].astype(np.int64)
+        useful = ((left > 0) & (np.cumsum(left, axis=1) - left < wanted)).any(axis=0)
         chosen = np.concatenate([able[useful], able[~useful]])[: max(most, int(useful.sum()))]
         return tuple(names[i] for i in sorted(chosen.tolist()))
 
@@ -133,12 +141,3 @@ class Screen:
             }
             used[""] = sum(used.values())
         return used[""] - sum(used.get(name, 0) for name in inside)
-
-
-def _looks_far(classes: Classes, one: PodClass) -> bool:
-    """Whether terms that bind the class, or that others have against it, count pods beyond the node."""
-    carried = (classes.terms[n] for n in one.carried)
-    if any(not t.per_host or t.kind is TermKind.AFFINITY for t in carried):
-        return True
-    matched = (classes.terms[n] for n in one.matched)
-    return any(t.kind is TermKind.ANTI_AFFINITY and not t.soft and not t.per_host for t in matched)
