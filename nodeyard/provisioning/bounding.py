@@ -27,7 +27,7 @@ from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.setting import Setting
-from nodeyard.provisioning.tiers import buyable
+from nodeyard.provisioning.tiers import Case, cases
 from nodeyard.scheduling.topology import TermKind
 
 CLOSE = 1.0031
@@ -35,6 +35,10 @@ CLOSE = 1.0031
 _CLOSE_OF_MANY = 1.02
 _FEW_PODS = 1_500
 _MOST_SHARES = 24
+_MOST_GROUPS = 60
+"""Of standing nodes, that are all in a relaxation from the start."""
+_DEAR = 10.0
+"""What a largest node's worth of a limit costs beyond what is left, against the whole plan."""
 
 
 @dataclass(slots=True)
@@ -59,7 +63,7 @@ def bound_of(
     first = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
     kinds = kinds_of(setting, first, placed)
     shares = shares_of(setting, first, kinds, _MOST_SHARES)
-    value = _relaxed(setting, first, kinds, shares)
+    value = min(_relaxed(setting, first, kinds, shares, case, objective) for case in cases(setting, first))
     settled: set[object] = set(shares.names)
     joint = Joint.of(setting, placed)
     if known is not None and known > value:
@@ -79,16 +83,18 @@ def _close_enough(placed: Sequence[tuple[PodClass, int]]) -> float:
 
 
 # --- the relaxation ---------------------------------------------------------------------------------------------------
-def _relaxed(setting: Setting, first: Field, kinds: list[Kind], shares: Shares) -> float:
+def _relaxed(
+    setting: Setting, first: Field, kinds: list[Kind], shares: Shares, case: Case, objective: float
+) -> float:
+    """What no plan of the case is below."""
     request: list[Floats] = []
     demand: list[float] = []
     allowed: list[Bools] = []
     on_hosts: list[Bools] = []
     of: list[int] = []
-    bought = buyable(setting, first)
     for i, kind in enumerate(kinds):
         hosts, columns = open_to(setting, first, kind.one)
-        columns &= bought
+        columns &= case.bought
         tied, key, codes = _tied(first, kind)
         if tied > 0:
             for code in codes:
@@ -103,7 +109,7 @@ def _relaxed(setting: Setting, first: Field, kinds: list[Kind], shares: Shares) 
         request += [kind.one.request] * (len(demand) - len(request))
         of += [i] * (len(demand) - len(of))
     wide = np.concatenate([np.array(request), shares.units[of]], axis=1)
-    return _least(setting, wide, np.array(demand), allowed, on_hosts, shares)
+    return _least(setting, wide, np.array(demand), allowed, on_hosts, shares, case, objective)
 
 
 def _tied(first: Field, kind: Kind) -> tuple[float, str, list[int]]:
@@ -133,6 +139,8 @@ def _least(
     masks: list[Bools],
     host_masks: list[Bools],
     shares: Shares,
+    case: Case,
+    objective: float,
 ) -> float:
     columns, limits = setting.columns, Limits(setting.columns, setting.hosts)
     plain = request[:, : len(columns.resources)]
@@ -148,27 +156,42 @@ def _least(
     if len(open_):
         on_hosts[:, open_] = _fitting(np.array(host_masks)[:, open_], plain, setting.hosts.room[open_])
     groups, host_room = _host_groups(np.concatenate([setting.hosts.room, shares.hosts], axis=1), on_hosts)
-    limited = limits.inclusive if limits.any else np.zeros(0, np.bool_)
-    n_col, n_group, n_lim = len(chosen), len(host_room), int(limited.sum())
-    use = np.zeros((n_col + n_group, n_lim + n_group))
-    if n_lim:
-        use[:n_col, :n_lim] = limits.use[chosen][:, limited]
-    use[n_col:, n_lim:] = np.eye(n_group)
+    bought, left = _limit_rows(limits, chosen, case)
+    n_col, n_group, n_lim = len(chosen), len(host_room), len(left)
+    n_spare = n_lim  # something that pays for breaking a limit, so that a case nobody can be in is only dear
+    use = np.zeros((n_col + n_group + n_spare, n_lim + n_group))
+    use[:n_col, :n_lim] = bought
+    use[n_col : n_col + n_group, n_lim:] = np.eye(n_group)
+    use[n_col + n_group :, :n_lim] = -np.eye(n_spare)
     fresh = np.repeat(shares.fresh[None], n_col, axis=0)
     room = np.concatenate([np.concatenate([columns.room[chosen], fresh], axis=1), host_room])
-    left = limits.left[limited] if n_lim else np.zeros(0)
     market = Market(
-        room,
-        np.concatenate([columns.cost[chosen], np.zeros(n_group)]),
+        np.concatenate([room, np.zeros((n_spare, room.shape[1]))]),
+        np.concatenate([columns.cost[chosen], np.zeros(n_group), np.full(n_spare, _DEAR * objective)]),
         use,
-        np.concatenate([np.maximum(left, 0.0), np.ones(n_group)]),
+        np.concatenate([left, np.ones(n_group)]),
     )
-    usable = np.concatenate([allowed, on_hosts[:, groups[0]]], axis=1)
+    nobody = np.zeros((len(allowed), n_spare), np.bool_)
+    usable = np.concatenate([allowed, on_hosts[:, groups[0]], nobody], axis=1)
     if not usable.any(axis=1).all():
-        return 0.0
-    extra = np.arange(n_col, n_col + n_group)
-    found = relax(Kinds(request, demand, usable), market, extra=extra if n_group <= 60 else None)
+        return objective if case.full else 0.0
+    extra = np.arange(n_col if n_group <= _MOST_GROUPS else n_col + n_group, n_col + n_group + n_spare)
+    found = relax(Kinds(request, demand, usable), market, extra=extra)
     return found.bound if found.solved else 0.0
+
+
+def _limit_rows(limits: Limits, chosen: Ints, case: Case) -> tuple[Floats, Floats]:
+    """(use per chosen column, what is left), each row in parts of the largest node: limits, and what is in full use as a
+    limit to how little of it may be.
+    """
+    if not limits.any:
+        return np.zeros((len(chosen), 0)), np.zeros(0)
+    rows = np.nonzero(limits.inclusive)[0].tolist()
+    size = np.maximum(limits.use.max(axis=0), 1.0)
+    use = limits.use[chosen] / size
+    full, least = [row for row, _ in case.full], [least / size[row] for row, least in case.full]
+    left = np.concatenate([np.maximum(limits.left[rows], 0.0) / size[rows], -np.array(least)])
+    return np.concatenate([use[:, rows], -use[:, full]], axis=1), left
 
 
 def _fitting(masks: Bools, request: Floats, room: Floats) -> Bools:

@@ -32,7 +32,9 @@ class Kinds:
 
 @dataclass(slots=True)
 class Market:
-    """What can be bought: [column, resource] room, cost, and use of each pool limit: [column, limit]."""
+    """What can be bought: [column, resource] room, cost, and use of each pool limit: [column, limit]. Use and what is left
+    are negative where a limit is on how little may be used.
+    """
 
     room: Floats
     cost: Floats
@@ -75,6 +77,7 @@ def relax(kinds: Kinds, market: Market, *, rounds: int = _ROUNDS, extra: Ints | 
         chosen = np.concatenate([chosen, fresh])
     assert out is not None
     scaled = Kinds(request, kinds.demand, kinds.allowed)
+    out.toll = _within_cost(merged, market, out.toll)
     value = charges(scaled, merged, room, market, out) if out.solved else np.zeros(len(request))
     bound = float(value @ kinds.demand - out.toll @ market.left) if out.solved else 0.0
     flow = out.flow[member] * (kinds.demand / np.maximum(merged.demand[member], 1e-300))[:, None]
@@ -112,15 +115,19 @@ def _merged(request: Floats, demand: Floats, allowed: Bools) -> tuple[Kinds, Int
 
 
 def _first_columns(kinds: Kinds, room: Floats, market: Market) -> Ints:
-    """A handful of columns that are good for something: cheapest per unit of room in several mixes, for all."""
-    mixes = _mixes(kinds, room)
+    """A handful of columns that are good for something: cheapest per unit of room in several mixes, for all. Of what costs
+    nothing there is only so much, so that it is no reason to do without the others.
+    """
+    mixes, bought = _mixes(kinds, room), market.cost > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        worth = np.where(market.cost[:, None] > 0, (room @ mixes.T) / market.cost[:, None], np.inf)
+        worth = (room @ mixes.T) / market.cost[:, None]
     sets, which = np.unique(np.packbits(kinds.allowed, axis=1), axis=0, return_index=True)
     picked: set[int] = set()
     several = 3 if len(sets) <= 8 else 1
     for row in which:
-        usable = np.nonzero(kinds.allowed[row])[0]
+        usable = np.nonzero(kinds.allowed[row] & bought)[0]
+        if not len(usable):
+            picked.update(np.nonzero(kinds.allowed[row])[0].tolist())
         for mix in range(len(mixes)):
             best = usable[np.argsort(-worth[usable, mix], kind="stable")[:several]]
             picked.update(int(b) for b in best)
@@ -128,9 +135,9 @@ def _first_columns(kinds: Kinds, room: Floats, market: Market) -> Ints:
             several = 1
             mixes = mixes[:2]
     chosen = np.array(sorted(picked), np.int64)
-    bare = ~kinds.allowed[:, chosen].any(axis=1)
+    bare = ~(kinds.allowed & bought)[:, chosen].any(axis=1) & (kinds.allowed & bought).any(axis=1)
     for kind in np.nonzero(bare)[0]:
-        usable = np.nonzero(kinds.allowed[kind])[0]
+        usable = np.nonzero(kinds.allowed[kind] & bought)[0]
         picked.add(int(usable[np.argmin(market.cost[usable])]))
     return np.array(sorted(picked), np.int64)
 
@@ -219,7 +226,7 @@ def _node_columns(
     index, value, start = [], [], [0]
     for number, column in enumerate(chosen):
         held = np.nonzero(room[column] > 0)[0]
-        used = np.nonzero(market.use[column] > 0)[0] if n_lim else np.zeros(0, np.int64)
+        used = np.nonzero(market.use[column])[0] if n_lim else np.zeros(0, np.int64)
         index.append(np.concatenate([n_kind + number * n_res + held, n_kind + len(chosen) * n_res + used]))
         value.append(np.concatenate([room[column][held], market.use[column][used] if n_lim else np.zeros(0)]))
         start.append(start[-1] + len(held) + len(used))
@@ -232,6 +239,20 @@ def _fair_cost(market: Market, toll: Floats) -> Floats:
     return out
 
 
+def _within_cost(kinds: Kinds, market: Market, toll: Floats) -> Floats:
+    """The tolls, those that pay for use no higher than what the cheapest of it costs: no column may cost less than nothing."""
+    usable = kinds.allowed.any(axis=0)
+    use, out = market.use[usable], toll.copy()
+    paying = np.nonzero((use < 0).any(axis=0))[0]
+    out[paying] = 0.0
+    cost = market.cost[usable] + (use @ out if len(out) else 0.0)
+    for row in paying.tolist():
+        paid = use[:, row] < 0
+        out[row] = min(float(toll[row]), float((cost[paid] / -use[paid, row]).min()))
+        cost = np.maximum(cost + use[:, row] * out[row], 0.0)
+    return out
+
+
 def _profitable(kinds: Kinds, room: Floats, market: Market, now: Relaxation) -> Ints:
     """Columns that could still lower the cost: no price at hand shows that they can't."""
     cost = _fair_cost(market, now.toll)
@@ -239,6 +260,7 @@ def _profitable(kinds: Kinds, room: Floats, market: Market, now: Relaxation) -> 
     short = (kinds.request @ now.price.T) < now.value[:, None] - _EPS * (1 + now.value[:, None])
     wrong = kinds.allowed.T.astype(np.float32) @ short.astype(np.float32) > 0
     ratio = np.where(wrong, np.inf, worth / np.maximum(cost, 1e-300)[:, None]).min(axis=1)
+    ratio[cost < 0] = np.inf
     ratio[now.chosen] = 0.0
     ratio[~kinds.allowed.any(axis=0)] = 0.0
     bad = np.nonzero(ratio > 1 + 1e-7)[0]

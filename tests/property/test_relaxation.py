@@ -26,26 +26,28 @@ def problems(draw: st.DrawFn) -> Small:
     return np.array(request, float), np.array(demand), np.array(room, float), np.array(cost)
 
 
-def cheapest(problem: Small) -> float:
-    """The least cost of any packing, by trying every filling of every column."""
+def cheapest(problem: Small, least_of_first: int = 0) -> float:
+    """The least cost of any packing with at least so many nodes of the first column, by trying every filling of every
+    column.
+    """
     request, demand, room, cost = problem
 
     @cache
-    def least(left: tuple[int, ...]) -> float:
+    def least(left: tuple[int, ...], wanted: int) -> float:
         if not any(left):
-            return 0.0
+            return wanted * float(cost[0])
         best = np.inf
         for counts in np.ndindex(*(n + 1 for n in left)):
             if not any(counts):
                 continue
             load = np.array(counts) @ request
-            able = cost[(room >= load).all(axis=1)]
-            if len(able):
-                rest = tuple(n - c for n, c in zip(left, counts, strict=True))
-                best = min(best, float(able.min()) + least(rest))
+            rest = tuple(n - c for n, c in zip(left, counts, strict=True))
+            for column in np.nonzero((room >= load).all(axis=1))[0].tolist():
+                still = max(wanted - (column == 0), 0)
+                best = min(best, float(cost[column]) + least(rest, still))
         return float(best)
 
-    return least(tuple(int(d) for d in demand))
+    return least(tuple(int(d) for d in demand), least_of_first)
 
 
 def market(room: np.ndarray, cost: np.ndarray) -> Market:
@@ -67,6 +69,27 @@ def test_the_bound_never_exceeds_the_cheapest_packing_and_patterns_meet_it(probl
     answer = PatternSolver(model, lambda: 5.0).solve(best * 2, integer_s=2.0)
     assert relaxed.bound - 1e-6 <= answer.bound <= best + 1e-6
     assert abs(answer.cost - best) < 1e-6
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems(), st.integers(1, 3))
+def test_the_bound_never_exceeds_the_cheapest_packing_that_uses_enough_of_a_column(
+    problem: Small, wanted: int
+) -> None:
+    request, demand, room, cost = problem
+    allowed = (room[None] >= request[:, None]).all(axis=2)
+    nobody = np.zeros((len(demand), 1), np.bool_)
+    kinds = Kinds(request, demand.astype(float), np.concatenate([allowed, nobody], axis=1))
+    last = len(cost)  # holds nothing and can stand for what is missing, at a price
+    use = np.zeros((last + 1, 1))
+    use[[0, last]] = -1.0
+    enough = Market(
+        np.concatenate([room, np.zeros((1, 2))]), np.append(cost, 100.0), use, np.array([-float(wanted)])
+    )
+    relaxed = relax(kinds, enough, extra=np.array([last]))
+    assert relaxed.bound <= cheapest(problem, wanted) + 1e-6
+    plain = relax(Kinds(request, demand.astype(float), allowed), market(room, cost)).bound
+    assert relaxed.bound >= plain - 1e-6
 
 
 @settings(deadline=None, max_examples=60)
