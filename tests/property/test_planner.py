@@ -89,9 +89,9 @@ def test_kinds_of_constraint_mixed_in_one_plan_are_all_kept(first: str, second: 
 
 
 def counted_clock() -> Callable[[], float]:
-    """A clock that five milliseconds pass on at each look, however busy the machine is."""
+    """A clock that twenty milliseconds pass on at each look, however busy the machine is."""
     looks = count()
-    return lambda: next(looks) / 200
+    return lambda: next(looks) / 50
 
 
 def test_the_same_problem_on_the_same_clock_gives_the_same_plan() -> None:
