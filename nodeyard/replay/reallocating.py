@@ -26,8 +26,20 @@ EVICTIONS: Final = "evictions"
 _SOON_S: Final = 1.0
 _EMPTY_LOOK_S: Final = 10.0
 _EXPIRY_S: Final = 600.0
+_LITTLE: Final = 0.003
+"""A command that saves less of what the cluster costs is the last for a while."""
 _WHOLE: Final = tuple(method for method in WITHOUT_COURSES if method is not together)
 """A replay has no time for plans that are searched for, which is what `together` adds."""
+
+
+def worth_another_look(outcome: Outcome) -> bool:
+    """Whether what a pass found lets expect more of the next one, as soon as it is done."""
+    command = outcome.command
+    if command is None:
+        return False
+    return command.reason is not Reason.UNDERUTILIZED or command.saves_per_hour > _LITTLE * sum(
+        outcome.cost.values()
+    )
 
 
 class _UnderWay:
@@ -117,7 +129,7 @@ class Reallocating:
     def _note(self, outcome: Outcome, *, whole: bool) -> None:
         """When to look again, all else unchanged."""
         now_s = self._world.now_s
-        if whole and outcome.command is None:
+        if whole and not worth_another_look(outcome):
             self._next_s = now_s + self._policy.pass_every_s
         if whole and outcome.recheck_at is not None:
             self._again_s(max(outcome.recheck_at - EPOCH, self._next_s))
