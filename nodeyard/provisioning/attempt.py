@@ -98,6 +98,15 @@ class Attempt:
         cost = float(self.columns.cost[used].sum()) if len(used) else 0.0
         return Draft(self.state, self.limits, left, self.carried_of, self._view, cost)
 
+    def floor(self) -> float:
+        """What the attempt comes to at least, once dealt: as far as the relaxation knows, hosts shared on purpose aside."""
+        demand = [(self._view(one), one.demand) for one in self.classes.classes]
+        dealer = Dealer(self.state, self.cells, self.carried_of, self.new_nodes, self.home)
+        portions, nowhere = dealer.deal(demand)
+        if nowhere:
+            return np.inf
+        return self.buyer.floor(self.fill(portions, 0, self.state.count))
+
     def _stage(self, waiting: dict[int, int], *, last: bool) -> dict[int, int]:
         """Place what waits with the present stage's preferences honoured; returns what is left."""
         demand = [(self._view(self.classes.classes[n]), many) for n, many in waiting.items() if many > 0]

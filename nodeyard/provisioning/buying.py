@@ -6,7 +6,7 @@ Works on an attempt's site. Neighbours: `attempt` calls, `packing` decides, `col
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from nodeyard.provisioning.domains import ANYWHERE, Portion
 from nodeyard.provisioning.labelled import Bools, Ints
 from nodeyard.provisioning.lots import Lots, Shop
 from nodeyard.provisioning.packing import Packed, Packer
+from nodeyard.provisioning.seating import Seating, lone_terms
 from nodeyard.provisioning.setting import Site
 from nodeyard.scheduling.topology import TermKind
 
@@ -65,6 +66,14 @@ class Buyer:
         packed = packer.run()
         rest = self._commit(lots, packed, chosen)
         return rest, impossible
+
+    def floor(self, portions: list[Portion]) -> float:
+        """What nodes for the portions cost at least, as far as the relaxation knows; nothing is bought."""
+        lots, impossible = self._lots(portions)
+        if impossible or not lots:
+            return np.inf if impossible else 0.0
+        shop, _, packed_lots = self._shop(lots)
+        return Packer(packed_lots, shop, lambda: 0.0, work=self.site.setting.effort).appraised()
 
     def _bought(self) -> float:
         """What the nodes bought so far cost."""
@@ -122,9 +131,9 @@ class Buyer:
         """Per-node terms whose every bearer and match in one cell is one class: a cap says all there is to say."""
         seen: dict[object, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
         for portion in portions:
-            for number in {*self.carried_of(portion.one), *portion.one.matched}:
-                if number in self.state.at:
-                    seen[number][portion.cell].add(portion.one.number)
+            carried, matched = lone_terms(self.state, self.carried_of(portion.one), portion.one.matched)
+            for number in carried | matched:
+                seen[number][portion.cell].add(portion.one.number)
             for port in portion.one.ports:
                 seen[(port.protocol, port.port)][portion.cell].add(portion.one.number)
             if (cap := self.state.share_cap(portion.one)) is not None:
@@ -142,8 +151,7 @@ class Buyer:
         classes with terms of their own may share a node, and must not become one lot under one cap).
         """
         most = _UNLIMITED
-        carried = {n for n in self.carried_of(one) if n in self.state.at}
-        matched = {n for n in one.matched if n in self.state.at}
+        carried, matched = lone_terms(self.state, self.carried_of(one), one.matched)
         for number in carried & matched:
             term = self.terms[number]
             most = min(most, 1.0 if term.kind is TermKind.ANTI_AFFINITY else float(term.max_skew))
@@ -212,26 +220,8 @@ class Buyer:
             columns = chosen[np.array([b.column for b in bins], np.int64)]
             first = int(state.add_nodes(columns)[0])
             self.limits.spend_all(columns)
-        queues: list[list[tuple[Portion, int]]] = [[(p, p.count) for p in lot.portions] for lot in lots]
-        given: dict[int, tuple[PodClass, list[int], list[int]]] = {}
-        for i, one_bin in enumerate(bins):
-            for lot, count in zip(one_bin.lots.tolist(), one_bin.counts.tolist(), strict=True):
-                queue = queues[lot]
-                while count:
-                    portion, left = queue[-1]
-                    part = min(count, left)
-                    one = portion.one
-                    _, nodes, counts = given.setdefault(one.number, (one, [], []))
-                    if nodes and nodes[-1] == first + i:
-                        counts[-1] += part
-                    else:
-                        nodes.append(first + i)
-                        counts.append(part)
-                    count -= part
-                    if part == left:
-                        queue.pop()
-                    else:
-                        queue[-1] = (portion, left - part)
-        for one, nodes, counts in given.values():
-            state.place(one, self.carried_of(one), np.array(nodes, np.int64), np.array(counts, np.int64))
-        return [Portion(p.one, p.cell, left) for queue in queues for p, left in queue]
+        queues = [[replace(p) for p in lot.portions] for lot in lots]
+        if bins:
+            nodes = first + np.arange(len(bins))
+            Seating(state, self.carried_of, bins, nodes, queues).run()
+        return [p for queue in queues for p in queue if p.count]

@@ -6,7 +6,6 @@ pods arrive. What remains for packing is plain: so many pods of this class in th
 counts that standing pods bring; `packing` takes the result.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -362,26 +361,22 @@ class Dealer:
         """Split the cells' quotas among the classes: in proportion where classes are few, else one after the other."""
         where = np.nonzero(quota)[0].tolist()
         remaining = {cell: int(quota[cell]) for cell in where}
-        few = len(group.members) <= 8
-        for one, many in sorted(
-            group.members, key=lambda m: (-m[0].priority, -float(m[0].request[0]), m[0].number)
-        ):
-            taken: dict[int, int] = defaultdict(int)
-            todo = many
-            if few and len(where) > 1:
-                total = sum(remaining.values())
-                for cell in where:
-                    part = min(todo, remaining[cell] * many // max(total, 1))
-                    taken[cell] += part
-                    remaining[cell] -= part
-                    todo -= part
-            for cell in sorted(where, key=lambda c: -remaining[c]):
-                part = min(todo, remaining[cell])
-                taken[cell] += part
+        order = sorted(group.members, key=lambda m: (-m[0].priority, -float(m[0].request[0]), m[0].number))
+        for one, many in order:
+            todo = min(many, sum(remaining.values()))
+            taken = _apportioned(todo, remaining)
+            for cell, part in taken.items():
                 remaining[cell] -= part
-                todo -= part
-                if not todo:
-                    break
             portions += [Portion(one, cell, n) for cell, n in taken.items() if n]
-            if todo:
-                nowhere.append((one, todo))
+            if todo < many:
+                nowhere.append((one, many - todo))
+
+
+def _apportioned(many: int, quota: Mapping[int, int]) -> dict[int, int]:
+    """So many pods split over cells in proportion to their quotas, what is left over to those furthest behind."""
+    total = max(sum(quota.values()), 1)
+    out = {cell: many * part // total for cell, part in quota.items()}
+    rest = many - sum(out.values())
+    for cell in sorted(quota, key=lambda c: (out[c] - many * quota[c] / total, -quota[c]))[:rest]:
+        out[cell] += 1
+    return out

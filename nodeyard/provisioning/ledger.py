@@ -14,13 +14,15 @@ import numpy as np
 
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.columns import cheapest
-from nodeyard.provisioning.domains import ANYWHERE, Cells, cells_of
+from nodeyard.provisioning.domains import ANYWHERE, Cells, Portion, cells_of
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.kinds import settled_spreads
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.lots import Bin
+from nodeyard.provisioning.mending import Mender
 from nodeyard.provisioning.pattern_program import Spread
+from nodeyard.provisioning.seating import Seating, lone_terms
 from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.scheduling.topology import TermKind
 
@@ -120,7 +122,11 @@ class Ledger:
         elif there <= self.settled and there <= set(carried):
             cell = _BALANCED
         share = one.workload if one.workload in self.first.share else ""
-        key = (seen.rule, one.ports, one.request.tobytes(), carried, one.soft, one.matched, share, cell, tier)
+        near = lone_terms(self.first, carried, one.matched)
+        soft = tuple(n for n in one.soft if n in self.first.at)
+        over = carried if cell == _BALANCED else ()
+        terms = (*map(frozenset, near), soft, over)
+        key = (seen.rule, one.ports, one.request.tobytes(), *terms, share, cell, tier)
         return key, Sort(seen, carried, cell, tier)
 
     # --- what a node has a whole number of ------------------------------------------------------------------------------
@@ -135,7 +141,7 @@ class Ledger:
         for i, sort in enumerate(self.sorts):
             for number in borne & {*sort.carried, *sort.one.matched}:
                 if self.terms[number].kind is TermKind.SPREAD:
-                    if number in sort.one.matched:
+                    if number in sort.carried and number in sort.one.matched:
                         add(number, i, 1.0)
                 elif self.terms[number].kind is TermKind.ANTI_AFFINITY:
                     add(number, i, 1.0 if number in sort.carried else _BESIDE)
@@ -312,19 +318,9 @@ class Ledger:
         limits = Limits(setting.columns, setting.hosts)
         for node in self.fixed:
             self._copied(old, node, state, limits)
-        queues = [list(sort.members.items()) for sort in self.sorts]
-        for one in sorted(bins, key=lambda b: (self.place[b.column] >= 0, -self.cost[b.column])):
-            if not len(one.lots):
-                continue
-            at = int(self.place[one.column])
-            node = -1 - at if at < 0 else self._bought(state, limits, at)
-            for lot, many in zip(one.lots.tolist(), one.counts.tolist(), strict=True):
-                if not self._put(state, node, queues[self.lots[lot][0]], self.sorts[self.lots[lot][0]], many):
-                    return None
-        if (
-            any(queue for queue in queues)
-            or (limits.left < np.minimum(self.draft.limits.left, 0) - 1e-6).any()
-        ):
+        if not self._seated(state, limits, bins):
+            return None
+        if (limits.left < np.minimum(self.draft.limits.left, 0) - 1e-6).any():
             return None
         if not self._balanced_as_before(state):
             return None
@@ -341,21 +337,47 @@ class Ledger:
             one = self.setting.classes.classes[number]
             state.place(one, self.draft.carried_of(one), np.array([here]), np.array([many]))
 
-    def _put(self, state: Field, node: int, queue: list[tuple[int, int]], sort: Sort, many: int) -> bool:
-        """So many pods of the sort onto the node, judged as ever."""
-        while many:
-            if not queue:
-                return False
-            number, left = queue.pop()
-            part = min(many, left)
-            one = self.setting.classes.classes[number]
-            if int(state.capacity(one, sort.carried, first=node)[node]) < part:
-                return False
-            state.place(one, sort.carried, np.array([node]), np.array([part]))
-            many -= part
-            if part < left:
-                queue.append((number, left - part))
-        return True
+    def _seated(self, state: Field, limits: Limits, bins: Sequence[Bin]) -> bool:
+        """Whether all pods of the sorts have a place, on the bins' nodes or where they fit."""
+        used = [one for one in bins if len(one.lots)]
+        used.sort(key=lambda b: (self.place[b.column] >= 0, -self.cost[b.column]))
+        nodes = [
+            -1 - at if (at := int(self.place[b.column])) < 0 else self._bought(state, limits, at)
+            for b in used
+        ]
+        wanted = np.zeros(len(self.lots), np.int64)
+        for one in used:
+            wanted[one.lots] += one.counts
+        queues = self._queues(wanted)
+        Seating(state, self.draft.carried_of, used, np.array(nodes, np.int64), queues, judged=True).run()
+        return all(self._taken(p, state, limits) for queue in queues for p in queue)
+
+    def _queues(self, wanted: Ints) -> list[list[Portion]]:
+        """Per lot, the pods that are to come there; what the lots of a sort don't ask for waits in its last one."""
+        queues: list[list[Portion]] = [[] for _ in self.lots]
+        waiting = [list(sort.members.items()) for sort in self.sorts]
+        last = {sort: lot for lot, (sort, _) in enumerate(self.lots)}
+        for lot, (sort, cell) in enumerate(self.lots):
+            open_, left = waiting[sort], int(wanted[lot])
+            while open_ and (left or lot == last[sort]):
+                number, many = open_.pop()
+                part = many if lot == last[sort] else min(many, left)
+                queues[lot].append(Portion(self.setting.classes.classes[number], cell, part))
+                left -= part
+                if part < many:
+                    open_.append((number, many - part))
+        return queues
+
+    def _taken(self, portion: Portion, state: Field, limits: Limits) -> bool:
+        """Whether pods that found no place on the bins' nodes find one elsewhere in their cell."""
+        if not portion.count:
+            return True
+        mender = Mender(
+            state, limits, self.setting.effort.total, new_nodes=self.setting.problem.allow_new_nodes
+        )
+        if portion.cell != ANYWHERE:
+            mender.cells = self.cells.of_host == portion.cell, self.cells.of_column == portion.cell
+        return not mender.place(portion.one, self.draft.carried_of(portion.one), portion.count)
 
     def _balanced_as_before(self, state: Field) -> bool:
         """Whether every count over domains is what it was, or a spread that holds."""

@@ -17,6 +17,7 @@ import numpy as np
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.ledger import Ledger
+from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.lots import Bin
 from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.provisioning.solver import INF, Program, solved_linear
@@ -24,16 +25,21 @@ from nodeyard.provisioning.solver import INF, Program, solved_linear
 _FILLINGS: Final = 240
 """Fillings made in one turn for each set of columns that take the same lots."""
 _JOINING: Final = 150
-_MOST_PAIRS: Final = 4_000
+_MOST_PAIRS: Final = 1_000
 _MENDINGS: Final = 6
 _FIRST: Final = 0.5
 """Of the time, what is spent before anything is decided; and of what is left, for each later decision."""
 _LATER: Final = 0.3
 _STALLED, _LITTLE = 3, 2e-5
+_STEADY, _LOOSER, _LOOSE = 0.8, 0.6, 0.15
+"""How far the worths that guide new fillings are the relaxation's at first, which are never far off, and not the program's,
+which leap while fillings are few; how far less so each time that nothing comes of it, and from where on not at all.
+Source: Wentges, Weighted Dantzig-Wolfe decomposition for linear mixed-integer programming (1997).
+"""
 _NEARLY: Final = 0.7
 """From this share of a node on, it is decided as a whole one."""
 _SLIVER: Final = 1e-9
-_MAKING, _MENDING = 6.0, 0.8
+_MAKING, _MENDING = 3.6, 0.5
 """Elements gone over, per filling and lot, and per filling and pair."""
 Worth = Floats
 
@@ -86,6 +92,7 @@ class Mixer:
             row[one.lots] = one.counts
         demand = counts.sum(axis=0)
         self._join(np.array([b.column for b in bins], np.int64), counts)
+        self.worth = self._relaxed(demand)
         decided: list[int] = []
         left = demand.copy()
         while left.any():
@@ -97,21 +104,35 @@ class Mixer:
                 left = np.maximum(left - many * self.counts[filling], 0)
         return self._delivered(decided, demand)
 
+    def _relaxed(self, demand: Ints) -> Worth:
+        """What a pod of each lot is worth where nodes and what they hold are bought in parts."""
+        nothing = np.zeros((len(self.cost), 0))
+        market = Market(self.room, self.cost, nothing, np.zeros(0))
+        out, some = np.zeros(len(demand)), np.nonzero(demand > 0)[0]
+        self.work.count(len(some) * len(self.cost) * 40.0, calls=40.0)
+        out[some] = relax(
+            Kinds(self.request[some], demand[some].astype(np.float64), self.fits[some]), market
+        ).value
+        return out
+
     # --- in parts -----------------------------------------------------------------------------------------------------
     def _shared(self, left: Ints, seconds: float) -> tuple[Ints, Floats | None]:
         """(fillings that may be used, how many of each if nodes could be bought in parts), after so long a search."""
         stop = self.spare() - seconds
-        stalled, before = 0, np.inf
+        stalled, before, steady = 0, np.inf, _STEADY
         while True:
             able = self._usable(left)
             cost, share, worth = self._program(able, left)
             stalled = stalled + 1 if before - cost < _LITTLE * cost else 0
+            if stalled and steady > 0:
+                stalled, steady = 0, steady * _LOOSER if steady > _LOOSE else 0.0
             if share is None or (np.isfinite(before) and (self.spare() <= stop or stalled >= _STALLED)):
                 return able, share
             before = cost
+            guide = steady * self.worth + (1 - steady) * worth
             for columns, lots in self.groups:
                 if left[lots].any():
-                    self._generate(columns, lots[left[lots] > 0], worth, left)
+                    self._generate(columns, lots[left[lots] > 0], guide, worth, left)
 
     def _usable(self, left: Ints) -> Ints:
         """Fillings that hold no more than what is left; one for every lot."""
@@ -161,14 +182,14 @@ class Mixer:
         self.column = np.concatenate([self.column, columns[new]])
         self.counts = np.concatenate([self.counts, counts[new]])
 
-    def _generate(self, columns: Ints, lots: Ints, worth: Worth, left: Ints) -> None:
-        """Fillings that are worth more than they cost, the best of them."""
+    def _generate(self, columns: Ints, lots: Ints, guide: Worth, worth: Worth, left: Ints) -> None:
+        """Fillings that are worth more than they cost, the best of them by `guide`, by which they are made."""
         tries = max(2, _FILLINGS // len(columns))
-        of, counts = self._filled(columns, lots, worth[lots], left[lots], tries)
-        counts = self._mended(of, lots, counts, worth[lots], left[lots])
-        over = self.cost[of] - counts @ worth[lots]
-        best = np.argsort(over, kind="stable")[:_JOINING]
-        best = best[over[best] < -_SLIVER]
+        of, counts = self._filled(columns, lots, guide[lots], left[lots], tries)
+        counts = self._mended(of, lots, counts, guide[lots], left[lots])
+        over = (self.cost[of] - counts @ guide[lots]) / self.cost[of]
+        best = np.argsort(over, kind="stable")
+        best = best[(self.cost[of] - counts @ worth[lots])[best] < -_SLIVER][:_JOINING]
         whole = np.zeros((len(best), len(left)), np.int64)
         whole[:, lots] = counts[best]
         self._join(of[best], whole)

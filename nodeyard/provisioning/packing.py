@@ -111,6 +111,12 @@ class Packer:
             unplaced[one.lots] -= one.counts
         return Packed(bins, unplaced, first, self.value)
 
+    def appraised(self) -> float:
+        """The relaxation's cost alone."""
+        left = self.lots.demand.copy()
+        left[~self.fits.any(axis=1)] = 0
+        return self._relaxed(left, self.binding).bound if left.any() else 0.0
+
     def _relaxed(self, left: Ints, known: Bools) -> Relaxation:
         active = np.nonzero(left > 0)[0]
         keyed = np.column_stack([self.request[active][:, known], self.lots.mask[active]])

@@ -11,7 +11,7 @@ import msgspec
 
 from nodeyard.api.pod import PodKey
 from nodeyard.provisioning.attempt import Attempt
-from nodeyard.provisioning.bounding import Bound, bound_of
+from nodeyard.provisioning.bounding import Bound, bound_of, relaxed_bound
 from nodeyard.provisioning.choices import Choice, Chooser
 from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.domains import ANYWHERE, cells_of, stays_together
@@ -49,7 +49,11 @@ _REWORK_FULL, _REWORK_PODS = 1_000, 2_000
 _REWORK_PART = 0.25
 """As much again as this part of the search is what reworking may take at most."""
 _REWORK_LEAST_S = 0.02
-"""Less than this is gone before reworking has begun."""
+"""Less than this is gone before reworking or mixing has begun."""
+_MIX_S, _MIX_PART = 3.0, 0.5
+_MIX_PODS, _MIX_NODES, _MIX_GAP = 2_500, 20, 1.015
+"""Seconds, and part of the search, that packing a plan anew as one mix takes at most; of how many pods at most, nodes at
+least, and how far above the relaxation plans are that it is tried for."""
 _PROVED = 1.001
 _SEARCH_SHARE = 0.6
 """Of the deadline, what may be searched where the options don't say."""
@@ -135,7 +139,10 @@ def _best_draft(setting: Setting, clock: Callable[[], float], started: float) ->
         pods, search = len(setting.problem.pods), effort.budget(_search_s(setting.options))
         proof = Proof.of(setting, _search_s(setting.options), small=whole is not None)
         setting.near = proof.near
-        draft, proved = _cheapest(attempt, ways[0], _homes(setting), pods, search), None
+        homes = _homes(setting)
+        if pods > _HOMES_PODS:
+            homes = [_likeliest(setting, ways[0], homes, total)]
+        draft, proved = _cheapest(attempt, ways[0], homes, pods, search), None
         if joint is not None and (draft.unplaced or not proof.near(draft.cost)):
             draft, proved = joint.improve(draft, effort.budget(together))
         proved = max(proved or 0.0, proof.least)
@@ -159,11 +166,9 @@ def _reworked(setting: Setting, draft: Draft) -> Draft:
     """The draft, or what comes of packing it anew as a whole and then a few of its nodes at a time, where that is cheaper,
     preferences included.
     """
-    if setting.options.mixing_s > 0:
-        draft = _better(
-            setting, mixed(setting, draft, setting.effort.budget(setting.options.mixing_s)), draft
-        )
     pods = len(setting.problem.pods)
+    if seconds := _mixing_s(setting, draft):
+        draft = _better(setting, mixed(setting, draft, setting.effort.budget(seconds)), draft)
     if not 0 < pods <= _REWORK_PODS:
         return draft
     most = min(_REWORK_S, _search_s(setting.options) * _REWORK_PART)
@@ -171,6 +176,21 @@ def _reworked(setting: Setting, draft: Draft) -> Draft:
     if seconds < _REWORK_LEAST_S:
         return draft
     return _better(setting, reworked(setting, draft, setting.effort.budget(seconds)), draft)
+
+
+def _mixing_s(setting: Setting, draft: Draft) -> float:
+    """Seconds for packing the plan anew as one mix: as asked for, else where the plan has many nodes and a wide gap."""
+    options = setting.options
+    if options.mixing_s > 0:
+        return options.mixing_s
+    pods, nodes = len(setting.problem.pods), draft.state.count - setting.hosts.count
+    seconds = min(_MIX_S, _search_s(options) * _MIX_PART)
+    if draft.unplaced or pods > _MIX_PODS or nodes < _MIX_NODES or seconds < _REWORK_LEAST_S:
+        return 0.0
+    placed = [(c, c.demand) for c in setting.classes.classes]
+    if draft.cost <= relaxed_bound(setting, placed, draft.cost) * _MIX_GAP:
+        return 0.0
+    return seconds
 
 
 def _better(setting: Setting, one: Draft, other: Draft) -> Draft:
@@ -212,6 +232,16 @@ def _cheapest(
         return best
     again = attempt(stages, 1.0, home)
     return again if _worth(again) < worth else best
+
+
+def _likeliest(
+    setting: Setting, stages: Sequence[Honour], homes: Sequence[int], total: Callable[[], float]
+) -> int:
+    """The home that leaves most room for a cheap plan, as far as the relaxation of what is dealt so can tell."""
+    if len(homes) == 1:
+        return homes[0]
+    none = setting.effort.budget(0.0)
+    return min(homes, key=lambda home: Attempt(setting, stages, none, total, none, home).floor())
 
 
 def _worth(draft: Draft) -> tuple[int, float]:

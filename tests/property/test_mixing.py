@@ -7,6 +7,7 @@ import pytest
 
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Bools, Floats
+from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.lots import Bin
 from nodeyard.provisioning.mixing import Mixer, mixed
 from nodeyard.provisioning.model import Options
@@ -113,3 +114,19 @@ def test_without_time_the_plan_is_what_it_was() -> None:
     setting = setting_of("plain deployments", 1)
     draft = hasty(setting)
     assert mixed(setting, draft, lambda: 0.0) is draft
+
+
+def test_a_poor_plan_of_very_different_pods_does_not_end_the_search_for_fillings() -> None:
+    """Before there are many fillings the program's worths leap, and nothing made by them alone is of any use for long."""
+    rng = np.random.default_rng(5)
+    request = np.column_stack(
+        [rng.choice([1.0, 2.5, 5.0, 10.0, 15.0], 40), rng.choice([1.0, 5.0, 10.0, 20.0, 40.0], 40)]
+    )
+    room, cost = np.array([[19.3, 31.0], [39.2, 141.0], [79.1, 140.0]]), np.array([0.0294, 0.0558, 0.1])
+    demand, allowed = rng.integers(1, 6, 40), np.ones((40, 3), np.bool_)
+    fits = allowed & (room[None] >= request[:, None]).all(axis=2)
+    bins = mixer_of(request, room, cost, allowed, 3.0).run(one_by_one(demand.tolist(), fits, cost))
+    assert bins is not None
+    kinds = Kinds(request, demand.astype(float), fits)
+    low = relax(kinds, Market(room, cost, np.zeros((3, 0)), np.zeros(0))).bound
+    assert sum(cost[b.column] for b in bins) < 1.04 * low
