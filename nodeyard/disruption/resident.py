@@ -7,7 +7,7 @@ do. `provisioning.compiling` compiles the parts. Neighbours: `screening` asks.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, Final
@@ -20,6 +20,7 @@ from nodeyard.api.cluster import DaemonSet
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.pod import PodKey, PodRecord
 from nodeyard.api.quantity import Resources
+from nodeyard.api.selectors import Taint
 from nodeyard.disruption.model import Candidate
 from nodeyard.provisioning.claims import planned_pods_of
 from nodeyard.provisioning.classes import Classes, PodClass
@@ -33,9 +34,9 @@ from nodeyard.provisioning.compiling import (
 from nodeyard.provisioning.daemons import daemons_of
 from nodeyard.provisioning.field import Rules
 from nodeyard.provisioning.hosts import Host, Hosts, hosts_of_claims, hosts_of_nodes, settle_claims
-from nodeyard.provisioning.labelled import Bools, Floats, Ints, NodeRule
+from nodeyard.provisioning.labelled import Bools, Floats, Ints, LabelColumn, NodeRule, coded
 from nodeyard.provisioning.model import Options, Problem
-from nodeyard.scheduling.topology import TermKind
+from nodeyard.scheduling.topology import TermKind, TopologyTerm
 from nodeyard.state.cluster import Snapshot
 
 Shorts = NDArray[np.int16]
@@ -57,10 +58,13 @@ class _Row:
     records: tuple[PodRecord, ...]
     closed: bool
     planned: frozenset[PodKey]
+    awaits: bool
+    """Whether pods that are promised to it were counted."""
     standing: frozenset[str] = frozenset()
     moving: Mapping[str, int] = field(default_factory=dict)
     pool: str = ""
     capacity: Resources = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
     held: tuple[Ints, Ints] = (_NO_ROWS, _NO_ROWS)
 
 
@@ -88,6 +92,10 @@ class Resident:
         self.total: Ints = _NO_ROWS
         self.alone: list[Host] = []
         """Claims that have no node yet."""
+        self.stood: frozenset[str] = frozenset()
+        """Shapes of all pods on nodes."""
+        self.counting: dict[int, frozenset[str]] = {}
+        """Term -> shapes of those that it counts or that carry it, as far as it was asked for."""
         self.compiled = 0
         """Nodes that the last look compiled."""
         self._rows: dict[str, _Row] = {}
@@ -110,6 +118,20 @@ class Resident:
         row = self._rows.get(node)
         return None if row is None else row.held
 
+    def standing(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """(node, shapes of the pods that are there or promised to it)."""
+        return ((name, self._rows[name].standing) for name in self.names)
+
+    def labels(self, key: str) -> LabelColumn:
+        """A label of all nodes."""
+        return coded([self._rows[name].node.labels.get(key) for name in self.names])
+
+    def tolerated(self, rule: NodeRule) -> Bools:
+        """Nodes among whose lasting taints a pod with this rule may land."""
+        return np.fromiter(
+            (rule.endures(self._rows[n].taints) for n in self.names), np.bool_, len(self.names)
+        )
+
     def hosts(self) -> Iterable[tuple[str, str, Resources]]:
         """(name, pool, capacity) of all nodes and claims."""
         yield from ((row.node.name, row.pool, row.capacity) for row in self._rows.values())
@@ -127,6 +149,8 @@ class Resident:
         self.alone = hosts_of_claims(problem, promised)
         daemons = daemons_of(cluster)
         renumbered = self._classify(problem, options, daemons, found, terms)
+        if renumbered or self.stood != self._standing.keys():
+            self.stood, self.counting = frozenset(self._standing), {}
         settle_claims(problem, self.alone, self.columns)
         if renumbered and self._enroll(daemons):
             raw = hosts_of_nodes(problem, cluster.nodes.values(), set())
@@ -156,6 +180,7 @@ class Resident:
             and row.claim is cluster.claim_of(node)
             and row.keys is cluster.pods_on.get(node.name, _NOBODY)
             and row.closed is (node.name in problem.closed_nodes)
+            and not row.awaits
             and (not waiting or row.planned.isdisjoint(waiting))
             and all(map(is_, row.records, map(cluster.pods.__getitem__, row.keys)))
         )
@@ -183,9 +208,10 @@ class Resident:
             row = _Row(
                 node, claim, keys, tuple(map(cluster.pods.__getitem__, keys)), host.name in problem.closed_nodes,
                 frozenset(planned_pods_of(claim)) if claim is not None else _NOBODY,
+                any(not pod.node for pod in host.pods),
                 frozenset(pod.shape for pod in host.pods),
                 Counter(cluster.pods[key].shape for key in candidate.pods) if candidate is not None else {},
-                host.pool, host.capacity,
+                host.pool, host.capacity, host.taints,
             )  # fmt: skip
             self._count(self._rows.get(host.name), row)
             self._rows[host.name] = row
@@ -307,13 +333,20 @@ def _alike(masks: Sequence[Bools], columns: int) -> tuple[Ints, Bools]:
     return which, np.array(distinct, np.bool_).reshape(len(seen), columns)
 
 
+def looks_far(term: TopologyTerm) -> bool:
+    """Whether a term that binds a pod counts others beyond its node."""
+    return not term.per_host or term.kind is TermKind.AFFINITY
+
+
+def keeps_away(term: TopologyTerm) -> bool:
+    """Whether a term that counts a pod may be others' against it, beyond their node."""
+    return term.kind is TermKind.ANTI_AFFINITY and not term.soft and not term.per_host
+
+
 def _looks_far(classes: Classes, one: PodClass) -> bool:
     """Whether terms that bind the class, or that others have against it, count pods beyond the node."""
-    carried = (classes.terms[n] for n in one.carried)
-    if any(not t.per_host or t.kind is TermKind.AFFINITY for t in carried):
-        return True
-    matched = (classes.terms[n] for n in one.matched)
-    return any(t.kind is TermKind.ANTI_AFFINITY and not t.soft and not t.per_host for t in matched)
+    bound = any(looks_far(classes.terms[n]) for n in one.carried)
+    return bound or any(keeps_away(classes.terms[n]) for n in one.matched)
 
 
 def _samples(cluster: Snapshot, found: Iterable[Candidate]) -> dict[str, PodKey]:

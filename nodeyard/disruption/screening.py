@@ -8,11 +8,13 @@ about the rest, `vicinity` where.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
+from nodeyard.api.pod import PodShape
+from nodeyard.disruption.anchors import Anchors
 from nodeyard.disruption.model import Block, Candidate, Rule
 from nodeyard.disruption.resident import Resident
 from nodeyard.provisioning.columns import MOST_VARIANTS
@@ -28,9 +30,12 @@ _PLENTY: Final = 2
 class Screen:
     """One cluster as `resident` follows it now. Holds until that follows another."""
 
-    def __init__(self, resident: Resident, found: Sequence[Candidate]) -> None:
+    def __init__(
+        self, resident: Resident, found: Sequence[Candidate], shapes: Mapping[str, PodShape]
+    ) -> None:
         self._resident = resident
         self._columns = resident.columns
+        self._anchors = Anchors(resident, shapes)
         variants = Counter(v.pool.key for v in self._columns.variants)
         self._certain = max(variants.values(), default=0) < MOST_VARIANTS
         """Whether columns tell all pods apart."""
@@ -105,12 +110,20 @@ class Screen:
         return bool(self._cheapest(resident.request[number : number + 1], users)[0] < np.inf)
 
     def near(self, candidate: Candidate, most: int | None = None) -> tuple[str, ...] | None:
-        """The nodes that have room for some of its pods, at most about so many, the most useful first to be taken; None
-        where terms between pods look further than that.
+        """The nodes that have room for some of its pods, at most about so many, the most useful first to be taken, and those
+        that terms between pods look at. None where the whole cluster has to be asked.
         """
         held = self._held(candidate)
-        if held is None or self._resident.far[held[0]].any():
+        if held is None:
             return None
+        far = held[0][self._resident.far[held[0]]]
+        seen = self._anchors.of(far) if len(far) else frozenset[str]()
+        if seen is None:
+            return None
+        with_room = self._with_room(candidate, held, most)
+        return tuple(sorted({*with_room, *seen} - {candidate.node})) if seen else with_room
+
+    def _with_room(self, candidate: Candidate, held: tuple[Ints, Ints], most: int | None) -> tuple[str, ...]:
         numbers, counts = held
         takes = self._resident.takes[self._resident.kind_of[numbers]]
         takes[:, self._resident.at[candidate.node]] = 0

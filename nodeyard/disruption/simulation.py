@@ -114,7 +114,7 @@ class Simulation:
             options = Options(node_charge_usd_per_hour=charge, default_spread=spread)
             resident = self._answers.resident
             resident.follow(self._question((), frozenset()), options, self._found, self._answers.terms)
-            self._screen = Screen(resident, self._found)
+            self._screen = Screen(resident, self._found, cluster.shapes)
         return self._screen
 
     def _question(

@@ -61,6 +61,7 @@ def changed(build: Builder, what: str, number: int) -> None:
     match what:
         case "taint" | "promise" | "extended" | "leaves" if name:
             claim = build.store.get(Kind.NODE_CLAIM, f"{name}-c")
+            assert claim is not None
             node_changed(build, what, number, build.snapshot.nodes[name], claim)
         case "new shape" if name:
             tolerations = (Toleration("team", "Exists"),) if number % 2 else ()
@@ -87,6 +88,7 @@ class Plain:
     """What the whole compile says: the oracle."""
 
     def __init__(self, problem: Problem, found: Sequence[Candidate]) -> None:
+        found = [c for c in found if c.node not in problem.without_nodes]
         problem = msgspec.structs.replace(problem, pods=pods_of(found))
         self.setting: Setting = compile_problem(problem, OPTIONS)[0]
         classes = self.setting.classes.classes
@@ -119,7 +121,7 @@ def question(view: View, found: Sequence[Candidate]) -> Problem:
 def follow(answers: Answers, problem: Problem, found: Sequence[Candidate]) -> Screen:
     answers.begin(problem.snapshot, problem.catalogues, default_spread=False)
     answers.resident.follow(problem, OPTIONS, found, answers.terms)
-    return Screen(answers.resident, found)
+    return Screen(answers.resident, found, problem.snapshot.shapes)
 
 
 def told_of(one: PodClass, setting: Any) -> tuple[object, ...]:
@@ -129,7 +131,7 @@ def told_of(one: PodClass, setting: Any) -> tuple[object, ...]:
     return one.rule, one.request.tobytes(), frozenset(carried), frozenset(matched), one.ports
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(clusters(), st.lists(st.tuples(st.sampled_from(MORE), st.integers(0, 50)), max_size=8))
 def test_what_was_compiled_in_parts_is_what_the_whole_compiles_to(
     build: Builder, changes: Sequence[tuple[str, int]]
@@ -164,6 +166,26 @@ def test_what_was_compiled_in_parts_is_what_the_whole_compiles_to(
                 assert screen.used_outside("default", resource, frozenset((c.node,))) == anew.used_outside(
                     "default", resource, frozenset((c.node,))
                 )
+
+
+def test_a_promise_that_comes_to_nothing_leaves_its_room_to_others() -> None:
+    build, answers = Builder(), Answers()
+    build.pool()
+    build.shape("s", 250)
+    build.node("a")
+    build.pod("there", "a", shape="s")
+
+    def room() -> int:
+        view = seen(build)
+        found = candidates(view)
+        follow(answers, question(view, found), found)
+        return int(answers.resident.total[answers.resident.kind_of[0]])
+
+    before = room()
+    changed(build, "promise", 0)
+    assert room() == before - 1
+    build.put(Kind.POD, "default/promised-0", None)
+    assert room() == before
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
