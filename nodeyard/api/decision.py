@@ -8,7 +8,7 @@ from nodeyard.api.selectors import Value
 
 class Decision(Value, frozen=True):
     """`kind`: planned, refused, launched, registered, initialized, nominated, bound, proposed, blocked, disrupting,
-    interrupted, terminated, collected, paused. `subject`: `<kind>/<name>` of the object it is about, e.g.
+    interrupted, terminated, collected, paused, measured. `subject`: `<kind>/<name>` of the object it is about, e.g.
     `nodeclaim/default-x7k2p`.
     `reason`: one word of a closed set per kind, fit for a metric label. `at`: seconds since the epoch.
     """

@@ -10,6 +10,7 @@ from nodeyard.api.decision import Decision
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.pod import PodRecord
 from nodeyard.api.pool import Pool
+from nodeyard.disruption.model import Distance
 from nodeyard.runtime.logging import get_logger
 from services.reallocator.ports import Events, Recording
 
@@ -36,6 +37,15 @@ class Chronicle:
         await self._journal.record([decision])
         if not quiet:
             log.info("decision", kind=kind, subject=subject, reason=reason, message=message, facts=facts)
+
+    async def measured(self, distance: Distance) -> None:
+        """Writes down how far the cluster stands from the cheapest it could be, as far as is proved."""
+        message = "what all nodes cost, and the least that any nodes for the same pods could"
+        await self.decided(
+            "measured", "cluster/all", "Searched", message,
+            quiet=True, cost_per_hour=round(distance.cost_per_hour, 6),
+            least_per_hour=round(distance.least_per_hour, 6), gap=round(distance.gap, 6),
+        )  # fmt: skip
 
     def on_node(self, node: Node, reason: str, message: str, *, warning: bool = False) -> None:
         """An event on a Node (Kubernetes puts node events under the node's name as uid)."""

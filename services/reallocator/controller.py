@@ -126,6 +126,8 @@ class Disruption:
     async def run_passes(self) -> None:
         """Passes whenever something changed, and every `poll_s`, until cancelled."""
         while True:
+            if self._lead.epoch is None:
+                self._measures.observe_distance(None)
             await self._lead.wait_held()
             revision, prices = self._cluster.snapshot().revision, self._prices.revision
             began = self._clock.monotonic()

@@ -4,6 +4,7 @@ Source: Karpenter documentation, "Metrics".
 """
 
 from collections.abc import Iterable
+from math import nan
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -11,7 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from nodeyard.api import labels as keys
 from nodeyard.api.node import Node, NodeClaim
 from nodeyard.disruption.budgets import INSTANCE_TERMINATING
-from nodeyard.disruption.model import Action, Command, Outcome, Proposal, Reason, Rule
+from nodeyard.disruption.methods import course
+from nodeyard.disruption.model import Action, Command, Distance, Outcome, Proposal, Reason, Rule
 from nodeyard.runtime.metrics import SECONDS
 
 _AGES_S: Final = (60, 600, 1800, 3600, 4 * 3600, 12 * 3600, 86400, 3 * 86400, 7 * 86400, 30 * 86400)
@@ -165,6 +167,8 @@ class ReallocatorMetrics:
         self.collected = counter("nodeyard_garbage_collected_total", "Garbage collected.", "kind")
         self.held = gauge("nodeyard_garbage_collection_held", "Garbage that waits for a person.")
 
+        self.observe_distance(None)
+
     def observe_proposals(self, proposals: Iterable[Proposal]) -> None:
         """Set the gauges that a pass's proposals give."""
         proposals = tuple(proposals)
@@ -190,10 +194,14 @@ class ReallocatorMetrics:
         for pool, cost in outcome.cost.items():
             self.cost.labels(pool).set(cost)
             self.rent.labels(pool).set(outcome.rent[pool])
-        if (distance := outcome.distance) is not None:
-            self.searched.set(distance.cost_per_hour)
-            self.least.set(distance.least_per_hour)
-            self.gap.set(distance.gap)
+        if outcome.distance is not None or course.__name__ in outcome.judged:
+            self.observe_distance(outcome.distance)
+
+    def observe_distance(self, distance: Distance | None) -> None:
+        """How far the cluster stands from the cheapest; None: nobody knows, which is no number."""
+        self.searched.set(nan if distance is None else distance.cost_per_hour)
+        self.least.set(nan if distance is None else distance.least_per_hour)
+        self.gap.set(nan if distance is None else distance.gap)
 
     def decided(self, command: Command) -> None:
         """A command is about to begin."""

@@ -6,7 +6,7 @@ the same thing twice is said once. Neighbours: `controller` (passes), `servicer`
 
 from nodeyard.api.pool import BALANCED
 from nodeyard.disruption.candidates import EVENTUAL
-from nodeyard.disruption.model import Command, DrainEstimate, Outcome, Proposal, Reason, Rule
+from nodeyard.disruption.model import Command, Distance, DrainEstimate, Outcome, Proposal, Reason, Rule
 from nodeyard.disruption.outlook import Outlook
 from nodeyard.state.cluster import Snapshot
 from services.reallocator.chronicle import Chronicle, Fact
@@ -34,6 +34,8 @@ class Proposals:
         self._by_node: dict[str, Proposal] = {}
         self._said: dict[tuple[str, str], str] = {}
         self._at = 0.0
+        self._distance: Distance | None = None
+        """What was said last of how far the cluster stands from the cheapest."""
 
     @property
     def all(self) -> tuple[Proposal, ...]:
@@ -59,6 +61,9 @@ class Proposals:
     async def take(self, outcome: Outcome, snapshot: Snapshot) -> None:
         """Takes a pass in and says what is new."""
         self.show(outcome, snapshot)
+        if outcome.distance is not None and outcome.distance != self._distance:
+            self._distance = outcome.distance
+            await self._chronicle.measured(outcome.distance)
         self._said = {key: said for key, said in self._said.items() if key[1] in self._by_node}
         for method, proposals in outcome.judged.items():
             for proposal in proposals:

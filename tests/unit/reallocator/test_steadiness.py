@@ -1,6 +1,7 @@
 """What the reallocator writes and remembers beside its commands: drift on claims, moves, what it saved and refused."""
 
 import asyncio
+import math
 
 import msgspec
 import pytest
@@ -237,6 +238,28 @@ async def test_how_far_the_cluster_stands_from_the_cheapest_is_measured_as_of_th
     assert value(scene, "nodeyard_cluster_cost_usd_per_hour") == 1.5
     assert value(scene, "nodeyard_cluster_least_cost_usd_per_hour") == 1.2
     assert value(scene, "nodeyard_cluster_cost_gap_ratio") == pytest.approx(0.25)
+
+
+async def test_how_far_the_cluster_stands_is_no_number_while_nobody_knows(scene: Scene) -> None:
+    measures, name = scene.replica.measures, "nodeyard_cluster_cost_gap_ratio"
+    assert math.isnan(value(scene, name))
+    measures.observe_pass(Outcome(distance=Distance(1.5, 1.2), judged={"course": ()}))
+    assert value(scene, name) == pytest.approx(0.25)
+    measures.observe_pass(Outcome(judged={"course": ()}))
+    assert math.isnan(value(scene, name))
+
+
+async def test_the_journal_tells_how_far_the_cluster_stands_from_the_cheapest_when_that_changes(
+    scene: Scene,
+) -> None:
+    proposals, snapshot = scene.replica.disruption.proposals, scene.world.snapshot()
+    for distance in (Distance(1.5, 1.2), None, Distance(1.5, 1.2), Distance(1.2, 1.2)):
+        await proposals.take(Outcome(distance=distance), snapshot)
+    said = [d for d in scene.replica.notes.decisions if d.kind == "measured"]
+    assert [(d.subject, d.facts["cost_per_hour"], d.facts["least_per_hour"]) for d in said] == [
+        ("cluster/all", 1.5, 1.2), ("cluster/all", 1.2, 1.2),
+    ]  # fmt: skip
+    assert [d.facts["gap"] for d in said] == pytest.approx([0.25, 0.0])
 
 
 async def test_a_saving_that_is_refused_is_counted_under_its_rule_and_method(scene: Scene) -> None:
