@@ -170,6 +170,15 @@ class Joint:
         work = self.setting.effort
         return aggregate(solver.model, solver.columns, solver.fits, upper, seconds, work, _CLOSE - 1)
 
+    def shares_pools(self) -> bool:
+        """Whether some pods may go to several pools and others only to some of these: who joins whom is then worth more
+        than one look.
+        """
+        columns = self.setting.columns
+        pools = [v.pool.key for v in columns.variants]
+        open_ = {frozenset(pools[v] for v in np.unique(columns.variant[mask])) for mask in self.on_columns}
+        return len(open_) > 1 and any(len(several) > 1 for several in open_)
+
     # --- the plan ---------------------------------------------------------------------------------------------------
     def knows_all(self) -> bool:
         """Whether the program has every constraint there is, so that its solution is a plan."""

@@ -44,6 +44,8 @@ _JOINT_S = 4.5
 _REWORK_S = 1.5
 """Seconds of work for improving, exact patterns and the joint program, less of each where they must share a shorter search;
 and for reworking what came of them."""
+_LONG_SEARCH_S = 3.0
+"""In a shorter search, packing makes more of its time than the joint program where pools are all there is to choose."""
 _REWORK_FULL, _REWORK_PODS = 1_000, 2_000
 """Pods of which a plan is reworked for the whole time, and at all."""
 _REWORK_PART = 0.25
@@ -263,8 +265,9 @@ def _homes(setting: Setting) -> list[int]:
 
 def _worthwhile(setting: Setting, joint: Joint) -> bool:
     """Whether the program that decides all at once has more to decide than packing, and knows all there is."""
-    limited = Limits(setting.columns, setting.hosts).any
-    return bool(limited or joint.host_groups or any(k.spread for k in joint.kinds)) and joint.knows_all()
+    limited, spread = Limits(setting.columns, setting.hosts).any, any(k.spread for k in joint.kinds)
+    pools = joint.shares_pools() and _search_s(setting.options) >= _LONG_SEARCH_S
+    return bool(limited or joint.host_groups or spread or pools) and joint.knows_all()
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------
