@@ -22,6 +22,7 @@ from nodeyard.provisioning.kinds import (
     kinds_of,
     open_to,
     shares_of,
+    whole_room,
 )
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
@@ -163,7 +164,8 @@ def _least(
     on_hosts = np.zeros((len(plain), setting.hosts.count), np.bool_)
     if len(open_):
         on_hosts[:, open_] = _fitting(np.array(host_masks)[:, open_], plain, setting.hosts.room[open_])
-    groups, host_room = _host_groups(np.concatenate([setting.hosts.room, shares.hosts], axis=1), on_hosts)
+    there = whole_room(plain, setting.hosts.room)
+    groups, host_room = _host_groups(np.concatenate([there, shares.hosts], axis=1), on_hosts)
     bought, left = _limit_rows(limits, chosen, case)
     n_col, n_group, n_lim = len(chosen), len(host_room), len(left)
     n_spare = n_lim  # something that pays for breaking a limit, so that a case nobody can be in is only dear
@@ -172,7 +174,9 @@ def _least(
     use[n_col : n_col + n_group, n_lim:] = np.eye(n_group)
     use[n_col + n_group :, :n_lim] = -np.eye(n_spare)
     fresh = np.repeat(shares.fresh[None], n_col, axis=0)
-    room = np.concatenate([np.concatenate([columns.room[chosen], fresh], axis=1), host_room])
+    room = np.concatenate(
+        [np.concatenate([whole_room(plain, columns.room[chosen]), fresh], axis=1), host_room]
+    )
     market = Market(
         np.concatenate([room, np.zeros((n_spare, room.shape[1]))]),
         np.concatenate([columns.cost[chosen], np.zeros(n_group), np.full(n_spare, _DEAR * objective)]),

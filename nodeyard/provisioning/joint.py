@@ -24,6 +24,7 @@ from nodeyard.provisioning.kinds import (
     kinds_of,
     open_to,
     shares_of,
+    whole_room,
 )
 from nodeyard.provisioning.labelled import Ints
 from nodeyard.provisioning.limits import Limits
@@ -114,7 +115,7 @@ class Joint:
         chosen = chosen[cheapest(setting.columns, able[:, chosen], chosen)]
         self.pick: Ints = np.concatenate([chosen, columns.count + np.arange(len(host_of))])
         self.place = {int(c): i for i, c in enumerate(chosen)}
-        room = np.concatenate([columns.room, setting.hosts.room[host_of]])[self.pick]
+        room = whole_room(request, np.concatenate([columns.room, setting.hosts.room[host_of]])[self.pick])
         fresh = np.repeat(self.shares.fresh[None], len(chosen), axis=0)
         use = np.zeros((len(self.pick), int(limited.sum())))
         if limited.any():

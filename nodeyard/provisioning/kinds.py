@@ -18,6 +18,8 @@ from nodeyard.scheduling.topology import TermKind
 
 PLENTY = 1e6
 """Of a node share where a node sets no limit."""
+_EXACT = 2.0**53
+"""Below this, every whole number is a float of its own."""
 _ANY_ADDRESS = ("", "0.0.0.0")
 
 
@@ -171,3 +173,17 @@ def open_to(setting: Setting, first: Field, one: PodClass) -> tuple[Bools, Bools
         hosts = hosts & free[first.domain[state.term.key][: first.count]]
         columns &= free[first.column_domain[state.term.key]]
     return hosts, columns
+
+
+def whole_room(request: Floats, room: Floats) -> Floats:
+    """The room that loads can use: requests that are all multiples of something leave the rest of it empty. `request`: of
+    all that may come, [pod, resource]; `room`: [node, resource].
+    """
+    out = room.copy()
+    for resource in range(request.shape[1]):
+        asked = np.unique(request[:, resource])
+        asked = asked[asked > 0]
+        if len(asked) and asked[-1] < _EXACT and (asked == np.rint(asked)).all():
+            step = float(np.gcd.reduce(asked.astype(np.int64)))
+            out[:, resource] = np.floor(room[:, resource] / step + 1e-9) * step
+    return out

@@ -27,11 +27,14 @@ class Repairer:
         if not 1 <= state.count - first <= _FEW_NODES:
             return
         nodes = [n for n in range(first, state.count) if state.contents[n]]
+        needed = self._joined()
         for node in sorted(nodes, key=lambda n: -float(self.columns.cost[state.column[n]])):
             if self.site.spare() <= 0:
                 return
             held = [(self.classes.classes[number], many) for number, many in state.contents[node].items()]
-            if any(one.attachments or self.site.shares_host(one) for one, _ in held):
+            if any(
+                one.attachments or self.site.shares_host(one) or needed & {*one.matched} for one, _ in held
+            ):
                 continue
             if not self._room_elsewhere(node, held):
                 continue
@@ -46,6 +49,15 @@ class Repairer:
                 state.restore(before)
             else:
                 self.site.limits.give_back(int(state.column[node]))
+
+    def _joined(self) -> set[int]:
+        """Affinity terms by which pods join others than their own kind: whom they join must stay where it is."""
+        return {
+            number
+            for one in self.classes.classes
+            for number in self.site.carried_of(one)
+            if self.classes.terms[number].kind is TermKind.AFFINITY and number not in one.matched
+        }
 
     def _room_elsewhere(self, node: int, held: list[tuple[PodClass, int]]) -> bool:
         """Whether the other nodes could hold the node's pods if room were all that counts; a quick look beforehand."""

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodeyard.provisioning.kinds import whole_room
 from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.lots import Lots, Shop
 from nodeyard.provisioning.packing import Packer
@@ -130,3 +131,25 @@ def test_parts_of_a_packing_that_share_no_columns_are_each_packed_as_well_as_if_
     packed = Packer(lots, shop, lambda: 0.0, exact_s=lambda: 10.0).run()
     assert not packed.left.any()
     assert sum(costs[b.column] for b in packed.bins) <= parts * 2.0 + 1e-9
+
+
+# --- room that nobody can use -------------------------------------------------------------------------------------------
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.integers(0, 200),
+    st.lists(st.integers(0, 6), min_size=4, max_size=4),
+)
+def test_a_load_fits_the_room_it_can_use_exactly_where_it_fits_the_room(
+    sizes: list[int], step: int, room: int, counts: list[int]
+) -> None:
+    request = np.array(sizes, float)[:, None] * step
+    usable = float(whole_room(request, np.array([[float(room)]]))[0, 0])
+    load = float(np.array(counts[: len(sizes)]) @ request[:, 0])
+    assert (load <= usable) == (load <= room)
+    assert usable <= room
+
+
+def test_requests_that_are_multiples_of_something_leave_the_rest_of_a_node_empty() -> None:
+    request = np.array([[1500.0, 100.0], [250.0, 0.0], [100.0, 256.0]])
+    assert whole_room(request, np.array([[1930.0, 3114.0]])).tolist() == [[1900.0, 3112.0]]

@@ -255,3 +255,18 @@ def test_a_soft_spread_is_never_a_reason_to_leave_a_pod_out() -> None:
     narrow = wanting([expression(ZONE, "In", ZONES[0])])
     solved = planned(*pods("web", 3, topologySpreadConstraints=[{**soft, "nodeAffinityPolicy": "Ignore"}], affinity=narrow))  # fmt: skip
     assert not reasons(solved)
+
+
+def test_whom_others_must_join_is_not_moved_away_to_save_a_node() -> None:
+    """A standing node elsewhere would hold the one pod of a; the pods of b must be in one certain zone, beside it."""
+    joining = {**required("podAffinity", ZONE, {"app": "a"})}
+    there = node("n", ZONES[0], cpus=4, memory_gib=8)
+    apart = required("podAntiAffinity", HOST, {"app": "b"})
+    solved = planned(
+        there,
+        pod("old-0", 300, 300, node="n", labels={"app": "a"}),
+        pod("a-0", 200, 300, affinity=apart),
+        *pods("b", 2, 3500, 3000, affinity=joining, nodeSelector={ZONE: ZONES[1]}),
+    )
+    assert solved.report["unschedulable"] == []
+    assert per(solved, "zone", "b") == {ZONES[1]: 2}
