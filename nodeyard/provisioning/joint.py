@@ -23,6 +23,7 @@ from nodeyard.provisioning.kinds import (
     bearers_and_counted,
     kinds_of,
     open_to,
+    own_volumes,
     shares_of,
     whole_room,
 )
@@ -192,12 +193,20 @@ class Joint:
         limits = Limits(setting.columns, setting.hosts)
         if not setting.problem.allow_new_nodes or not limits.inclusive.all():
             return False
+        if self.first.attached and not self._knows_volumes():
+            return False
         bearers, counted = bearers_and_counted(setting)
         return all(self._knows(one, bearers, counted) for k in self.kinds for one, _ in k.members)
 
+    def _knows_volumes(self) -> bool:
+        """Whether every volume takes an attachment that the program counts."""
+        own = own_volumes(self.setting)
+        used = {volume for k in self.kinds for one, _ in k.members for volume in one.attachments}
+        return all(volume in own and ("attach", volume[0]) in self.shares.names for volume in used)
+
     def _knows(self, one: PodClass, bearers: dict[int, set[int]], counted: dict[int, set[int]]) -> bool:
         terms = self.setting.classes.terms
-        if one.soft or one.preferred or (one.attachments and self.first.attached) or len(one.ports) != sum(
+        if one.soft or one.preferred or len(one.ports) != sum(
             (p.protocol, p.port) in self.shares.names for p in one.ports
         ):  # fmt: skip
             return False

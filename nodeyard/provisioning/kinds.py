@@ -40,12 +40,12 @@ class Kind:
 def kinds_of(setting: Setting, state: Field, placed: Sequence[tuple[PodClass, int]]) -> list[Kind]:
     """The kinds of so many pods of each class; classes without pods are left out."""
     settled = settled_spreads(setting, state)
-    own_volumes = _own_volumes(setting)
+    own = own_volumes(setting)
     found: dict[tuple[object, ...], Kind] = {}
     for one, many in placed:
         if many <= 0:
             continue
-        takes = _takes(setting, one, own_volumes)
+        takes = _takes(setting, one, own)
         spread = tuple(n for n in one.carried if n in settled)
         key = (one.rule, one.ports, one.request.tobytes(), tuple(takes.items()), spread)
         kind = found.setdefault(key, Kind(one, takes, spread))
@@ -78,7 +78,7 @@ def bearers_and_counted(setting: Setting) -> tuple[dict[int, set[int]], dict[int
     return bearers, counted
 
 
-def _own_volumes(setting: Setting) -> frozenset[tuple[str, str]]:
+def own_volumes(setting: Setting) -> frozenset[tuple[str, str]]:
     """Volumes that one pod of the problem uses alone: each takes an attachment wherever its pod goes."""
     uses: dict[tuple[str, str], int] = {}
     for one in setting.classes.classes:
@@ -87,7 +87,7 @@ def _own_volumes(setting: Setting) -> frozenset[tuple[str, str]]:
     return frozenset(volume for volume, many in uses.items() if many == 1)
 
 
-def _takes(setting: Setting, one: PodClass, own_volumes: frozenset[tuple[str, str]]) -> dict[object, int]:
+def _takes(setting: Setting, one: PodClass, own: frozenset[tuple[str, str]]) -> dict[object, int]:
     terms = setting.classes.terms
     takes: dict[object, int] = {
         n: 1
@@ -96,7 +96,7 @@ def _takes(setting: Setting, one: PodClass, own_volumes: frozenset[tuple[str, st
     }
     takes |= {(p.protocol, p.port): 1 for p in one.ports if p.host_ip in _ANY_ADDRESS}
     for driver, volume in one.attachments:
-        if (driver, volume) in own_volumes:
+        if (driver, volume) in own:
             takes[("attach", driver)] = takes.get(("attach", driver), 0) + 1
     return takes
 
@@ -141,14 +141,21 @@ def _left_on_hosts(setting: Setting, state: Field, name: object) -> Floats:
         at = state.at[name]
         return np.maximum(out - state.matched[:count, at], 0.0)
     if isinstance(name, tuple) and name[0] == "attach":
-        for node, held in state.attached.items():
-            limits = setting.problem.snapshot.csi_nodes[setting.hosts.hosts[node].name].limits
-            if name[1] in limits:
-                out[node] = max(limits[name[1]] - len(held.get(name[1], ())), 0)
-        return out
+        left: Floats = np.minimum(out, attachments_left(setting, state, name[1]))
+        return left
     for node, ports in state.ports.items():
         if any((p.protocol, p.port) == name for p in ports):
             out[node] = 0.0
+    return out
+
+
+def attachments_left(setting: Setting, state: Field, driver: str) -> Floats:
+    """[host]: how many more volumes of the driver each standing node may attach; infinite where it does not count them."""
+    out: Floats = np.full(setting.hosts.count, np.inf)
+    for node, held in state.attached.items():
+        limits = setting.problem.snapshot.csi_nodes[setting.hosts.hosts[node].name].limits
+        if driver in limits:
+            out[node] = max(limits[driver] - len(held.get(driver, ())), 0)
     return out
 
 

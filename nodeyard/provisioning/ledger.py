@@ -2,8 +2,9 @@
 
 Pods that no constraint tells apart are one sort. Where a term over domains looks at them, each stays in the cell it is in,
 or, if the term is a spread that binds all it counts, in any cell that keeps the balance. What a node has a whole number of
-(of an anti-affinity one, of a spread over hosts its skew, of a host port one) is room like any other; where that would
-forbid what a node holds, or pods share a host on purpose, the node is left alone. Neighbours: `reworking` decides.
+(of an anti-affinity one, of a spread over hosts its skew, of a host port one, of a volume driver its attachments) is room
+like any other; where that would forbid what a node holds, or pods share a host or a volume on purpose, the node is left
+alone. Neighbours: `reworking` decides.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +17,7 @@ from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.columns import cheapest
 from nodeyard.provisioning.domains import ANYWHERE, Cells, Portion, cells_of
 from nodeyard.provisioning.field import Field
-from nodeyard.provisioning.kinds import settled_spreads
+from nodeyard.provisioning.kinds import attachments_left, own_volumes, settled_spreads
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.lots import Bin
@@ -33,6 +34,13 @@ _BESIDE = 1.0 / 4096
 """Of an anti-affinity, what a pod takes that others keep off but that itself keeps nobody off."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Attachments:
+    """What a node has of a volume driver; new nodes have as many as anybody needs, since only standing ones count them."""
+
+    driver: str
+
+
 @dataclass(slots=True)
 class Sort:
     """Pods that a rework need not tell apart. `cell`: where they must stay, `ANYWHERE`, or balanced over cells."""
@@ -41,6 +49,8 @@ class Sort:
     carried: tuple[int, ...]
     cell: int
     tier: int
+    attached: tuple[tuple[str, int], ...]
+    """(driver, volumes that a pod attaches), where nodes that stand count them."""
     members: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -72,19 +82,21 @@ class Ledger:
 
     # --- pods ---------------------------------------------------------------------------------------------------------
     def _sort_out(self) -> None:
-        """Sorts and their lots; nodes whose pods share a host on purpose, or hold volumes that a node counts, stay."""
+        """Sorts and their lots; nodes whose pods share a host on purpose, or volumes that a node counts, stay."""
         found: dict[tuple[object, ...], int] = {}
         shared = {
             n for c in self.setting.classes.classes for n in self.draft.carried_of(c)
             if self.terms[n].per_host and self.terms[n].kind is TermKind.AFFINITY
         }  # fmt: skip
+        own = own_volumes(self.setting)
         self.holding: dict[int, list[tuple[int, int, int]]] = {}
         for node, held in enumerate(self.state.contents):
             if not held:
                 continue
             classes = [self.setting.classes.classes[n] for n in held]
             if any(
-                shared & {*self.draft.carried_of(c), *c.matched} or (c.attachments and self.first.attached)
+                shared & {*self.draft.carried_of(c), *c.matched}
+                or (self.first.attached and not own.issuperset(c.attachments))
                 for c in classes
             ):
                 self.fixed.append(node)
@@ -126,8 +138,10 @@ class Ledger:
         soft = tuple(n for n in one.soft if n in self.first.at)
         over = carried if cell == _BALANCED else ()
         terms = (*map(frozenset, near), soft, over)
-        key = (seen.rule, one.ports, one.request.tobytes(), *terms, share, cell, tier)
-        return key, Sort(seen, carried, cell, tier)
+        drivers = Counter(driver for driver, _ in one.attachments) if self.first.attached else {}
+        attached = tuple(sorted(drivers.items()))
+        key = (seen.rule, one.ports, one.request.tobytes(), *terms, share, cell, tier, attached)
+        return key, Sort(seen, carried, cell, tier, attached)
 
     # --- what a node has a whole number of ------------------------------------------------------------------------------
     def _shares(self) -> list[tuple[object, Floats, float]]:
@@ -147,6 +161,8 @@ class Ledger:
                     add(number, i, 1.0 if number in sort.carried else _BESIDE)
             for port in sort.one.ports:
                 add((port.protocol, port.port), i, 1.0)
+            for driver, many in sort.attached:
+                add(_Attachments(driver), i, float(many))
             if sort.one.workload in self.first.share:
                 add(sort.one.workload, i, 1.0)
         return [(name, each, self._whole(name)) for name, each in units.items()]
@@ -155,6 +171,8 @@ class Ledger:
         if isinstance(name, int):
             term = self.terms[name]
             return float(term.max_skew) if term.kind is TermKind.SPREAD else 1.0
+        if isinstance(name, _Attachments):
+            return float(sum(len(c.attachments) for c in self.setting.classes.classes))
         return float(self.first.share[name][0]) if isinstance(name, str) else 1.0
 
     def _left_on_columns(self, name: object, whole: float) -> Floats:
@@ -180,6 +198,9 @@ class Ledger:
             if self.terms[name].kind is TermKind.SPREAD:
                 return np.maximum(out - first.matched[:count, at], 0.0)
             return np.where((first.matched[:count, at] > 0) | (first.carried[:count, at] > 0), 0.0, out)
+        if isinstance(name, _Attachments):
+            left: Floats = np.minimum(out, attachments_left(self.setting, first, name.driver))
+            return left
         for node, ports in first.ports.items():
             if any((p.protocol, p.port) == name for p in ports):
                 out[node] = 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.support.invented_market import ZONES
 from tests.support.kube_rules import HOST, ZONE
-from tests.support.manifests import node
+from tests.support.manifests import node, pod
 from tests.unit.provisioning.test_spread_with_volumes import BOUND
 from tests.unit.provisioning.test_what_nodes_offer import expression, planned, reasons, stored, using
 
@@ -91,3 +91,26 @@ def test_more_attachments_than_a_node_has_are_no_obstacle_to_a_new_node() -> Non
     solved = planned(*claims, csi, node("n", ZONES[0]), using("web", *(f"c{i}" for i in range(40))))
     assert solved.report["existing"] == []
     assert len(solved.report["nodes"]) == 1
+
+
+def test_pods_change_places_so_that_standing_nodes_attach_what_they_may_and_are_full() -> None:
+    """Three nodes that attach one volume each; whoever has one and finds no room beside it makes a new node too many."""
+    claims = stored(*((f"c{i}", {}, {}) for i in range(6)))
+    standing = [
+        each
+        for i in range(3)
+        for each in (node(f"n{i}", ZONES[i]), {
+            "apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": f"n{i}"},
+            "spec": {"drivers": [{"name": "ebs", "nodeID": "n", "topologyKeys": [], "allocatable": {"count": 1}}]},
+        })
+    ]  # fmt: skip
+    with_volumes = [
+        pod(f"v{i}", 200, 3000, volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": f"c{i}"}}])
+        for i in range(6)
+    ]
+    large = [pod(f"m{i}", 80, 6000) for i in range(5)]
+    busy = [pod(f"k{i}", 900, 500) for i in range(10)]
+    solved = planned(*claims, *standing, *with_volumes, *large, *busy)
+    assert solved.report["unschedulable"] == []
+    assert len(solved.report["nodes"]) == 2
+    assert solved.report["cost"]["gap"] < 1e-6
