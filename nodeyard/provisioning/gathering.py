@@ -7,6 +7,7 @@ import numpy as np
 
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.domains import ANYWHERE, Portion
+from nodeyard.provisioning.labelled import Floats
 from nodeyard.provisioning.setting import Site
 from nodeyard.scheduling.topology import TermKind
 
@@ -32,8 +33,21 @@ class Gatherer:
                 if n in self.state.at and self.terms[n].kind is TermKind.AFFINITY
             )
             mender.cells = self.site.in_cells(dealt[one.number])
+            mender.beside = self._joining(one, together)
             if selfish and dealt[one.number] and left.get(one.number):
                 left[one.number] = mender.place(one, carried, left[one.number])
+
+    def _joining(self, one: PodClass, together: list[PodClass]) -> Floats:
+        """What the other classes ask for that have to come to the host of this one."""
+        out: Floats = np.zeros(len(one.request))
+        for other in together:
+            near = [
+                n for n in self.site.carried_of(other)
+                if n in self.state.at and self.terms[n].kind is TermKind.AFFINITY
+            ]  # fmt: skip
+            if other is not one and near and all(n in one.matched for n in near):
+                out += other.request * self.left.get(other.number, 0)
+        return out
 
     def beside_others(self, together: list[PodClass], portions: list[Portion]) -> list[Portion]:
         """For pods that must share a host with others not placed yet: a node for one of those and as many of them as

@@ -24,6 +24,8 @@ class Mender:
         """A node that takes no pods."""
         self.cells: tuple[Bools, Bools] | None = None
         """Set: only these nodes (by their column or host) and columns may be used."""
+        self.beside: Floats = np.zeros(state.room.shape[1])
+        """What comes beside the pods being placed, where these are the first of a group that shares one host."""
 
     def place(self, one: PodClass, carried: Sequence[int], many: int) -> int:
         """Place up to `many` pods of the class; returns how many found no place."""
@@ -59,6 +61,8 @@ class Mender:
             nodes, _ = state.domain_ok(one, carried)
             room = room * nodes
         able = np.nonzero(room)[0]
+        if len(able) and self._founds(one, carried):
+            able = self._for_the_group(one, able, room[able], left)
         if not len(able):
             return 0
         if not loose or self._by_host(carried, TermKind.AFFINITY):
@@ -73,6 +77,29 @@ class Mender:
         used = given > 0
         state.place(one, carried, able[used], given[used])
         return int(given.sum())
+
+    def _founds(self, one: PodClass, carried: Sequence[int]) -> bool:
+        """Whether the class must share one host with its own kind, and none of that is anywhere yet."""
+        state, kind = self.state, TermKind.AFFINITY
+        own = [n for n in carried if n in one.matched and n in state.at and state.classes.terms[n].kind is kind]
+        return bool(own) and not any(state.matched[: state.count, state.at[n]].any() for n in own)
+
+    def _for_the_group(self, one: PodClass, able: Ints, room: Ints, left: int) -> Ints:
+        """Of the nodes that take one pod, those that take the whole group; else the one that takes most, unless a new one
+        takes more: once the first pod is somewhere, all others must come to it.
+        """
+        state = self.state
+        whole = (state.room[able] >= one.request * left + self.beside - 1e-6).all(axis=1) & (room >= left)
+        if whole.any():
+            return able[whole]
+        best = int(np.argmax(room))
+        if self.new_nodes:
+            takes = state.rules.on_columns(one) & self.limits.affordable()
+            if self.cells is not None:
+                takes = takes & self.cells[1]
+            if (state.columns.room[takes] >= one.request * (int(room[best]) + 1)).all(axis=1).any():
+                return able[:0]
+        return able[best : best + 1]
 
     def _by_host(self, carried: Sequence[int], kind: TermKind) -> bool:
         return any(n in self.state.at and self.state.classes.terms[n].kind is kind for n in carried)
@@ -106,6 +133,9 @@ class Mender:
         where = flexible if len(flexible) else where
         where = where[state.columns.tier[where] == state.columns.tier[where].min()]
         together = self._together(one, carried)
+        if together:
+            whole = (state.columns.room[where] >= one.request * left + self.beside).all(axis=1)
+            where = where[whole] if whole.any() else where
         column = self._cheapest(one, carried, where, left, together)
         node = state.add_nodes(np.array([column]))
         self.limits.spend(column)

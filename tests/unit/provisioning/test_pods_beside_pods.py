@@ -162,6 +162,21 @@ def test_two_affinity_terms_count_only_pods_that_match_both() -> None:
     assert not reasons(one)
 
 
+def test_pods_that_share_a_host_begin_where_all_of_them_have_room() -> None:
+    """Once the first is on a standing node, nobody else of them may be elsewhere."""
+    alike = pods("web", 3, 900, 900, affinity=required("podAffinity", HOST, {"app": "web"}))
+    of_two_sizes = [
+        pod("large", 900, 900, labels={"app": "web"}, affinity=required("podAffinity", HOST, {"app": "web"})),
+        pod("small", 700, 900, labels={"app": "web"}, affinity=required("podAffinity", HOST, {"app": "web"})),
+    ]
+    for group in (alike, of_two_sizes):
+        too_small, roomy = node("a", ZONES[0], cpus=1, memory_gib=4), node("b", ZONES[1], cpus=8)
+        anew = planned(too_small, *group)
+        assert anew.report["unschedulable"] == []
+        assert (len(anew.report["nodes"]), anew.report["existing"]) == (1, [])
+        assert [e["node"] for e in planned(too_small, roomy, *group).report["existing"]] == ["b"]
+
+
 def test_nobody_to_join_is_a_refusal() -> None:
     solved = planned(pod("web-0", affinity=required("podAffinity", ZONE, {"app": "db"})), pod("other-0"))
     assert reasons(solved) == {"web-0": "PodAffinityUnsatisfiable"}
