@@ -127,7 +127,7 @@ class PlannedNode(Value, frozen=True):
 
 
 class Reason(enum.StrEnum):
-    """Why a pod was not placed: a closed set, documented in docs/planner.md."""
+    """Why a pod was not placed: a closed set, documented in docs/planner-details.md."""
 
     NO_POOL = "NoPool"
     POOL_NOT_READY = "PoolNotReady"

@@ -19,7 +19,7 @@ from tests.support.problems import PlanningProblem
 from tests.unit.provisioning.test_what_nodes_offer import MARKET, expression, planned, reasons, wanting
 
 Json = dict[str, Any]
-DOCUMENT = Path(__file__).parents[3] / "docs" / "planner.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "planner-details.md"
 
 
 def test_the_reasons_are_those_that_are_documented() -> None:
