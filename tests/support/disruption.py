@@ -174,7 +174,8 @@ def first_fit(problem: Problem) -> Plan:
     free: dict[str, Resources] = {}
     for name, node in s.nodes.items():
         shut = name in problem.without_nodes or name in problem.closed_nodes or DISRUPTED_TAINT in node.taints
-        if shut or node.deleted_at or (not problem.uninitialized_targets and not node.initialized):
+        lost = node.initialized and not node.ready and node.conditions
+        if shut or lost or node.deleted_at or (not problem.uninitialized_targets and not node.initialized):
             continue
         used = total(s.shape(p).requests for p in s.pods_of_node(name) if p.key not in moving)
         free[name] = {r: n - used.get(r, 0) for r, n in node.allocatable.items()}
