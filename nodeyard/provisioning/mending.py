@@ -81,7 +81,9 @@ class Mender:
     def _founds(self, one: PodClass, carried: Sequence[int]) -> bool:
         """Whether the class must share one host with its own kind, and none of that is anywhere yet."""
         state, kind = self.state, TermKind.AFFINITY
-        own = [n for n in carried if n in one.matched and n in state.at and state.classes.terms[n].kind is kind]
+        own = [
+            n for n in carried if n in one.matched and n in state.at and state.classes.terms[n].kind is kind
+        ]
         return bool(own) and not any(state.matched[: state.count, state.at[n]].any() for n in own)
 
     def _for_the_group(self, one: PodClass, able: Ints, room: Ints, left: int) -> Ints:
