@@ -27,24 +27,21 @@ class Gatherer:
         mender = self.site.mender(new_nodes=self.site.new_nodes)
         for one in sorted(together, key=lambda c: (-c.priority, -float(c.request[0]))):
             carried = self.site.carried_of(one)
-            selfish = all(
-                n in one.matched
-                for n in carried
-                if n in self.state.at and self.terms[n].kind is TermKind.AFFINITY
-            )
+            selfish = all(n in one.matched for n in self._near(carried))
             mender.cells = self.site.in_cells(dealt[one.number])
             mender.beside = self._joining(one, together)
             if selfish and dealt[one.number] and left.get(one.number):
                 left[one.number] = mender.place(one, carried, left[one.number])
 
+    def _near(self, carried: tuple[int, ...]) -> list[int]:
+        """Of a class's terms, those that ask for company on its host."""
+        return [n for n in carried if n in self.state.at and self.terms[n].kind is TermKind.AFFINITY]
+
     def _joining(self, one: PodClass, together: list[PodClass]) -> Floats:
         """What the other classes ask for that have to come to the host of this one."""
         out: Floats = np.zeros(len(one.request))
         for other in together:
-            near = [
-                n for n in self.site.carried_of(other)
-                if n in self.state.at and self.terms[n].kind is TermKind.AFFINITY
-            ]  # fmt: skip
+            near = self._near(self.site.carried_of(other))
             if other is not one and near and all(n in one.matched for n in near):
                 out += other.request * self.left.get(other.number, 0)
         return out
@@ -53,10 +50,10 @@ class Gatherer:
         """For pods that must share a host with others not placed yet: a node for one of those and as many of them as
         fit beside it. Returns the portions without those used up.
         """
-        left, dealt, terms = self.left, self.dealt, self.terms
+        left, dealt = self.left, self.dealt
         for one in sorted(together, key=lambda c: (-c.priority, -float(c.request[0]))):
             carried = self.site.carried_of(one)
-            near = [n for n in carried if n in self.state.at and terms[n].kind is TermKind.AFFINITY]
+            near = self._near(carried)
             if all(n in one.matched for n in near) or not dealt[one.number]:
                 continue
             mender = self.site.mender(new_nodes=False)

@@ -18,6 +18,7 @@ from nodeyard.provisioning.covering import covering
 from nodeyard.provisioning.domains import cells_of
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.kinds import (
+    Attachments,
     Kind,
     Shares,
     bearers_and_counted,
@@ -200,9 +201,9 @@ class Joint:
 
     def _knows_volumes(self) -> bool:
         """Whether every volume takes an attachment that the program counts."""
-        own = own_volumes(self.setting)
+        own = own_volumes(self.setting, self.first)
         used = {volume for k in self.kinds for one, _ in k.members for volume in one.attachments}
-        return all(volume in own and ("attach", volume[0]) in self.shares.names for volume in used)
+        return all(volume in own and Attachments(volume[0]) in self.shares.names for volume in used)
 
     def _knows(self, one: PodClass, bearers: dict[int, set[int]], counted: dict[int, set[int]]) -> bool:
         terms = self.setting.classes.terms

@@ -23,6 +23,13 @@ _EXACT = 2.0**53
 _ANY_ADDRESS = ("", "0.0.0.0")
 
 
+@dataclass(frozen=True, slots=True)
+class Attachments:
+    """The node share of a volume driver. Only standing nodes that count its volumes set a limit."""
+
+    driver: str
+
+
 @dataclass(slots=True)
 class Kind:
     """`takes`: node share -> units per pod. `spread`: settled spread terms over domains."""
@@ -40,7 +47,7 @@ class Kind:
 def kinds_of(setting: Setting, state: Field, placed: Sequence[tuple[PodClass, int]]) -> list[Kind]:
     """The kinds of so many pods of each class; classes without pods are left out."""
     settled = settled_spreads(setting, state)
-    own = own_volumes(setting)
+    own = own_volumes(setting, state)
     found: dict[tuple[object, ...], Kind] = {}
     for one, many in placed:
         if many <= 0:
@@ -78,13 +85,16 @@ def bearers_and_counted(setting: Setting) -> tuple[dict[int, set[int]], dict[int
     return bearers, counted
 
 
-def own_volumes(setting: Setting) -> frozenset[tuple[str, str]]:
-    """Volumes that one pod of the problem uses alone: each takes an attachment wherever its pod goes."""
+def own_volumes(setting: Setting, state: Field) -> frozenset[tuple[str, str]]:
+    """Volumes that one pod of the problem uses alone: each takes an attachment wherever its pod goes. `state`: with the
+    standing pods only.
+    """
+    there = {(driver, v) for held in state.attached.values() for driver, vs in held.items() for v in vs}
     uses: dict[tuple[str, str], int] = {}
     for one in setting.classes.classes:
         for volume in one.attachments:
             uses[volume] = uses.get(volume, 0) + one.demand
-    return frozenset(volume for volume, many in uses.items() if many == 1)
+    return frozenset(volume for volume, many in uses.items() if many == 1) - there
 
 
 def _takes(setting: Setting, one: PodClass, own: frozenset[tuple[str, str]]) -> dict[object, int]:
@@ -97,7 +107,7 @@ def _takes(setting: Setting, one: PodClass, own: frozenset[tuple[str, str]]) -> 
     takes |= {(p.protocol, p.port): 1 for p in one.ports if p.host_ip in _ANY_ADDRESS}
     for driver, volume in one.attachments:
         if (driver, volume) in own:
-            takes[("attach", driver)] = takes.get(("attach", driver), 0) + 1
+            takes[Attachments(driver)] = takes.get(Attachments(driver), 0) + 1
     return takes
 
 
@@ -131,7 +141,7 @@ def _fresh(setting: Setting, name: object) -> float:
     if isinstance(name, int):
         term = setting.classes.terms[name]
         return 1.0 if term.kind is TermKind.ANTI_AFFINITY else float(term.max_skew)
-    return PLENTY if isinstance(name, tuple) and name[0] == "attach" else 1.0
+    return PLENTY if isinstance(name, Attachments) else 1.0
 
 
 def _left_on_hosts(setting: Setting, state: Field, name: object) -> Floats:
@@ -140,8 +150,8 @@ def _left_on_hosts(setting: Setting, state: Field, name: object) -> Floats:
     if isinstance(name, int):
         at = state.at[name]
         return np.maximum(out - state.matched[:count, at], 0.0)
-    if isinstance(name, tuple) and name[0] == "attach":
-        left: Floats = np.minimum(out, attachments_left(setting, state, name[1]))
+    if isinstance(name, Attachments):
+        left: Floats = np.minimum(out, attachments_left(setting, state, name.driver))
         return left
     for node, ports in state.ports.items():
         if any((p.protocol, p.port) == name for p in ports):

@@ -17,7 +17,7 @@ from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.columns import cheapest
 from nodeyard.provisioning.domains import ANYWHERE, Cells, Portion, cells_of
 from nodeyard.provisioning.field import Field
-from nodeyard.provisioning.kinds import attachments_left, own_volumes, settled_spreads
+from nodeyard.provisioning.kinds import Attachments, attachments_left, own_volumes, settled_spreads
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.lots import Bin
@@ -32,13 +32,6 @@ _MOST_CELLS = 6
 _MOST_HOSTS = 60
 _BESIDE = 1.0 / 4096
 """Of an anti-affinity, what a pod takes that others keep off but that itself keeps nobody off."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Attachments:
-    """What a node has of a volume driver; new nodes have as many as anybody needs, since only standing ones count them."""
-
-    driver: str
 
 
 @dataclass(slots=True)
@@ -88,7 +81,7 @@ class Ledger:
             n for c in self.setting.classes.classes for n in self.draft.carried_of(c)
             if self.terms[n].per_host and self.terms[n].kind is TermKind.AFFINITY
         }  # fmt: skip
-        own = own_volumes(self.setting)
+        own = own_volumes(self.setting, self.first)
         self.holding: dict[int, list[tuple[int, int, int]]] = {}
         for node, held in enumerate(self.state.contents):
             if not held:
@@ -162,7 +155,7 @@ class Ledger:
             for port in sort.one.ports:
                 add((port.protocol, port.port), i, 1.0)
             for driver, many in sort.attached:
-                add(_Attachments(driver), i, float(many))
+                add(Attachments(driver), i, float(many))
             if sort.one.workload in self.first.share:
                 add(sort.one.workload, i, 1.0)
         return [(name, each, self._whole(name)) for name, each in units.items()]
@@ -171,7 +164,9 @@ class Ledger:
         if isinstance(name, int):
             term = self.terms[name]
             return float(term.max_skew) if term.kind is TermKind.SPREAD else 1.0
-        if isinstance(name, _Attachments):
+        if isinstance(
+            name, Attachments
+        ):  # as many as anybody needs: a node's room is divided by the largest there is
             return float(sum(len(c.attachments) for c in self.setting.classes.classes))
         return float(self.first.share[name][0]) if isinstance(name, str) else 1.0
 
@@ -198,7 +193,7 @@ class Ledger:
             if self.terms[name].kind is TermKind.SPREAD:
                 return np.maximum(out - first.matched[:count, at], 0.0)
             return np.where((first.matched[:count, at] > 0) | (first.carried[:count, at] > 0), 0.0, out)
-        if isinstance(name, _Attachments):
+        if isinstance(name, Attachments):
             left: Floats = np.minimum(out, attachments_left(self.setting, first, name.driver))
             return left
         for node, ports in first.ports.items():

@@ -80,10 +80,7 @@ class Mender:
 
     def _founds(self, one: PodClass, carried: Sequence[int]) -> bool:
         """Whether the class must share one host with its own kind, and none of that is anywhere yet."""
-        state, kind = self.state, TermKind.AFFINITY
-        own = [
-            n for n in carried if n in one.matched and n in state.at and state.classes.terms[n].kind is kind
-        ]
+        state, own = self.state, self._own_terms(one, carried)
         return bool(own) and not any(state.matched[: state.count, state.at[n]].any() for n in own)
 
     def _for_the_group(self, one: PodClass, able: Ints, room: Ints, left: int) -> Ints:
@@ -134,7 +131,7 @@ class Mender:
         flexible = where[state.columns.flexible[where]]
         where = flexible if len(flexible) else where
         where = where[state.columns.tier[where] == state.columns.tier[where].min()]
-        together = self._together(one, carried)
+        together = bool(self._own_terms(one, carried))
         if together:
             whole = (state.columns.room[where] >= one.request * left + self.beside).all(axis=1)
             where = where[whole] if whole.any() else where
@@ -207,12 +204,13 @@ class Mender:
         return int(where[np.argmin(columns.cost[where])])
 
     # --- how a new node is chosen --------------------------------------------------------------------------------------
-    def _together(self, one: PodClass, carried: Sequence[int]) -> bool:
-        """The class must share one host with its own kind."""
-        return any(
-            n in one.matched and n in self.state.at and self.state.classes.terms[n].kind is TermKind.AFFINITY
-            for n in carried
-        )
+    def _own_terms(self, one: PodClass, carried: Sequence[int]) -> list[int]:
+        """Terms by which the class must share one host with its own kind."""
+        terms = self.state.classes.terms
+        return [
+            n for n in carried
+            if n in one.matched and n in self.state.at and terms[n].kind is TermKind.AFFINITY
+        ]  # fmt: skip
 
     def _host_terms_allow(self, one: PodClass, carried: Sequence[int]) -> Bools:
         """Columns on whose empty node the per-node terms let the class begin; daemons count."""

@@ -17,7 +17,7 @@ from nodeyard.disruption.model import Candidate, View
 from nodeyard.disruption.vicinity import Answers
 from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.planner import plan
-from tests.property.test_nearby import change
+from tests.property.test_nearby import change, filled
 from tests.support.disruption import TYPES, Builder, clock
 
 ZONES = ("a", "b", "c")
@@ -62,12 +62,7 @@ def clusters(draw: st.DrawFn) -> Builder:
         node, _ = build.node(f"n{i}", type_)
         labels = {**node.labels, keys.ZONE: draw(st.sampled_from(ZONES))}
         build.node(f"n{i}", type_, labels=labels, claim={"labels": labels})
-        room = TYPES[type_][0]
-        for j in range(draw(st.integers(0, 5))):
-            size = draw(st.sampled_from(sorted(SIZES)))
-            if SIZES[size] <= room:
-                room -= SIZES[size]
-                build.pod(f"p{i}-{j}", f"n{i}", shape=size)
+        room = filled(draw, build, i, TYPES[type_][0], SIZES)
         if room and draw(st.booleans()):  # full: nobody goes there, and its pods count all the same
             build.shape(f"rest{i}", room)
             build.pod(f"rest{i}", f"n{i}", shape=f"rest{i}")

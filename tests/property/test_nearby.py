@@ -1,6 +1,6 @@
 """What spares planning changes no decision: a first look, a question about few nodes, and answers kept between passes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -73,13 +73,18 @@ def clusters(draw: st.DrawFn) -> Builder:
     for i in range(draw(st.integers(2, 6))):
         type_ = draw(st.sampled_from(sorted(TYPES)))
         build.node(f"n{i}", type_, capacity_type=draw(st.sampled_from([keys.ON_DEMAND, keys.SPOT])))
-        room = TYPES[type_][0]
-        for j in range(draw(st.integers(0, 6))):
-            size = draw(st.sampled_from(sorted(CPU)))
-            if CPU[size] <= room:
-                room -= CPU[size]
-                build.pod(f"p{i}-{j}", f"n{i}", shape=size)
+        filled(draw, build, i, TYPES[type_][0], CPU)
     return build
+
+
+def filled(draw: st.DrawFn, build: Builder, number: int, room: int, sizes: Mapping[str, int]) -> int:
+    """Some pods on the node of that number; the CPU that is left of its room."""
+    for j in range(draw(st.integers(0, 6))):
+        size = draw(st.sampled_from(sorted(sizes)))
+        if sizes[size] <= room:
+            room -= sizes[size]
+            build.pod(f"p{number}-{j}", f"n{number}", shape=size)
+    return room
 
 
 def seen(build: Builder, price: float = 1 / 3) -> View:

@@ -253,27 +253,16 @@ def test_one_new_node_like_one_that_goes_leaves_that_one_where_it_is() -> None:
     def offered(problem: Problem) -> Plan:
         return Plan(nodes=(planned("m5.xlarge"),)) if len(problem.without_nodes) > 2 else Plan()
 
-    made = Builder()
-    made.pool()
-    made.shape("small", 250)
-    for n in range(3):
-        made.node(f"n{n}", capacity_type=keys.SPOT)
-        made.pod(f"p{n}", f"n{n}", shape="small")
-    run = Pass(seen(made), offered, lambda: 0.0)
+    run = Pass(seen(hardly_used(3)), offered, lambda: 0.0)
     found = judge_group(run, run.found)
     assert isinstance(found, Exchange)
-    assert [c.node for c in found.gone] == ["n1", "n2"]
+    assert [c.node for c in found.gone] == ["n01", "n02"]
     assert not found.nodes
 
 
 def test_a_node_that_may_not_go_back_yet_holds_up_no_other() -> None:
     """It was made for one that was left ten minutes ago, of the type that would be made now."""
-    made = Builder()
-    made.pool()
-    made.shape("small", 250)
-    for n in range(3):
-        made.node(f"n{n}", "m5.xlarge", capacity_type=keys.SPOT)
-        made.pod(f"p{n}", f"n{n}", shape="small")
+    made = hardly_used(3)
     made.node("back", "m5.2xlarge", capacity_type=keys.SPOT)
     made.pod("q", "back", shape="small")
     spot = f"/{keys.SPOT}"
@@ -289,4 +278,4 @@ def test_a_node_that_may_not_go_back_yet_holds_up_no_other() -> None:
     )
     found = judge_group(run, run.found)
     assert isinstance(found, Exchange)
-    assert [c.node for c in found.gone] == ["n0", "n1", "n2"]
+    assert [c.node for c in found.gone] == ["n00", "n01", "n02"]

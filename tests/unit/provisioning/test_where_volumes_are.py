@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from nodeyard.provisioning.model import Options
+from nodeyard.provisioning.planner import least
 from tests.support.invented_market import ZONES
 from tests.support.kube_rules import HOST, ZONE
-from tests.support.manifests import node, pod
+from tests.support.manifests import node, pod, pool
+from tests.support.planning import posed
+from tests.support.problems import PlanningProblem
 from tests.unit.provisioning.test_spread_with_volumes import BOUND
-from tests.unit.provisioning.test_what_nodes_offer import expression, planned, reasons, stored, using
+from tests.unit.provisioning.test_what_nodes_offer import MARKET, expression, planned, reasons, stored, using
 
 Json = dict[str, Any]
 EBS_ZONE = "topology.ebs.csi.aws.com/zone"
@@ -114,3 +119,15 @@ def test_pods_change_places_so_that_standing_nodes_attach_what_they_may_and_are_
     assert solved.report["unschedulable"] == []
     assert len(solved.report["nodes"]) == 2
     assert solved.report["cost"]["gap"] < 1e-6
+
+
+def test_a_volume_that_a_standing_node_has_attached_takes_no_further_attachment_in_the_bound() -> None:
+    """The newcomer may join the pod that holds the node's only attachment, so nothing has to be bought."""
+    csi = {"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": "n"},
+           "spec": {"drivers": [{"name": "ebs", "nodeID": "n", "topologyKeys": [], "allocatable": {"count": 1}}]}}  # fmt: skip
+    held = pod(
+        "old", 100, 100, node="n", volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]
+    )
+    objects = [pool(), *stored(("c", {}, {})), csi, node("n", ZONES[0]), held, using("new", "c")]
+    problem = posed(PlanningProblem("", objects, MARKET))
+    assert least(problem, Options(), 100.0, 1.0, time.process_time) == 0.0
