@@ -71,6 +71,7 @@ def pod_of(source: Source | objects.Pod, shape: ShapeId) -> PodRecord:
         owner_uid=owner.uid if owner else "",
         do_not_disrupt=_do_not_disrupt(meta.annotations) if meta.annotations else "",
         deletion_cost=_deletion_cost(meta.annotations) if meta.annotations else 0,
+        surge=meta.annotations.get(keys.SURGE, "") if meta.annotations else "",
     )
 
 

@@ -73,6 +73,8 @@ class PodRecord(Value, frozen=True):
     do_not_disrupt: str = ""
     """Value of karpenter.sh/do-not-disrupt ("true" or a duration); the older do-not-evict reads as "true"."""
     deletion_cost: int = 0
+    surge: str = ""
+    """Value of nodeyard.dev/surge: "true", or how long its eviction waits at most for another replica."""
 
     @property
     def key(self) -> PodKey:

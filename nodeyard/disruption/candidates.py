@@ -46,7 +46,7 @@ Gate = Callable[[Subject], Block | None]
 
 def candidates(view: View, burdens: Burdens | None = None) -> tuple[Candidate, ...]:
     """All nodes that belong to a pool, by name. `burdens`: what was remembered of them, if anything."""
-    guard = PodGuard(view.snapshot, view.now)
+    guard = PodGuard(view.snapshot, view.now, surge=view.options.surge)
     known = burdens or Burdens()
     known.forget_gone(view.snapshot)
     found = []

@@ -86,8 +86,11 @@ class Play:
         self.began = clock()
         snapshot = view.snapshot
         self.found = candidates(view)
-        self.guard, self.pods = TopologyGuard(snapshot, _zones(view)), PodGuard(snapshot, view.now)
-        self.outlook = Outlook(snapshot, view.now)
+        self.guard, self.pods = (
+            TopologyGuard(snapshot, _zones(view)),
+            PodGuard(snapshot, view.now, surge=view.options.surge),
+        )
+        self.outlook = Outlook(snapshot, view.now, surge=view.options.surge)
         self.homeless = tuple(
             sorted(
                 key

@@ -25,6 +25,8 @@ class Wait(enum.StrEnum):
     TERMINATING = "Terminating"
     PROTECTED = "PodDoNotDisrupt"
     EARLIER_TIER = "EarlierTier"
+    SUCCESSOR = "Successor"
+    """Another replica of it is being started."""
 
 
 class Waiting(Value, frozen=True):

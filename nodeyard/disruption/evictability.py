@@ -12,6 +12,7 @@ from nodeyard.api.duration import parse_duration
 from nodeyard.api.pod import PodRecord, PodShape
 from nodeyard.disruption.commands import DISRUPTED_TAINT
 from nodeyard.disruption.model import Block, Rule
+from nodeyard.disruption.surging import deployment_of
 from nodeyard.provisioning.pending import protected as protected_in_itself
 from nodeyard.provisioning.pending import selects
 from nodeyard.scheduling.taints import tolerates
@@ -20,11 +21,14 @@ from nodeyard.state.cluster import Snapshot
 _COST_UNIT: Final = 2.0**27
 _PRIORITY_UNIT: Final = 2.0**25
 _MOST: Final = 10.0
+LEAVING_COST: Final = -2_000_000_000
+"""Deletion cost that we write on pods of nodes that go; nobody else's, so it counts for nothing here."""
 
 
 def eviction_cost(pod: PodRecord, shape: PodShape) -> float:
     """Between -10 and 10; 1 for a pod of no priority and no deletion cost."""
-    cost = 1.0 + pod.deletion_cost / _COST_UNIT + shape.priority / _PRIORITY_UNIT
+    own = 0 if pod.deletion_cost == LEAVING_COST else pod.deletion_cost
+    cost = 1.0 + own / _COST_UNIT + shape.priority / _PRIORITY_UNIT
     return min(_MOST, max(-_MOST, cost))
 
 
@@ -62,11 +66,14 @@ def protected(pod: PodRecord, now: float) -> bool:
 
 
 class PodGuard:
-    """What stops pods of one snapshot from being evicted."""
+    """What stops pods of one snapshot from being evicted. `surge`: a pod that asks for it gets another replica first,
+    and so satisfies a budget that wants one pod.
+    """
 
-    def __init__(self, snapshot: Snapshot, now: float) -> None:
+    def __init__(self, snapshot: Snapshot, now: float, *, surge: bool = False) -> None:
         self._snapshot = snapshot
         self._now = now
+        self._surge = surge
         self._pdbs: defaultdict[str, list[PodDisruptionBudget]] = defaultdict(list)
         for pdb in snapshot.pdbs.values():
             self._pdbs[pdb.namespace].append(pdb)
@@ -99,6 +106,8 @@ class PodGuard:
             if pdb.disruptions_allowed > 0:
                 continue
             if pdb.unhealthy_pod_eviction_policy == "AlwaysAllow" and not pod.ready:
+                continue
+            if self._surge and pdb.min_available == "1" and deployment_of(pod, self._snapshot.shape(pod)):
                 continue
             facts: dict[str, str | int | float | bool] = {
                 "pod": pod.key,

@@ -65,7 +65,7 @@ class Pass:
         self.started = clock()
         self.found = candidates(view, burdens)
         self.room = Room(view.snapshot, view.in_command, view.now)
-        self.outlook = Outlook(view.snapshot, view.now, burdens)
+        self.outlook = Outlook(view.snapshot, view.now, burdens, surge=view.options.surge)
         self.simulation = Simulation(view, planner, self.found, answers)
         self.remembers = answers is not None
         self.complete = True

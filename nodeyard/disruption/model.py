@@ -244,6 +244,8 @@ class Options(msgspec.Struct, frozen=True):
     """Longest time it may take to; a pool may say otherwise."""
     no_return_s: float = 3600.0
     """How long an instance type that was left is not gone back to; a pool may say otherwise."""
+    surge: bool = False
+    """Whether a pod that asks for it gets another replica before it is evicted."""
     default_spread: tuple[object, ...] = ()
     """The planner's: topology spread that the kube-scheduler gives pods that say nothing of their own."""
 

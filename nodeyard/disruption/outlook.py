@@ -28,12 +28,14 @@ READY_S: Final = 30.0
 
 class Outlook:
     """Answers about one snapshot; what it needs of the whole is counted once, when first asked for. `burdens`: what was
-    remembered of its nodes, if anything.
+    remembered of its nodes, if anything. `surge`: as PodGuard has it.
     """
 
-    def __init__(self, snapshot: Snapshot, now: float, burdens: Burdens | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, now: float, burdens: Burdens | None = None, *, surge: bool = False
+    ) -> None:
         self._snapshot, self._now = snapshot, now
-        self._guard = PodGuard(snapshot, now)
+        self._guard = PodGuard(snapshot, now, surge=surge)
         self._remembers = burdens is not None
         self._burdens = burdens or Burdens()
         self._replicas: Counter[Owner] | None = None

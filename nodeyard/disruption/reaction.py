@@ -212,7 +212,7 @@ def _carried_out(
 ) -> tuple[View, ReactionStep]:
     """The view once the nodes are away and the pods where the plan puts them, and the step that led there."""
     old = view.snapshot
-    outlook = Outlook(old, view.now)
+    outlook = Outlook(old, view.now, surge=view.options.surge)
     fresh = tuple(msgspec.structs.replace(n, name=names.fresh(n.pool)) for n in plan.nodes)
     named = msgspec.structs.replace(plan, nodes=fresh)
     moves = moves_of(named, old)

@@ -176,7 +176,7 @@ def _answer(
     )
     plan = planner(problem) if problem.pods else Plan()
     rent, objective = _running(found)
-    outlook = Outlook(view.snapshot, view.now)
+    outlook = Outlook(view.snapshot, view.now, surge=view.options.surge)
     change = sum(n.price_per_hour for n in plan.nodes) - sum(c.price_per_hour or 0.0 for c in gone)
     charges = sum(n.node_charge_per_hour for n in plan.nodes) - sum(c.node_charge_per_hour for c in gone)
     return Answer(

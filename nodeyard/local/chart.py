@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
@@ -60,13 +61,15 @@ def render(
 
 
 def render_rbac(
-    namespace: str = NAMESPACE, *, placement_mode: str = "nominate", bind_returning_pods: bool = True
+    namespace: str = NAMESPACE,
+    *,
+    placement_mode: str = "nominate",
+    reallocator: Mapping[str, bool] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Service accounts, roles and bindings of the services, exactly as the chart installs them."""
-    values = {
-        "placementMode": placement_mode,
-        "reallocator": {"bindReturningPods": bind_returning_pods},
-    }
+    """Service accounts, roles and bindings of the services, exactly as the chart installs them. `reallocator`: its
+    values that rights hang on (`bindReturningPods`, `surge`, `markLeavingPods`) where they are not the chart's own.
+    """
+    values = {"placementMode": placement_mode, "reallocator": dict(reallocator)}
     return render(namespace, values=values, files="rbac-*.yaml")
 
 

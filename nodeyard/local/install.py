@@ -7,8 +7,9 @@ them, each under its own ServiceAccount with a token from the TokenRequest API.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -41,12 +42,13 @@ def definitions(directory: Path | None = None) -> list[dict[str, Any]]:
 
 
 def rights(
-    namespace: str = NAMESPACE, *, placement_mode: str = "nominate", bind_returning_pods: bool = True
+    namespace: str = NAMESPACE,
+    *,
+    placement_mode: str = "nominate",
+    reallocator: Mapping[str, bool] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """The chart's ServiceAccounts and RBAC objects, rendered for one namespace and for who may bind pods."""
-    return chart.render_rbac(
-        namespace=namespace, placement_mode=placement_mode, bind_returning_pods=bind_returning_pods
-    )
+    """The chart's ServiceAccounts and RBAC objects, rendered for one namespace and for what the services are to do."""
+    return chart.render_rbac(namespace=namespace, placement_mode=placement_mode, reallocator=reallocator)
 
 
 def install(api: KubeApi, manifests: Iterable[Manifest], *, namespace: str = NAMESPACE) -> None:

@@ -38,6 +38,12 @@ from nodeyard.local.services import SERVICES, Endpoint, Surroundings
 
 REGION = "eu-west-1"
 _ACCOUNT = "account"
+_RIGHTS = {
+    "NODEYARD_BIND_RETURNING_PODS": "bindReturningPods",
+    "NODEYARD_SURGE": "surge",
+    "NODEYARD_MARK_LEAVING_PODS": "markLeavingPods",
+}
+"""Settings of the reallocator that it has rights by, and the chart's values for them."""
 _ANSWERS_S = 180.0
 """How long a process may take until it answers, on a machine that starts several at once or is busy with others."""
 _LEFTOVERS_LAST = ("kube-apiserver", "etcd")
@@ -230,8 +236,8 @@ class Stand:
             for name in ("allocator", "reallocator")
         )
         mode = allocator.get("NODEYARD_PLACEMENT_MODE", "nominate")
-        returning = reallocator.get("NODEYARD_BIND_RETURNING_PODS", "true") == "true"
-        manifests = [*install.rights(placement_mode=mode, bind_returning_pods=returning)]
+        told = {value: reallocator[name] == "true" for name, value in _RIGHTS.items() if name in reallocator}
+        manifests = [*install.rights(placement_mode=mode, reallocator=told)]
         install.install(api, manifests)
         for name in services.WITH_KUBERNETES:
             path = self.cluster.kubeconfig_dir / f"{name}.kubeconfig"

@@ -65,6 +65,7 @@ def _encode_pod(pod: PodRecord) -> cluster_pb2.Pod:
         owner_uid=pod.owner_uid,
         do_not_disrupt=pod.do_not_disrupt,
         deletion_cost=pod.deletion_cost,
+        surge=pod.surge,
     )
 
 

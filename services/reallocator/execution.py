@@ -39,7 +39,7 @@ from nodeyard.state.cluster import Change, Kind, Snapshot
 from services.reallocator.chronicle import Chronicle
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
-from services.reallocator.ports import Claims, Cluster, Lead, Nodes, Nominating
+from services.reallocator.ports import Claims, Cluster, DeletionCosts, Lead, Nodes, Nominating
 
 NOMINATION_S: Final = 20.0
 _CLOSING_TRIES: Final = 4
@@ -69,7 +69,9 @@ class Execution:
         chronicle: Chronicle,
         clock: Clock,
         measures: ReallocatorMetrics,
+        costs: DeletionCosts | None = None,
     ) -> None:
+        """`costs`: None where nothing is written on pods."""
         self._cluster = cluster
         self._claims = claims
         self._nodes = nodes
@@ -79,6 +81,7 @@ class Execution:
         self._chronicle = chronicle
         self._clock = clock
         self._measures = measures
+        self._costs = costs
         self._starting: set[str] = set()
         self._ended: dict[str, float] = {}
 
@@ -107,6 +110,7 @@ class Execution:
             taken = await asyncio.gather(*(self._take(c, command, mark) for c in left))
             left = [c for c, ok in zip(left, taken, strict=True) if not ok]
             if not left:
+                await self._tell_owners(command)
                 return True
             await self._clock.sleep(_CLOSING_PAUSE_S)
         return False
@@ -137,6 +141,7 @@ class Execution:
             return False
         if command.replacements:
             await self._replace(command)
+            await self._tell_owners(command)
             await self._moves.begun(command)
             return True
         for candidate in going:
@@ -200,6 +205,12 @@ class Execution:
                 command=command.id, instance_type=node.instance_type, zone=node.zone,
                 capacity_type=node.capacity_type, price_per_hour=node.price_per_hour,
             )  # fmt: skip
+
+    async def _tell_owners(self, command: Command) -> None:
+        """While replacements come, a workload that shrinks gives up its pods on the nodes that go."""
+        if self._costs is not None:
+            snapshot = self._cluster.snapshot()
+            await self._costs.lower(pod for name in command.nodes for pod in snapshot.pods_of_node(name))
 
     def _keeping(self, kept: tuple[Kept, ...]) -> dict[str, str]:
         """The annotation of a claim whose node keeps places from its first moment on."""
@@ -304,6 +315,8 @@ class Execution:
         if changed is None:
             return
         self._cluster.overlay(Change(Kind.NODE, changed.name, changed, changed.resource_version))
+        if self._costs is not None:
+            await self._costs.restore(self._cluster.snapshot().pods_of_node(name))
         claim = snapshot.claim_of(node)
         if claim is not None and claim.condition(DISRUPTION_REASON) is not None:
             self._show(await self._claims.drop_conditions(claim, (DISRUPTION_REASON,)))

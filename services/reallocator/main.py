@@ -12,12 +12,14 @@ from nodeyard.adapters.ec2.session import Ec2Session
 from nodeyard.adapters.kubernetes import paths
 from nodeyard.adapters.kubernetes.client import KubernetesClient
 from nodeyard.adapters.kubernetes.consent import approved_digest
+from nodeyard.adapters.kubernetes.deletion_costs import DeletionCosts
 from nodeyard.adapters.kubernetes.epochs import KubernetesEpochs
 from nodeyard.adapters.kubernetes.events import EventRecorder
 from nodeyard.adapters.kubernetes.evictions import Evictions
 from nodeyard.adapters.kubernetes.node_claims import NodeClaims
 from nodeyard.adapters.kubernetes.placement import Placement
 from nodeyard.adapters.kubernetes.rival import Rivals
+from nodeyard.adapters.kubernetes.scales import Scales
 from nodeyard.adapters.kubernetes.termination import NodeTermination
 from nodeyard.adapters.redis.call_buckets import CallBuckets
 from nodeyard.adapters.redis.connection import connect, key_prefix
@@ -52,6 +54,7 @@ from services.reallocator.reserved import ReservedNodes
 from services.reallocator.servicer import Servicer
 from services.reallocator.settings import Settings
 from services.reallocator.simulating import Simulator
+from services.reallocator.surges import Surges
 from services.reallocator.termination import Termination
 
 LEASE = "disruption"
@@ -127,6 +130,11 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
     execution = Execution(
         cluster=cluster, claims=claims, nodes=nodes, nominations=nominations, moves=moves, lead=lead,
         chronicle=chronicle, clock=clock, measures=measures,
+        costs=DeletionCosts(client) if settings.mark_leaving_pods else None,
+    )  # fmt: skip
+    surges = Surges(
+        workloads=Scales(client) if settings.surge else None, claims=claims, cluster=cluster, chronicle=chronicle,
+        clock=clock,
     )  # fmt: skip
     binder = Placement(client, "reallocator") if settings.bind_returning_pods else None
     courses = Courses(
@@ -139,14 +147,14 @@ async def build(settings: Settings, runtime: Runtime) -> Service:
         options=Options(
             node_charge_usd_per_hour=settings.node_charge, spot_to_spot=settings.spot_to_spot,
             eviction_usd=settings.eviction_cost, max_payback_s=settings.max_payback,
-            no_return_s=settings.no_return, default_spread=default_spread,
+            no_return_s=settings.no_return, surge=settings.surge, default_spread=default_spread,
         ),
         clock=clock, measures=measures, permitted=permitted, poll_s=settings.disruption_poll,
         validation_wait_s=settings.validation_wait,
     )  # fmt: skip
     termination = Termination(
         cluster=cluster, claims=claims, nodes=nodes,
-        drains=Drains(Evictions(client), chronicle, clock, measures), book=InstanceBook(machines, clock),
+        drains=Drains(Evictions(client), chronicle, clock, measures), surges=surges, book=InstanceBook(machines, clock),
         leases=HeldLeases(leases, holder=settings.replica, ttl_s=settings.lease_ttl, clock=clock),
         chronicle=chronicle, clock=clock, measures=measures, permitted=permitted,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from nodeyard.disruption.collection import Instance
 from nodeyard.disruption.draining import Answer
 from nodeyard.disruption.interruption import Message
 from nodeyard.disruption.model import Move
+from nodeyard.disruption.surging import Scale
 from nodeyard.state.cluster import Change, Snapshot
 
 
@@ -137,6 +138,20 @@ class Placing(Protocol):
 class Pods(Protocol):
     async def evict(self, pod: PodRecord) -> Answer: ...
     async def delete(self, pod: PodRecord, grace_s: int) -> Answer: ...
+
+
+class DeletionCosts(Protocol):
+    """What ReplicaSets are told of pods that are about to leave; never raises."""
+
+    async def lower(self, pods: Iterable[PodRecord]) -> None: ...
+    async def restore(self, pods: Iterable[PodRecord]) -> None: ...
+
+
+class Workloads(Protocol):
+    """How many replicas a Deployment is to have; both raise KubernetesError, Conflict where it has changed since."""
+
+    async def read(self, deployment: str) -> Scale | None: ...
+    async def resize(self, scale: Scale, replicas: int) -> None: ...
 
 
 class Notices(Protocol):

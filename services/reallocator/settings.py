@@ -40,5 +40,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True):
     """Longest time in which a move's saving makes up for its evictions."""
     bind_returning_pods: bool = True
     """Whether many nodes may go at once, for which pods that come back are bound to places kept for them."""
+    surge: bool = False
+    """Whether a pod that asks for it gets another replica before it is evicted, by scaling its Deployment."""
+    mark_leaving_pods: bool = False
+    """Whether pods of nodes that go get the lowest deletion cost, so that a ReplicaSet that shrinks gives them up first."""
     no_return: Seconds = 3600.0
     """How long an instance type that was left is not gone back to."""

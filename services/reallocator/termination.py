@@ -39,6 +39,7 @@ from services.reallocator.leases import HeldLeases
 from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.ports import Claims, Cluster, Nodes
+from services.reallocator.surges import Surges
 
 _AT_ONCE: Final = 16
 _STEPS: Final = 24
@@ -86,6 +87,7 @@ class Termination:
         claims: Claims,
         nodes: Nodes,
         drains: Drains,
+        surges: Surges,
         book: InstanceBook,
         leases: HeldLeases,
         chronicle: Chronicle,
@@ -97,6 +99,7 @@ class Termination:
         self._claims = claims
         self._nodes = nodes
         self._drains = drains
+        self._surges = surges
         self._book = book
         self._leases = leases
         self._chronicle = chronicle
@@ -168,6 +171,10 @@ class Termination:
         if claim is not None and not claim.deleting:
             await self._claims.delete(claim.name, claim.uid)
             return POLL_S
+        if claim is not None:
+            claim = await self._surges.settle(snapshot, claim)
+            if claim is None:
+                return POLL_S
         facts = Facts(snapshot, claim, node, self._clock.now())
         for _ in range(_STEPS):
             step = next_step(facts)
@@ -218,7 +225,8 @@ class Termination:
             self._with_claim(
                 facts, await self._claims.set_conditions(facts.claim, step.conditions, self._clock.now())
             )
-        return await self._drains.act(facts.snapshot, facts.node, step.drain)
+        due = await self._surges.hold(facts.snapshot, facts.claim, step.drain)
+        return await self._drains.act(facts.snapshot, facts.node, due)
 
     async def _list_attachments(self, facts: Facts, step: Step) -> Facts | float:
         assert facts.node is not None
@@ -264,6 +272,8 @@ class Termination:
     async def _drop_claim_finalizer(self, facts: Facts, step: Step) -> Facts | float:
         claim = facts.claim
         assert claim is not None
+        if await self._surges.settle(facts.snapshot, claim, all_=True) is None:
+            return POLL_S
         await self._claims.remove_finalizer(claim)
         took_s = max(0.0, self._clock.now() - claim.deleted_at)
         self._measures.claim_ended(claim, self._clock.now())

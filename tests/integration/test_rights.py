@@ -85,6 +85,8 @@ REFUSED = [
     ("allocator", "patch", "nodepools", "karpenter.sh"),
     ("reallocator", "patch", "pods/status", ""),
     ("reallocator", "create", "pods", ""),
+    ("reallocator", "patch", "pods", ""),
+    ("reallocator", "update", "deployments/scale", "apps"),
     ("reallocator", "delete", "nodepools", "karpenter.sh"),
     ("pricing", "list", "pods", ""),
     ("admin", "list", "pods", ""),
@@ -109,10 +111,28 @@ def test_a_service_may_do_nothing_else(
 @pytest.mark.parametrize("returning", [True, False])
 def test_the_reallocator_may_bind_pods_only_where_it_is_to(kube: KubeApi, *, returning: bool) -> None:
     space = f"rights-{returning}".lower()
-    install.install(kube, _renamed(render_rbac(space, bind_returning_pods=returning), space), namespace=space)
+    install.install(
+        kube,
+        _renamed(render_rbac(space, reallocator={"bindReturningPods": returning}), space),
+        namespace=space,
+    )
     for service, allowed in (("reallocator", returning), ("allocator", False)):
         eventually(lambda s=service: may(kube, s, "patch", "nodes", space=space))  # type: ignore[misc]
         assert may(kube, service, "create", "pods/binding", space=space) is allowed
+
+
+def test_the_reallocator_may_touch_workloads_only_where_it_is_to(kube: KubeApi) -> None:
+    space = "rights-surge"
+    told = {"surge": True, "markLeavingPods": True}
+    install.install(kube, _renamed(render_rbac(space, reallocator=told), space), namespace=space)
+    eventually(lambda: may(kube, "reallocator", "update", "deployments/scale", "apps", space=space))
+    assert may(kube, "reallocator", "patch", "pods", space=space)
+    for verb, resource, group in (
+        ("update", "deployments", "apps"),
+        ("patch", "deployments", "apps"),
+        ("create", "pods", ""),
+    ):
+        assert not may(kube, "reallocator", verb, resource, group, space=space)
 
 
 def _renamed(things: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ from services.reallocator.leases import HeldLeases
 from services.reallocator.machines import InstanceBook
 from services.reallocator.metrics import ReallocatorMetrics
 from services.reallocator.moves import MoveMemory
+from services.reallocator.ports import Workloads
+from services.reallocator.surges import Surges
 from services.reallocator.termination import Termination
 from tests.support.clock import FakeClock
 from tests.support.disruption import catalogue, first_fit
@@ -148,6 +150,7 @@ class Replica:
         binds: bool = True,
         planner: Planner = first_fit,
         options: Options | None = None,
+        scales: Workloads | None = None,
     ) -> None:
         self.world = world
         self.clock = clock
@@ -168,6 +171,9 @@ class Replica:
             claims=world,
             nodes=world,
             drains=Drains(self.pods, self.chronicle, clock, self.measures),
+            surges=Surges(
+                workloads=scales, claims=world, cluster=world, chronicle=self.chronicle, clock=clock
+            ),
             book=InstanceBook(world, clock),
             leases=HeldLeases(self.leases, holder=name, ttl_s=5.0, clock=clock),
             chronicle=self.chronicle,

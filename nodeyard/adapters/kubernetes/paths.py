@@ -25,6 +25,10 @@ def pod_binding(namespace: str, name: str) -> str:
     return f"{pod(namespace, name)}/binding"
 
 
+def deployment(namespace: str, name: str) -> str:
+    return f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
+
+
 def pod_eviction(namespace: str, name: str) -> str:
     return f"{pod(namespace, name)}/eviction"
 

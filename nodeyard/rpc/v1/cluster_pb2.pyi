@@ -200,6 +200,7 @@ class Pod(_message.Message):
     OWNER_UID_FIELD_NUMBER: _builtins.int
     DO_NOT_DISRUPT_FIELD_NUMBER: _builtins.int
     DELETION_COST_FIELD_NUMBER: _builtins.int
+    SURGE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     uid: _builtins.str
@@ -220,6 +221,7 @@ class Pod(_message.Message):
     owner_uid: _builtins.str
     do_not_disrupt: _builtins.str
     deletion_cost: _builtins.int
+    surge: _builtins.str
     def __init__(
         self,
         *,
@@ -243,10 +245,11 @@ class Pod(_message.Message):
         owner_uid: _builtins.str = ...,
         do_not_disrupt: _builtins.str = ...,
         deletion_cost: _builtins.int = ...,
+        surge: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "deletion_cost", b"deletion_cost", "do_not_disrupt", b"do_not_disrupt", "grace_period_s", b"grace_period_s", "name", b"name", "namespace", b"namespace", "node", b"node", "nominated_node", b"nominated_node", "owner_kind", b"owner_kind", "owner_name", b"owner_name", "owner_uid", b"owner_uid", "phase", b"phase", "ready", b"ready", "scheduled_at", b"scheduled_at", "shape", b"shape", "started_at", b"started_at", "uid", b"uid", "unschedulable", b"unschedulable", "unschedulable_since", b"unschedulable_since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "deletion_cost", b"deletion_cost", "do_not_disrupt", b"do_not_disrupt", "grace_period_s", b"grace_period_s", "name", b"name", "namespace", b"namespace", "node", b"node", "nominated_node", b"nominated_node", "owner_kind", b"owner_kind", "owner_name", b"owner_name", "owner_uid", b"owner_uid", "phase", b"phase", "ready", b"ready", "scheduled_at", b"scheduled_at", "shape", b"shape", "started_at", b"started_at", "surge", b"surge", "uid", b"uid", "unschedulable", b"unschedulable", "unschedulable_since", b"unschedulable_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

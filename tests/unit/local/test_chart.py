@@ -129,7 +129,9 @@ def test_no_right_is_a_wildcard_and_nobody_may_escalate() -> None:
 
 def test_bindings_may_be_created_by_those_only_that_are_told_to() -> None:
     def may_bind(mode: str, *, returning: bool) -> list[str]:
-        roles = of_kind(render_rbac(placement_mode=mode, bind_returning_pods=returning), "ClusterRole")
+        roles = of_kind(
+            render_rbac(placement_mode=mode, reallocator={"bindReturningPods": returning}), "ClusterRole"
+        )
         return sorted(
             n for n, role in roles.items() for rule in role["rules"] if "pods/binding" in rule["resources"]
         )
@@ -140,14 +142,19 @@ def test_bindings_may_be_created_by_those_only_that_are_told_to() -> None:
     assert may_bind("bind", returning=True) == ["nodeyard-allocator", "nodeyard-reallocator"]
 
 
-@pytest.mark.parametrize("returning", [True, False])
-def test_the_reallocator_is_told_what_it_has_the_right_to(returning: bool) -> None:
-    values = {**PASSWORD, "reallocator": {"bindReturningPods": returning}}
+@pytest.mark.parametrize("given", [True, False])
+def test_the_reallocator_is_told_what_it_has_the_right_to(given: bool) -> None:
+    named = {
+        "bindReturningPods": "NODEYARD_BIND_RETURNING_PODS",
+        "surge": "NODEYARD_SURGE",
+        "markLeavingPods": "NODEYARD_MARK_LEAVING_PODS",
+    }
+    values = {**PASSWORD, "reallocator": dict.fromkeys(named, given)}
     (container,) = pod_spec(of_kind(render(values=values), "Deployment")["nodeyard-reallocator"])[
         "containers"
     ]
     told = {each["name"]: each.get("value") for each in container["env"]}
-    assert told["NODEYARD_BIND_RETURNING_PODS"] == str(returning).lower()
+    assert {told[name] for name in named.values()} == {str(given).lower()}
 
 
 def test_the_watcher_only_reads_and_pricing_and_admin_have_no_rights() -> None:
