@@ -4,6 +4,8 @@ Thousands of pods share one shape; the planner works on shapes, the lifecycle on
 a shape from a Kubernetes pod, and its id is a digest of the content, equal in every process.
 """
 
+from typing import Final
+
 from nodeyard.api.quantity import Resources
 from nodeyard.api.selectors import (
     HostPort,
@@ -17,6 +19,19 @@ from nodeyard.api.selectors import (
 PodKey = str
 """`namespace/name`."""
 ShapeId = str
+INIT: Final = "init"
+SIDECAR: Final = "sidecar"
+
+
+class ContainerShape(Value, frozen=True):
+    """One container's part in a pod's requests. `stage`: INIT ends before the others run, SIDECAR starts before them
+    and stays.
+    """
+
+    name: str
+    requests: Resources = {}
+    limits: Resources = {}
+    stage: str = ""
 
 
 class PodShape(Value, frozen=True):
@@ -44,6 +59,10 @@ class PodShape(Value, frozen=True):
     gang: str = ""
     """Name of the pod group that must be scheduled as a whole, else empty."""
     preemption_policy: str = ""
+    containers: tuple[ContainerShape, ...] = ()
+    """What `requests` are made of, in the order of their starts; empty where it can't change: of daemons, and where
+    requests are the pod's own.
+    """
 
 
 class PodRecord(Value, frozen=True):

@@ -16,7 +16,7 @@ import msgspec
 
 from nodeyard.api import labels as keys
 from nodeyard.api import objects
-from nodeyard.api.pod import PodShape, ShapeId
+from nodeyard.api.pod import INIT, SIDECAR, ContainerShape, PodShape, ShapeId
 from nodeyard.api.quantity import PODS, Resources, largest, parse_all, total
 from nodeyard.api.resizing import count_held
 from nodeyard.api.selectors import (
@@ -66,20 +66,37 @@ def pod_requests(spec: objects.PodSpec) -> Resources:
     counts where it is higher; pod-level requests replace the sum for cpu, memory and huge pages; overhead is added.
     Raises QuantityError.
     """
-    running = total(_requests(container.resources) for container in spec.containers)
-    sidecars: Resources = {}
-    peak: Resources = {}
-    for container in spec.init_containers:
-        wanted = total((_requests(container.resources), sidecars))
-        if container.restart_policy == "Always":
-            sidecars = wanted
-        peak = largest(peak, wanted)
-    requests = largest(total((running, sidecars)), peak)
+    requests = requests_together(containers_of(spec))
     if spec.resources is not None:
         requests |= _pod_level(spec.resources, requests)
     requests = total((requests, parse_all(spec.overhead)))
     requests[PODS] = 1
     return {name: requests[name] for name in sorted(requests) if requests[name] > 0}
+
+
+def containers_of(spec: objects.PodSpec) -> tuple[ContainerShape, ...]:
+    """All containers, those that start first in front. Raises QuantityError."""
+    return (
+        *(_container(c, SIDECAR if c.restart_policy == "Always" else INIT) for c in spec.init_containers),
+        *(_container(c, "") for c in spec.containers),
+    )
+
+
+def _container(container: objects.Container, stage: str) -> ContainerShape:
+    limits = container.resources.limits if container.resources is not None else {}
+    return ContainerShape(container.name, _requests(container.resources), parse_all(limits), stage)
+
+
+def requests_together(containers: Iterable[ContainerShape]) -> Resources:
+    """What containers ask for together, in the order in which they start: the most at any moment."""
+    running: Resources = {}
+    peak: Resources = {}
+    for container in containers:
+        wanted = total((container.requests, running))
+        if container.stage != INIT:
+            running = wanted
+        peak = largest(wanted, peak)
+    return peak
 
 
 def _requests(resources: objects.ResourceRequirements | None) -> Resources:
@@ -128,6 +145,7 @@ def _shape(
     namespace: str, pod: str, labels: dict[str, str], spec: objects.PodSpec, *, daemon: bool
 ) -> PodShape:
     affinity = spec.affinity
+    fixed = daemon or spec.resources is not None
     shape = PodShape(
         id="",
         namespace=namespace,
@@ -147,6 +165,7 @@ def _shape(
         scheduling_gates=bool(spec.scheduling_gates),
         gang=_gang(labels, spec),
         preemption_policy=spec.preemption_policy,
+        containers=() if fixed else containers_of(spec),
     )
     return msgspec.structs.replace(shape, id=shape_id(shape))
 

@@ -28,6 +28,7 @@ LISTED: Final[tuple[tuple[str, str, str], ...]] = (
     ("storage.k8s.io/v1", "CSINode", "/apis/storage.k8s.io/v1/csinodes"),
     ("scheduling.k8s.io/v1", "PriorityClass", "/apis/scheduling.k8s.io/v1/priorityclasses"),
     ("policy/v1", "PodDisruptionBudget", "/apis/policy/v1/poddisruptionbudgets"),
+    ("autoscaling.k8s.io/v1", "VerticalPodAutoscaler", "/apis/autoscaling.k8s.io/v1/verticalpodautoscalers"),
     ("karpenter.sh/v1", "NodePool", "/apis/karpenter.sh/v1/nodepools"),
     ("karpenter.sh/v1", "NodeClaim", "/apis/karpenter.sh/v1/nodeclaims"),
     ("karpenter.sh/v1alpha5", "Provisioner", "/apis/karpenter.sh/v1alpha5/provisioners"),

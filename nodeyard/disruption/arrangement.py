@@ -84,14 +84,15 @@ class Arrangement:
             self.held[name] = (*self.held.get(name, ()), *pods)
 
     def snapshot(self) -> Snapshot:
-        """The cluster as it would be; pods without a place have none."""
+        """The cluster as it would be; pods without a place have none, and those that moved are as they come back."""
         pods = dict(self.base.pods)
         pods_on = {n: self.base.pods_on.get(n, frozenset()) for n in self.places if n in self.base.nodes}
         for name, keys_ in self.held.items():
             for key in keys_:
                 record = pods[key]
                 if record.node != name:
-                    pods[key] = msgspec.structs.replace(record, node=name)
+                    shape = self.base.successor(record)
+                    pods[key] = msgspec.structs.replace(record, node=name, shape=shape)
             fixed = {k for k in pods_on.get(name, ()) if pods[k].daemon}
             pods_on[name] = frozenset(fixed) | frozenset(keys_)
         placed = {k for held in self.held.values() for k in held}

@@ -179,7 +179,7 @@ class _Ahead(Play):
         snapshot = self.view.snapshot
         pod = snapshot.pods[key]
         shape = snapshot.shape(pod)
-        if not pod.owner_uid or pod.shape in self.guard.involved:
+        if not pod.owner_uid or pod.shape in self.guard.involved or key in snapshot.successors:
             return False
         return bindable(snapshot, pod) and not needs_daemon(shape.requests, shape.volume_claims)
 

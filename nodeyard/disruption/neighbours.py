@@ -31,7 +31,7 @@ class TopologyGuard:
     def __init__(self, snapshot: Snapshot, zones: Iterable[str] = ()) -> None:
         self._snapshot = snapshot
         self._possible = [Node(f"in {zone}", labels={keys.ZONE: zone}) for zone in sorted(zones)]
-        used = {p.shape for p in snapshot.pods.values() if not p.finished}
+        used = {p.shape for p in snapshot.pods.values() if not p.finished} | set(snapshot.successors.values())
         shapes = [snapshot.shapes[i] for i in sorted(used)]
         known = {name: n.labels for name, n in snapshot.namespaces.items()}
         namespaces_of = namespaces_by_label({**{s.namespace: {} for s in shapes}, **known})

@@ -45,8 +45,9 @@ class Parts:
         for name in gone:
             cell = self._guard.cell(now.places[name].node)
             for key in now.held[name]:
-                shape = self._shape(base.pods[key].shape, cell)
-                pinned |= shape.id != base.pods[key].shape
+                moved = base.successor(base.pods[key])
+                shape = self._shape(moved, cell)
+                pinned |= shape.id != moved
                 shapes[shape.id] = shape
                 records[key] = msgspec.structs.replace(base.pods[key], node="", shape=shape.id)
         pods = tuple(records)
@@ -57,8 +58,9 @@ class Parts:
             pods_on[name] = frozenset(mine)
             for key in mine:
                 record = base.pods[key]
-                shapes[record.shape] = self._without_terms(record.shape)
-                records[key] = msgspec.structs.replace(record, node=name)
+                here = record.shape if record.node == name else base.successor(record)
+                shapes[here] = self._without_terms(here)
+                records[key] = msgspec.structs.replace(record, node=name, shape=here)
         within = {self._guard.cell(now.places[name].node) for name in gone} if pinned else set()
         kept = [p for n, p in now.places.items() if n not in hosts and (beside or n not in gone)]
         snapshot = Snapshot(

@@ -250,7 +250,12 @@ def _after(
         if was in pods_on:
             pods_on[was].discard(key)
         pods[key] = msgspec.structs.replace(
-            pods[key], node=node, phase="Running", unschedulable=False, ready=True
+            pods[key],
+            shape=old.successor(pods[key]),
+            node=node,
+            phase="Running",
+            unschedulable=False,
+            ready=True,
         )
         pods_on[node].add(key)
     return msgspec.structs.replace(

@@ -101,6 +101,7 @@ class Resident:
         self._rows: dict[str, _Row] = {}
         self._moving: Counter[str] = Counter()
         self._standing: Counter[str] = Counter()
+        self._successors: Mapping[PodKey, str] = {}
         self._ground: tuple[object, ...] = ()
         """What classes were made from; `_sold`: what columns were; `_measured`: what rows were, beside nodes."""
         self._sold: tuple[object, ...] = ()
@@ -163,13 +164,22 @@ class Resident:
         """Nodes to compile, in the snapshot's order; rows of nodes that are gone go."""
         cluster = problem.snapshot
         waiting = {key for key, pod in cluster.pods.items() if not (pod.node or pod.finished)}
+        others = self._otherwise(cluster)
         names = sorted(cluster.nodes.keys() - problem.without_nodes)
         if names != self.names:
             self._arrange(names)
         return [
             name for name, node in cluster.nodes.items()
-            if name in self.at and not self._same(problem, node, waiting)
+            if name in self.at and (name in others or not self._same(problem, node, waiting))
         ]  # fmt: skip
+
+    def _otherwise(self, cluster: Snapshot) -> set[str]:
+        """Nodes with pods that would come back as others than last time."""
+        before, self._successors = self._successors, cluster.successors
+        if before is cluster.successors:
+            return set()
+        changed = {key for key, _ in before.items() ^ cluster.successors.items()}
+        return {pod.node for key in changed if (pod := cluster.pods.get(key)) is not None}
 
     def _same(self, problem: Problem, node: Node, waiting: set[PodKey]) -> bool:
         """Whether the node's row still holds. Pods that are promised to a node count there, and may come and go."""
@@ -210,7 +220,7 @@ class Resident:
                 frozenset(planned_pods_of(claim)) if claim is not None else _NOBODY,
                 any(not pod.node for pod in host.pods),
                 frozenset(pod.shape for pod in host.pods),
-                Counter(cluster.pods[key].shape for key in candidate.pods) if candidate is not None else {},
+                Counter(map(cluster.successor, map(cluster.pods.__getitem__, candidate.pods))) if candidate else {},
                 host.pool, host.capacity, host.taints,
             )  # fmt: skip
             self._count(self._rows.get(host.name), row)
@@ -248,7 +258,7 @@ class Resident:
             pools, _ = usable_pools(problem)
             self.columns = compiled_columns(problem, options, pools, self.classes, daemons)
         classes = self.classes.classes
-        self.class_of = {cluster.pods[key].shape: c.number for c in classes for key in c.pods}
+        self.class_of = {cluster.successor(cluster.pods[key]): c.number for c in classes for key in c.pods}
         self.request = np.array([c.request for c in classes]).reshape(
             len(classes), len(self.classes.resources)
         )
@@ -354,7 +364,7 @@ def _samples(cluster: Snapshot, found: Iterable[Candidate]) -> dict[str, PodKey]
     first: dict[str, PodKey] = {}
     for candidate in found:
         for key in candidate.pods:
-            shape = cluster.pods[key].shape
+            shape = cluster.successor(cluster.pods[key])
             if shape not in first or key < first[shape]:
                 first[shape] = key
     return first

@@ -89,9 +89,10 @@ class Search:
         self.worth = Worth({}, frozenset(), frozenset())
         self.small: Mapping[str, Catalogue] = ground.catalogues
         self.shape_of: dict[PodKey, ShapeId] = {
-            key: start.base.pods[key].shape for held in start.held.values() for key in held
+            key: start.base.successor(start.base.pods[key])
+            for held in (*start.held.values(), self.homeless)
+            for key in held
         }
-        self.shape_of |= {key: start.base.pods[key].shape for key in self.homeless}
         self.parts = Parts(start.base, guard, ground.now)
         self.trail: list[Move] = []
         """Every exchange that `stepwise` has accepted, in order."""

@@ -121,7 +121,8 @@ def _wasted(run: Pass, free: Sequence[Candidate]) -> list[tuple[Candidate, float
     problem = Problem(view.snapshot, pods, view.catalogues, view.now, without_nodes=gone)
     options = Options(node_charge_usd_per_hour=view.options.node_charge_usd_per_hour)
     worth = worth_of(problem, options).of_shape
-    held = {c.node: sum(worth.get(view.snapshot.pods[pod].shape, 0.0) for pod in c.pods) for c in free}
+    shape = {pod: view.snapshot.successor(view.snapshot.pods[pod]) for pod in pods}
+    held = {c.node: sum(worth.get(shape[pod], 0.0) for pod in c.pods) for c in free}
     wasted = [(c, _cost(c) - held[c.node]) for c in free]
     return sorted(
         wasted, key=lambda one: (-one[1] / max(_cost(one[0]), _EPSILON) ** _SMALL_FIRST, one[0].node)

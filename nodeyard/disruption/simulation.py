@@ -205,6 +205,6 @@ def settled(snapshot: Snapshot, plan: Plan) -> Snapshot:
             old = pods[key]
             if old.node:
                 pods_on[old.node] = pods_on.get(old.node, frozenset()) - {key}
-            pods[key] = msgspec.structs.replace(old, node=placement.node)
+            pods[key] = msgspec.structs.replace(old, node=placement.node, shape=snapshot.successor(old))
         pods_on[placement.node] = pods_on.get(placement.node, frozenset()) | frozenset(placement.pods)
     return msgspec.structs.replace(snapshot, pods=pods, pods_on=pods_on)

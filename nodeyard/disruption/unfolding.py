@@ -96,7 +96,10 @@ class Unfolding:
     ) -> None:
         self.now, self.guard, self.pods, self.pace, self.park = start.copy(), guard, pods, pace, park
         self.records = start.base.pods
-        self.wants, self.to_make = _wants(start, target)
+        held = (key for pods in (*start.held.values(), *target.held.values()) for key in pods)
+        self.shape_of = {key: start.base.successor(self.records[key]) for key in held}
+        """What a pod counts with wherever it goes; pods are told apart by it."""
+        self.wants, self.to_make = _wants(start, target, self.shape_of)
         self.to_remove = {n for n in start.places if n not in target.places and n not in self.wants}
         self.takers: defaultdict[ShapeId, list[str]] = defaultdict(list)
         """Every node that takes pods of a shape, those there are first."""
@@ -234,7 +237,7 @@ class Unfolding:
         """What would have to be made for the node's pods; None where the target has no place for them. Pods that terms
         over zones look at stay in theirs as long as the target has room there.
         """
-        held = Counter(self.records[key].shape for key in self.now.held.get(name, ()))
+        held = Counter(self.shape_of[key] for key in self.now.held.get(name, ()))
         cell = self.guard.cell(self.now.places[name].node)
         made: list[str] = []
         for within in (cell, None) if held.keys() & self.guard.involved else (None,):
@@ -318,7 +321,7 @@ class Unfolding:
         place = self.now.places[name]
         by_shape: defaultdict[ShapeId, list[PodKey]] = defaultdict(list)
         for key in self.now.held.get(name, ()):
-            by_shape[self.records[key].shape].append(key)
+            by_shape[self.shape_of[key]].append(key)
             for pdb in self.pods.pdbs_of(self.records[key]):
                 batch.evicted[pdb.key] += 1
                 batch.alone |= batch.evicted[pdb.key] > pdb.disruptions_allowed
@@ -427,11 +430,12 @@ class Unfolding:
         )
 
 
-def _wants(start: Arrangement, target: Arrangement) -> tuple[Wants, dict[str, Place]]:
+def _wants(
+    start: Arrangement, target: Arrangement, shape: Mapping[PodKey, ShapeId]
+) -> tuple[Wants, dict[str, Place]]:
     """What each node of the target still takes, and the nodes to make. A node to make that could as well be one that
     runs, because that one's pods are all among those it wants, is that one.
     """
-    shape = {key: start.base.pods[key].shape for held in target.held.values() for key in held}
     wants: Wants = {}
     for name in target.places:
         mine = Counter(shape[key] for key in target.held.get(name, ()))
@@ -441,8 +445,7 @@ def _wants(start: Arrangement, target: Arrangement) -> tuple[Wants, dict[str, Pl
     gone: defaultdict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for name in sorted(start.places.keys() - target.places.keys()):
         gone[start.places[name].offering].append(name)
-    pods = start.base.pods
-    held = {n: Counter(pods[k].shape for k in start.held.get(n, ())) for same in gone.values() for n in same}
+    held = {n: Counter(shape[k] for k in start.held.get(n, ())) for same in gone.values() for n in same}
     for name in list(to_make):
         for like in gone.get(to_make[name].offering, ()):
             here = held[like]

@@ -78,6 +78,7 @@ def told(problem: Problem) -> Told:
     return (
         *limits, problem.least_types, None, *cluster.nodes.values(), None, *cluster.claims.values(), None,
         *cluster.pods.values(), *cluster.shapes.values(), *volumes,
+        *(map(cluster.successor, map(cluster.pods.__getitem__, problem.pods)) if cluster.successors else ()),
     )  # fmt: skip
 
 
@@ -90,7 +91,8 @@ def cut_out(whole: Problem, candidate: Candidate, near: tuple[str, ...], screen:
         pods.update((key, base.pods[key]) for key in sorted(pods_on[name]))
     nodes = {name: base.nodes[name] for name in near}
     claims = {claim.name: claim for node in nodes.values() if (claim := base.claim_of(node)) is not None}
-    shapes = {id_: base.shapes[id_] for id_ in sorted({pod.shape for pod in pods.values()})}
+    used = {pod.shape for pod in pods.values()} | {base.successor(pods[key]) for key in whole.pods}
+    shapes = {id_: base.shapes[id_] for id_ in sorted(used)}
     inside = frozenset((*near, candidate.node))
     pools = {key: _narrowed(pool, screen, inside) for key, pool in base.pools.items()}
     snapshot = msgspec.structs.replace(

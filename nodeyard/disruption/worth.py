@@ -57,7 +57,7 @@ def worth_of(problem: Problem, options: Options) -> Worth:
     worth: dict[ShapeId, float] = {}
     for one, value in zip(classes, found.value.tolist(), strict=True):
         for key in one.pods:
-            worth[problem.snapshot.pods[key].shape] = value
+            worth[problem.snapshot.successor(problem.snapshot.pods[key])] = value
     return Worth(worth, _good_types(setting, found, chosen, allowed), offered(setting))
 
 

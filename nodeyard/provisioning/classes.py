@@ -140,7 +140,7 @@ def classes_of(
     out = Classes(resources=[])
     for key in problem.pods:
         record = pods[key]
-        group = (record.shape, workload_of(record) if by_workload else "")
+        group = (snapshot.successor(record), workload_of(record) if by_workload else "")
         by_shape.setdefault(group, []).append(key)
     known = {name: n.labels for name, n in snapshot.namespaces.items()}
     used = {s.namespace for s in snapshot.shapes.values()}

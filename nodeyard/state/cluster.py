@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from nodeyard.api.autoscaling import VerticalPodAutoscaler
 from nodeyard.api.cluster import (
     CSINode,
     DaemonSet,
@@ -27,6 +28,7 @@ from nodeyard.api.node import Node, NodeClaim
 from nodeyard.api.nodeclass import NodeClass
 from nodeyard.api.pod import PodKey, PodRecord, PodShape, ShapeId
 from nodeyard.api.pool import Pool
+from nodeyard.state.successors import Successors
 
 
 class Kind(enum.StrEnum):
@@ -47,6 +49,7 @@ class Kind(enum.StrEnum):
     NAMESPACE = "namespaces"
     PRIORITY_CLASS = "priority_classes"
     SELECTING = "selecting"
+    VPA = "vpas"
 
 
 VALUE_OF: Mapping[Kind, type[Any]] = MappingProxyType(
@@ -66,6 +69,7 @@ VALUE_OF: Mapping[Kind, type[Any]] = MappingProxyType(
         Kind.NAMESPACE: Namespace,
         Kind.PRIORITY_CLASS: PriorityClass,
         Kind.SELECTING: Selecting,
+        Kind.VPA: VerticalPodAutoscaler,
     }
 )
 
@@ -80,8 +84,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The cluster at one revision. Treat every mapping as read-only. Keys: pods, PVCs, PDBs, daemon sets by
-    `namespace/name`; pools and node classes by pool key; the rest by name.
+    """The cluster at one revision. Treat every mapping as read-only. Keys: pods, PVCs, PDBs, daemon sets and autoscalers
+    by `namespace/name`; pools and node classes by pool key; the rest by name.
     """
 
     epoch: str = ""
@@ -102,6 +106,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     namespaces: Mapping[str, Namespace] = {}
     priority_classes: Mapping[str, PriorityClass] = {}
     selecting: Mapping[str, Selecting] = {}
+    vpas: Mapping[str, VerticalPodAutoscaler] = {}
+    successors: Mapping[PodKey, ShapeId] = {}
+    """Pods on nodes that would not come back as they are -> the shape that their successor counts with."""
     pods_on: Mapping[str, frozenset[PodKey]] = {}
     """Node name -> keys of unfinished pods bound to it."""
     claim_of_provider: Mapping[str, str] = {}
@@ -111,6 +118,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     def shape(self, pod: PodRecord) -> PodShape:
         return self.shapes[pod.shape]
+
+    def successor(self, pod: PodRecord) -> ShapeId:
+        """The shape to look for a place with, for a pod that is evicted (or waits: then its own)."""
+        return self.successors.get(pod.key, pod.shape) if self.successors else pod.shape
 
     def claim_of(self, node: Node) -> NodeClaim | None:
         name = self.claim_of_provider.get(node.provider_id) if node.provider_id else None
@@ -134,6 +145,7 @@ class ClusterStore:
         self._pods_on: dict[str, frozenset[PodKey]] = {}
         self._claim_of_provider: dict[str, str] = {}
         self._node_of_provider: dict[str, str] = {}
+        self._successors = Successors()
         self._snapshot: Snapshot | None = None
 
     def reset(self, epoch: str, revision: int, changes: Iterable[Change]) -> None:
@@ -193,13 +205,16 @@ class ClusterStore:
     def snapshot(self) -> Snapshot:
         """The state now; the same object until the next change."""
         if self._snapshot is None:
+            objects = {kind.value: dict(objects) for kind, objects in self._objects.items()}
+            successors = self._successors.follow(objects["vpas"], objects["pods"], objects["shapes"])
             self._snapshot = Snapshot(
                 epoch=self.epoch,
                 revision=self.revision,
+                successors=successors,
                 pods_on=dict(self._pods_on),
                 claim_of_provider=dict(self._claim_of_provider),
                 node_of_provider=dict(self._node_of_provider),
-                **{kind.value: dict(objects) for kind, objects in self._objects.items()},
+                **objects,
             )
         return self._snapshot
 
@@ -210,6 +225,15 @@ def _index(index: dict[str, str], key: str, old: Any | None, new: Any | None) ->
         del index[old.provider_id]
     if new is not None and new.provider_id:
         index[new.provider_id] = key
+
+
+def with_successors(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with what its autoscalers make of its pods, where either is another than a store said."""
+    if not snapshot.vpas:
+        return snapshot
+    shapes = dict(snapshot.shapes)
+    found = Successors().follow(snapshot.vpas, snapshot.pods, shapes)
+    return msgspec.structs.replace(snapshot, shapes=shapes, successors=found)
 
 
 def snapshot_of(changes: Iterable[Change]) -> Snapshot:

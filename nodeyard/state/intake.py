@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from nodeyard.api import convert, objects
+from nodeyard.api.autoscaling import autoscaler_of
 from nodeyard.api.nodepool import node_class_of, pool_of_nodepool
 from nodeyard.api.provider import TEMPLATE, node_class_of_template
 from nodeyard.api.provisioner import pool_of_provisioner
@@ -70,6 +71,11 @@ def _selecting(kind: str) -> Converter:
     return convert_one
 
 
+def _autoscaler(source: Source, _shapes: Shapes) -> tuple[Change, ...]:
+    value = autoscaler_of(source)
+    return (Change(Kind.VPA, value.key, value),) if value is not None else ()
+
+
 def _pool_and_class(cluster_name: str) -> Converter:
     def convert_one(source: Source, _shapes: Shapes) -> tuple[Change, ...]:
         pool, node_class = pool_of_provisioner(source, cluster_name)
@@ -106,6 +112,7 @@ CONVERTERS: Final[Mapping[str, Converter]] = MappingProxyType(
         "ReplicaSet": _selecting("ReplicaSet"),
         "ReplicationController": _selecting("ReplicationController"),
         "StatefulSet": _selecting("StatefulSet"),
+        "VerticalPodAutoscaler": _autoscaler,
     }
 )
 """Kubernetes kind -> what one object of it becomes. Each raises ConversionError for an object that can't be read."""
@@ -134,6 +141,7 @@ _SOURCE_OF_KIND: Final = MappingProxyType(
         "CSINode": Kind.CSI_NODE.value,
         "Namespace": Kind.NAMESPACE.value,
         "PriorityClass": Kind.PRIORITY_CLASS.value,
+        "VerticalPodAutoscaler": Kind.VPA.value,
     }
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from nodeyard.state.cluster import Change, Kind, Snapshot
+from nodeyard.state.cluster import Change, Kind, Snapshot, with_successors
 
 Json = dict[str, Any]
 
@@ -48,13 +48,14 @@ def laid_over(live: Snapshot, added: Iterable[Change]) -> Snapshot:
     for change in added:
         if change.kind is Kind.POD:
             _moved(pods_on, live, change)
-    return msgspec.structs.replace(
+    laid = msgspec.structs.replace(
         live,
         pods_on=pods_on,
         claim_of_provider=_indexed(live.claim_of_provider, added, Kind.NODE_CLAIM),
         node_of_provider=_indexed(live.node_of_provider, added, Kind.NODE),
         **fields,
     )
+    return with_successors(laid)
 
 
 def _moved(pods_on: dict[str, frozenset[str]], live: Snapshot, change: Change) -> None:

@@ -18,7 +18,9 @@ from nodeyard.state.intake import CONVERTERS, POD, changes_of
 Json = dict[str, Any]
 _SELECT_PODS: Final = frozenset({"Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"})
 """Workloads whose selectors the cluster's default spread follows; a Deployment stands for its ReplicaSet."""
-NAMESPACED: Final = frozenset({POD, "DaemonSet", "PodDisruptionBudget", "PersistentVolumeClaim", "Service"})
+NAMESPACED: Final = frozenset(
+    {POD, "DaemonSet", "PodDisruptionBudget", "PersistentVolumeClaim", "Service", "VerticalPodAutoscaler"}
+)
 
 
 class ManifestError(ValueError):

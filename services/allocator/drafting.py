@@ -93,7 +93,7 @@ def _same_cluster(one: Inputs, other: Inputs) -> bool:
         return False
     if not all(_same_but(getattr(before, name), getattr(now, name), less) for name, less in _BUT.items()):
         return False
-    if any(before.pods[key].shape != now.pods[key].shape for key in one.need.all):
+    if any(before.successor(before.pods[key]) != now.successor(now.pods[key]) for key in one.need.all):
         return False
     return before.nodes.keys() == now.nodes.keys() and all(
         _same_node(before.nodes[name], now.nodes[name]) for name in now.nodes

@@ -23,10 +23,12 @@ class Mirror:
     def __init__(self) -> None:
         self.objects: dict[str, str] = {}
         self.diary: list[str] = []
+        self.refused = lambda: False
+        """Of the reflector that it is told by, whether the server does not serve the kind."""
         self._listing: dict[str, str] = {}
 
     def begin(self) -> None:
-        self.diary.append("begin")
+        self.diary.append("begin" if not self.refused() else "begin though refused")
         self._listing = {}
 
     def page(self, items: Sequence[msgspec.Raw]) -> None:
@@ -71,6 +73,7 @@ class Following:
     def __init__(self, api: ScriptedApi, client: KubernetesClient, page: int = 2) -> None:
         self.api, self.mirror, self.clock = api, Mirror(), QuickClock()
         self.reflector = Reflector(client, PATH, self.mirror, self.clock, page=page, chance=lambda: 0.5)
+        self.mirror.refused = lambda: self.reflector.refused
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
@@ -228,8 +231,10 @@ async def test_a_kind_that_is_refused_is_settled_and_comes_back(
         assert one.reflector.settled
         assert one.reflector.listings == 0
         await one.until(lambda: one.clock.waits[-1:] != [] and one.clock.waits[-1] > 10.0)
+        await one.until(lambda: one.mirror.diary.count("begin though refused") >= 2)
         one.api.refuse(PATH, None)
         await one.until_same()
+        assert not one.reflector.refused
 
 
 async def test_a_kind_that_is_no_longer_served_has_no_objects(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ ALLOWED = [
     ("watcher", "watch", "pods", ""),
     ("watcher", "list", "provisioners", "karpenter.sh"),
     ("watcher", "watch", "awsnodetemplates", "karpenter.k8s.aws"),
+    ("watcher", "list", "verticalpodautoscalers", "autoscaling.k8s.io"),
+    ("watcher", "watch", "verticalpodautoscalers", "autoscaling.k8s.io"),
     ("allocator", "patch", "awsnodetemplates/status", "karpenter.k8s.aws"),
     ("allocator", "create", "nodeclaims", "karpenter.sh"),
     ("allocator", "patch", "nodeclaims/status", "karpenter.sh"),

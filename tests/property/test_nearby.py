@@ -39,6 +39,7 @@ CHANGES = (
     "limit",
     "price",
     "wait",
+    "vpa",
 )
 TIGHT = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -136,6 +137,8 @@ def change(build: Builder, what: str, number: int) -> None:
             build.put(Kind.POD, pods[number % len(pods)], None)
         case "pod comes" if name:
             build.pod(f"new-{len(pods)}-{number}", name, shape=sorted(CPU)[number % len(CPU)])
+        case "vpa":
+            build.vpa("rs", [None, 100, 700, 1500][number % 4])
         case "pod waits":
             build.pod(f"new-{len(pods)}-{number}", shape=sorted(CPU)[number % len(CPU)])
         case "node goes" if name:

@@ -149,7 +149,7 @@ def test_what_was_compiled_in_parts_is_what_the_whole_compiles_to(
             pod = view.snapshot.pods[key]
             if pod.node not in resident.at:
                 continue
-            own = by_number[resident.class_of[pod.shape]]
+            own = by_number[resident.class_of[view.snapshot.successor(pod)]]
             assert told_of(own, resident.classes) == told_of(one, plain.setting)
             column = resident.takes[resident.kind_of[own.number]]
             assert dict(zip(resident.names, column.tolist(), strict=True)) == plain.takes(one)

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from nodeyard.api import labels as keys
+from nodeyard.api.autoscaling import ContainerTarget, VerticalPodAutoscaler
 from nodeyard.api.cluster import PodDisruptionBudget
 from nodeyard.api.node import INITIALIZED, LAUNCHED, REGISTERED, Condition, Node, NodeClaim, NodeClassRef
 from nodeyard.api.nodeclass import NodeClass
-from nodeyard.api.pod import PodRecord, PodShape
+from nodeyard.api.pod import ContainerShape, PodRecord, PodShape
 from nodeyard.api.pool import Budget, Disruption, Pool
 from nodeyard.api.quantity import Resources, fits, total
 from nodeyard.api.selectors import LabelSelector, Requirement, Toleration
@@ -53,7 +54,10 @@ def catalogue(types: Mapping[str, tuple[int, float]] = TYPES, *, spot: float = 1
 
 
 def shape(id_: str, cpu: int = 500, **fields: Any) -> PodShape:
-    return PodShape(id=id_, namespace="default", requests={"cpu": cpu, "pods": 1}, **fields)
+    """A shape of one container, `main`."""
+    main = ContainerShape("main", {"cpu": cpu})
+    requests = {"cpu": cpu, "pods": 1}
+    return PodShape(id=id_, namespace="default", requests=requests, containers=(main,), **fields)
 
 
 class Builder:
@@ -148,6 +152,12 @@ class Builder:
         pod = PodRecord("default", name, f"uid-{name}", shape, node=node, **values)
         return self.put(Kind.POD, pod.key, pod)  # type: ignore[no-any-return]
 
+    def vpa(self, target: str, cpu: int | None, kind: str = "ReplicaSet", container: str = "main") -> None:
+        """An autoscaler that gives the container of the target's pods so many millicores; None: it is gone."""
+        targets = {container: ContainerTarget({"cpu": cpu})} if cpu is not None else {}
+        made = VerticalPodAutoscaler("default", f"vpa-{target}", kind, target, targets=targets)
+        self.put(Kind.VPA, made.key, made if cpu is not None else None)
+
     def pdb(self, name: str, allowed: int, labels: Mapping[str, str] = {"app": "web"}, **fields: Any) -> None:
         pdb = PodDisruptionBudget(
             "default", name, LabelSelector(dict(labels)), disruptions_allowed=allowed, **fields
@@ -181,8 +191,9 @@ def first_fit(problem: Problem) -> Plan:
         free[name] = {r: n - used.get(r, 0) for r, n in node.allocatable.items()}
     placed: dict[str, list[str]] = {}
     left: list[str] = []
-    for key in sorted(problem.pods, key=lambda k: -s.shape(s.pods[k]).requests["cpu"]):
-        want = s.shape(s.pods[key]).requests
+    wanted = {key: s.shapes[s.successor(s.pods[key])].requests for key in problem.pods}
+    for key in sorted(problem.pods, key=lambda k: -wanted[k]["cpu"]):
+        want = wanted[key]
         target = next((n for n in sorted(free) if fits(want, free[n])), None)
         if target is None:
             left.append(key)
@@ -200,7 +211,7 @@ def _buy(problem: Problem, left: list[str]) -> tuple[tuple[PlannedNode, ...], tu
         return (), ()
     if not problem.allow_new_nodes:
         return (), tuple(Unschedulable(p, Reason.RESOURCES, "no room") for p in left)
-    want = total(s.shape(s.pods[p]).requests for p in left)
+    want = total(s.shapes[s.successor(s.pods[p])].requests for p in left)
     refs = sorted(
         (
             OfferingRef(t.name, o.zone, o.capacity_type, o.price)

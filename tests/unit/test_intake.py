@@ -216,6 +216,9 @@ def test_every_kind_that_is_read_has_a_source_that_its_changes_have_too() -> Non
         "Provisioner": thing("x", spec={"provider": {"instanceProfile": "p"}}),
         "Service": thing("x", namespace="n", spec={"selector": {"a": "b"}}),
         "ReplicaSet": thing("x", namespace="n", spec={"replicas": 1}),
+        "VerticalPodAutoscaler": thing(
+            "x", namespace="n", spec={"targetRef": {"kind": "Deployment", "name": "d"}}
+        ),
     }
     for kind in CONVERTERS:
         changes = changes_of(kind, samples.get(kind, thing("x", namespace="n")))

@@ -133,5 +133,6 @@ COLLECTIONS: Final = {
     "ReplicaSet": "/apis/apps/v1/replicasets",
     "ReplicationController": f"{CORE}/replicationcontrollers",
     "StatefulSet": "/apis/apps/v1/statefulsets",
+    "VerticalPodAutoscaler": "/apis/autoscaling.k8s.io/v1/verticalpodautoscalers",
 }
 """Kind -> all objects of it, for those that are followed."""

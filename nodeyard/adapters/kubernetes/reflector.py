@@ -152,13 +152,15 @@ class Reflector:
                 await self._failed(error)
 
     async def _list(self) -> None:
-        self.state = State.LISTING
+        if self.state is not State.REFUSED:  # which it stays until the server gives something
+            self.state = State.LISTING
         self._relist = False
         self._sink.begin()
         version = ""
         pages = self._lister.list_pages(self.path, 0 if self._whole_list else self._page)
         async with contextlib.aclosing(pages):
             async for page in pages:
+                self.state = State.LISTING
                 version = page.metadata.resource_version
                 with collector_off():
                     self._sink.page(page.items or [])
@@ -216,7 +218,8 @@ class Reflector:
     async def _refused(self, error: KubernetesError) -> None:
         """Not installed or not allowed. What was there is forgotten only if the server says that it is not served."""
         if self.state is not State.REFUSED:
-            log.warning("resource can't be followed", path=self.path, reason=str(error), retry_s=_REFUSED_S)
+            say = log.info if isinstance(error, NotFound) else log.warning
+            say("resource can't be followed", path=self.path, reason=str(error), retry_s=_REFUSED_S)
         self.state = State.REFUSED
         self.trouble = error.message
         self._since()

@@ -173,3 +173,37 @@ def test_questions_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         result = asked(tmp_path, *question)
         assert result.exit_code == 2, (question, result.output)
         assert words in result.output
+
+
+def autoscaler(target: str, cpu: int, mode: str = "Recreate") -> Json:
+    recommended = [{"containerName": "main", "target": {"cpu": str(cpu)}}]
+    return {
+        "apiVersion": "autoscaling.k8s.io/v1",
+        "kind": "VerticalPodAutoscaler",
+        "metadata": {"name": target},
+        "spec": {
+            "targetRef": {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": target},
+            "updatePolicy": {"updateMode": mode},
+        },
+        "status": {"recommendation": {"containerRecommendations": recommended}},
+    }
+
+
+def test_a_pod_that_comes_back_larger_goes_where_there_is_room_for_what_comes_back(tmp_path: Path) -> None:
+    """Fifteen cores fit on the largest types only."""
+    name = min(n for n in nodes() if pods_of(n))
+    pod = min(pods_of(name))
+    target = next(
+        o["metadata"]["ownerReferences"][0]["name"]
+        for o in cluster()
+        if o["kind"] == "Pod" and f"default/{o['metadata']['name']}" == pod
+    )
+
+    def launched(mode: str) -> list[Json]:
+        asking = asked(tmp_path, "replace", name, "-f", put(tmp_path, autoscaler(target, 15, mode)))
+        made: list[Json] = json.loads(asking.stdout)["launch"]
+        return [node for node in made if pod in node["pods"]]
+
+    (now,), (then,) = launched("Off"), launched("Recreate")
+    assert not now["instanceType"].endswith(".16")
+    assert then["instanceType"].endswith(".16")
