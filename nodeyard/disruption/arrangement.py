@@ -219,6 +219,7 @@ def problem_of(
         catalogues=catalogues,
         now=now,
         without_nodes=frozenset(gone),
+        uninitialized_targets=False,
         closed_nodes=frozenset(closed),
         allow_new_nodes=allow_new_nodes,
     )

@@ -77,18 +77,24 @@ def _remembered(s: Subject, known: Burdens) -> Candidate:
     pool = known.pool(s.view.snapshot, s.pool.key) if s.pool is not None else None
     catalogue = s.view.catalogues.get(s.claim.node_class.key if s.claim else "") or s.view.catalogues.get("")
     hangs_on = (s.node, s.claim, pool, s.burden, catalogue)
-    values = (s.view.quiet_since.get(s.node.name, 0.0), s.view.options.node_charge_usd_per_hour)
+    values = (
+        s.view.quiet_since.get(s.node.name, 0.0),
+        s.view.options.node_charge_usd_per_hour,
+        _data_can_leave(s) is None,
+    )
     return known.candidates.of(s.node.name, hangs_on, values, lambda: _candidate(s))
 
 
 def stops(view: View, candidate: Candidate, reason: Reason) -> tuple[Block, ...]:
-    """What keeps the node from being disrupted for this reason. Where its claim bounds the drain (it has a termination
-    grace period), pods do not delay what has to happen in the end.
+    """What keeps the node from being disrupted for this reason. What has to happen in the end does not wait for data to
+    leave the node, nor, where its claim bounds the drain (it has a termination grace period), for pods.
     """
-    claim = view.snapshot.claims.get(candidate.claim)
-    if reason not in EVENTUAL or claim is None or claim.termination_grace_period_s is None:
+    if reason not in EVENTUAL:
         return candidate.blocks
-    return tuple(block for block in candidate.blocks if block.rule not in BY_PODS)
+    claim = view.snapshot.claims.get(candidate.claim)
+    bounded = claim is not None and claim.termination_grace_period_s is not None
+    ignored = {Rule.LOCAL_VOLUME, *(BY_PODS if bounded else ())}
+    return tuple(block for block in candidate.blocks if block.rule not in ignored)
 
 
 def _candidate(subject: Subject) -> Candidate:
@@ -196,6 +202,19 @@ def _pods_can_leave(s: Subject) -> Block | None:
     return next((block for pod in s.pods if (block := s.guard.block(pod)) is not None), None)
 
 
+def _data_can_leave(s: Subject) -> Block | None:
+    """A pod whose volume is on the node itself would wait for it in vain anywhere else."""
+    if not s.guard.data_on_hosts:
+        return None
+    snapshot = s.view.snapshot
+    for pod in map(snapshot.pods.__getitem__, s.burden.pods):
+        claim = s.guard.data_on_its_host(snapshot.shape(pod))
+        if claim:
+            message = f"pod {pod.key} has data on this node that can't move: volume claim {claim}"
+            return Block(Rule.LOCAL_VOLUME, message, {"pod": pod.key, "claim": claim})
+    return None
+
+
 GATES: tuple[Gate, ...] = (
     _has_claim,
     _has_pool,
@@ -205,4 +224,5 @@ GATES: tuple[Gate, ...] = (
     _is_not_nominated,
     _allows_disruption,
     _pods_can_leave,
+    _data_can_leave,
 )

@@ -39,6 +39,8 @@ _TRYING = 0.1
 """Of the time that is left: what one more look for a way to the same nodes may take."""
 _WAYS = 5
 """Looks for a way to the same nodes that time is kept for while nodes are searched."""
+_PARKING = 0.05
+"""Of the time that is left: what finding room for one node's pods may take."""
 _PROVING = 0.3
 """Of the time that is left: what a better proof of the bound may take."""
 AT_ONCE = 4
@@ -84,6 +86,7 @@ class Play:
     def __init__(self, view: View, options: Options, settings: Settings, clock: Clock) -> None:
         self.view, self.options, self.settings, self.clock = view, options, settings, clock
         self.began = clock()
+        self.until = self.began + settings.seconds
         snapshot = view.snapshot
         self.found = candidates(view)
         self.guard, self.pods = (
@@ -150,12 +153,17 @@ class Play:
             return Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
         if pool.disruption.consolidate_after_s is None:
             return Block(Rule.NEVER, f"pool {pool.key} never consolidates")
-        most = self.allowed(candidate.pool, reason, self._nodes[candidate.pool])
-        if most is not None and most <= self._busy[candidate.pool]:
-            return Block(
-                Rule.BUDGET, f"the budgets of pool {pool.key} let no node go", {"reason": reason.value}
-            )
+        shut = self._shut(candidate.pool, reason, self._nodes[candidate.pool], self._busy[candidate.pool])
+        if shut is not None:
+            return shut
         return cut_short(self.view.snapshot, self.outlook, candidate) if candidate.pods else None
+
+    def _shut(self, key: PoolKey, reason: Reason, nodes: int, busy: int) -> Block | None:
+        """Whether the budgets of a pool with so many nodes, so many of them not ready or on their way out, let none go."""
+        most = self.allowed(key, reason, nodes)
+        if most is None or most > busy:
+            return None
+        return Block(Rule.BUDGET, f"the budgets of pool {key} let no node go", {"reason": reason.value})
 
     def may_empty(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
         """Whether the pool's policy lets a node go that holds these pods: all, or only such that cost nothing to evict."""
@@ -194,7 +202,7 @@ class Play:
     # --- the play -------------------------------------------------------------------------------------------------------
     def run(self) -> Played:
         """Search and step until nothing more is gained."""
-        until = self.began + self.settings.seconds
+        until = self.until
         self.ceiling = self.start.rent * (1 + self.settings.rise)
         self.pace = Pace(self.allowed, self.ceiling, self.settings.spot_to_spot)
         way, bound = Way([], self.start, self.homeless), 0.0
@@ -215,16 +223,22 @@ class Play:
         if way.after.cost > bound * (1 + _LEAST_GAIN) and self.clock() < until:
             way = self._onwards(way, until, sweep=False)
         now = way.after
-        for name in now.places:
-            if name in self.start.places and name not in self.kept:
-                self.kept[name] = Block(
-                    Rule.NOT_CHEAPER, "no set of nodes found that holds its pods costs less"
-                )
+        self._tell(now)
         least = min(bound, now.cost)
         return Played(
             self.start, now, tuple(way.steps), self.kept, least, way.homeless, way.made,
             self.clock() - self.began,
         )  # fmt: skip
+
+    def _tell(self, end: Arrangement) -> None:
+        """Why each node stays that could have gone."""
+        nodes = Counter(p.pool for p in end.places.values())
+        busy = Counter(p.pool for p in end.places.values() if p.busy)
+        for name in end.places.keys() & self.start.places.keys() - self.kept.keys():
+            pool, reason = end.places[name].pool, Reason.UNDERUTILIZED if end.held[name] else Reason.EMPTY
+            self.kept[name] = self._shut(pool, reason, nodes[pool], busy[pool]) or Block(
+                Rule.NOT_CHEAPER, "no set of nodes found that holds its pods costs less"
+            )
 
     def _widen(self, way: "Way", target: Target) -> bool:
         """More room: for one new node at a time where a share of the rent pays for none, else twice as much as there was,
@@ -346,7 +360,11 @@ class Play:
             closed=closed,
             allow_new_nodes=False,
         )
-        made = plan(problem, msgspec.structs.replace(self.options, bound=False, deadline_s=1.0), self.clock)
+        left = self.until - self.clock()
+        if left <= 0:
+            return None
+        effort = msgspec.structs.replace(self.options, bound=False, deadline_s=min(1.0, _PARKING * left))
+        made = plan(problem, effort, self.clock)
         if made.unschedulable:
             return None
         return {key: placement.node for placement in made.existing for key in placement.pods}
@@ -375,8 +393,10 @@ class _Permit:
         self.ceiling = play.ceiling
 
     def most(self, now: Arrangement, pool: PoolKey) -> int | None:
-        """How many nodes of the pool may go at once."""
-        return self.play.allowed(pool, Reason.UNDERUTILIZED, sum(p.pool == pool for p in now.places.values()))
+        """How many nodes of the pool may go at once, beside those that are on their way out or not ready."""
+        mine = [p for p in now.places.values() if p.pool == pool]
+        most = self.play.allowed(pool, Reason.UNDERUTILIZED, len(mine))
+        return None if most is None else max(0, most - sum(p.busy for p in mine))
 
     def allows(self, now: Arrangement, gone: Sequence[str], made: Plan) -> bool:
         """Whether an exchange keeps within the ceiling and the budgets."""

@@ -7,7 +7,8 @@
 from collections import defaultdict
 from typing import Final
 
-from nodeyard.api.cluster import PodDisruptionBudget
+from nodeyard.api import labels as keys
+from nodeyard.api.cluster import PersistentVolume, PodDisruptionBudget
 from nodeyard.api.duration import parse_duration
 from nodeyard.api.pod import PodRecord, PodShape
 from nodeyard.disruption.commands import DISRUPTED_TAINT
@@ -78,6 +79,17 @@ class PodGuard:
         for pdb in snapshot.pdbs.values():
             self._pdbs[pdb.namespace].append(pdb)
         self._of_shape: dict[str, tuple[PodDisruptionBudget, ...]] = {}
+        self.data_on_hosts = frozenset(
+            key
+            for key, claim in snapshot.pvcs.items()
+            if (volume := snapshot.pvs.get(claim.volume_name)) is not None and _on_a_host(volume)
+        )
+        """Volume claims whose data can be reached from one node only."""
+
+    def data_on_its_host(self, shape: PodShape) -> str:
+        """The volume claim of the pod that is among `data_on_hosts`; empty if there is none."""
+        claims = (f"{shape.namespace}/{name}" for name in shape.volume_claims)
+        return next((key for key in claims if key in self.data_on_hosts), "")
 
     def pdbs_of(self, pod: PodRecord) -> tuple[PodDisruptionBudget, ...]:
         """The budgets whose selector picks the pod."""
@@ -127,3 +139,9 @@ def _asks_to_stay(pod: PodRecord) -> Block:
     if pod.do_not_disrupt != "true" and pod.started_at:
         facts["until"] = pod.started_at + parse_duration(pod.do_not_disrupt)
     return Block(Rule.POD_DO_NOT_DISRUPT, f"pod {pod.key} asks not to be disrupted", facts)
+
+
+def _on_a_host(volume: PersistentVolume) -> bool:
+    """Whether a local volume names the hosts it is on."""
+    terms = volume.node_affinity.node_selector_terms if volume.local and volume.node_affinity else ()
+    return bool(terms) and all(any(e.key == keys.HOSTNAME for e in t.match_expressions) for t in terms)

@@ -47,6 +47,7 @@ class Rule(enum.StrEnum):
     PDB = "PodDisruptionBudget"
     DRAIN = "DrainTooLong"
     SEVERAL_PDBS = "SeveralPodDisruptionBudgets"
+    LOCAL_VOLUME = "LocalVolume"
     POLICY = "ConsolidationPolicy"
     NEVER = "ConsolidateAfterNever"
     CONSOLIDATE_AFTER = "ConsolidateAfter"

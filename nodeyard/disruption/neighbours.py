@@ -59,6 +59,7 @@ class TopologyGuard:
         """Shapes that any term binds or counts."""
         self.gathered = frozenset(s.id for s in shapes if together & self._terms(s.id))
         """Shapes that must share a node with others, or others with them."""
+        self._joins = [n for n, t in enumerate(self.terms) if t.kind is TermKind.AFFINITY]
         self._eligible: dict[tuple[int, str], bool] = {}
         self._known: dict[int, set[str]] = {}
 
@@ -116,6 +117,33 @@ class TopologyGuard:
             if (domain := self._domain(number, node)) is not None
             for sign in (number, ~number)
         )
+
+    def parted(self, after: Arrangement, moves: Mapping[PodKey, str]) -> bool:
+        """Whether a pod that moved came to a domain without any pod that it has to join, while such pods stay in others:
+        kube-scheduler would refuse it there, however many come with it.
+        """
+        return any(self._parted(number, after, moves) for number in self._joins)
+
+    def _parted(self, number: int, after: Arrangement, moves: Mapping[PodKey, str]) -> bool:
+        joining: set[str | None] = set()
+        there: Counter[str | None] = Counter()
+        """Pods to be joined, per domain: all but those that came to join others."""
+        for key, name in moves.items():
+            shape = self._snapshot.pods[key].shape
+            if number in self._carried.get(shape, ()):
+                domain = self._domain(number, after.places[name].node)
+                joining.add(domain)
+                there[domain] -= number in self._matched[shape]
+        if not joining:
+            return False
+        for name, place in after.places.items():
+            for shape, many in self._shapes_on(after, name).items():
+                if number in self._matched[shape]:
+                    there[self._domain(number, place.node)] += many
+        del there[None]
+        open_ = +there
+        shut = joining - open_.keys()
+        return None in joining or (bool(shut) and (bool(open_) or len(shut) > 1))
 
     def _over(
         self, number: int, matched: int, carried: int, total: int, lowest: Mapping[int, int], selfish: bool

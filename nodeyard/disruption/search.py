@@ -292,7 +292,10 @@ class Search:
             return False
         changed = applied(now, made, gone, self.names, self.ground.catalogues)
         if permit is not None:
-            self.trail.append(_move(now, changed, gone))
+            move = _move(now, changed, gone)
+            if self.guard.parted(changed, move.moves):
+                return False
+            self.trail.append(move)
         now.places, now.held = changed.places, changed.held
         yard.update(gone, [p.node for p in made.existing])
         return True

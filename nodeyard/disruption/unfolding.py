@@ -150,7 +150,7 @@ class Unfolding:
             if moves is None:
                 continue
             batch.gone, batch.moves = [name], moves
-            if not self.guard.worse(before, self.guard.excess(self._after(batch))):
+            if self._bears(batch, before):
                 return batch
         return None
 
@@ -181,9 +181,7 @@ class Unfolding:
         for key in waiting:
             by_shape[self.records[key].shape].append(key)
         placed = bool(by_shape) and self._placed(batch, by_shape)
-        return (
-            batch if placed and not self.guard.worse(before, self.guard.excess(self._after(batch))) else None
-        )
+        return batch if placed and self._bears(batch, before) else None
 
     def _batch(self) -> _Batch | None:
         """The next step: nodes whose pods need the least made for them, as many as may go together."""
@@ -392,10 +390,17 @@ class Unfolding:
             names = names[: len(names) // 2]
         return None
 
+    def _bears(self, batch: _Batch, before: Excess) -> bool:
+        """Whether the batch makes no term worse, and its pods may come to where they go."""
+        now = self._after(batch)
+        return not self.guard.worse(before, self.guard.excess(now)) and not self.guard.parted(
+            now, batch.moves
+        )
+
     def _keeps_terms(self, batch: _Batch, before: Excess, *, strictly: bool) -> bool:
         now = self._after(batch)
         after = self.guard.excess(now)
-        if self.guard.worse(before, after):
+        if self.guard.worse(before, after) or self.guard.parted(now, batch.moves):
             return False
         return not strictly or not self.guard.strains(
             after, {key: now.places[node].node for key, node in batch.moves.items()}

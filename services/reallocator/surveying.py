@@ -13,8 +13,8 @@ from services.reallocator.chronicle import Chronicle, Fact
 
 _BLOCKED = frozenset(
     {
-        Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.NODE_DO_NOT_DISRUPT, Rule.NO_CLAIM,
-        Rule.WAVE, Rule.BACKOFF, Rule.DRAIN,
+        Rule.POD_DO_NOT_DISRUPT, Rule.PDB, Rule.SEVERAL_PDBS, Rule.LOCAL_VOLUME, Rule.NODE_DO_NOT_DISRUPT,
+        Rule.NO_CLAIM, Rule.WAVE, Rule.BACKOFF, Rule.DRAIN,
     }
 )  # fmt: skip
 _NOT_WORTH_IT = frozenset(

@@ -13,12 +13,13 @@ from nodeyard.api.cluster import PersistentVolumeClaim
 from nodeyard.api.pool import Budget
 from nodeyard.api.selectors import LabelSelector, PodAffinity, PodAffinityTerm
 from nodeyard.disruption.completing import completed
-from nodeyard.disruption.consolidation import Play, Played, Settings
+from nodeyard.disruption.consolidation import Play, Played, Settings, _Permit
 from nodeyard.disruption.model import Block, Rule, View
 from nodeyard.disruption.report import played_json
 from nodeyard.provisioning.model import Options
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import Builder, catalogue, shape
+from tests.unit.disruption.test_emptiness_and_gates import pod_with_data_on_its_node
 
 NOTHING = Block(Rule.NOT_CHEAPER, "")
 
@@ -26,6 +27,10 @@ NOTHING = Block(Rule.NOT_CHEAPER, "")
 def ticking() -> Iterator[float]:
     """A clock that moves by being looked at: time limits then mean the same everywhere."""
     return (n * 0.002 for n in itertools.count())
+
+
+def time_stands_still() -> float:
+    return 0.0
 
 
 def play(view: View, **settings: object) -> Played:
@@ -124,6 +129,50 @@ def test_a_node_that_is_not_ready_uses_up_a_budget() -> None:
     played = play(made.view())
     assert not played.steps
     assert {block.rule for block in played.kept.values()} == {Rule.BUDGET}
+
+
+def test_nodes_stay_for_the_budget_that_was_used_up_on_the_way() -> None:
+    """A tenth of twelve nodes is two, of ten one; with one that is not ready none is left to go."""
+    made = half_empty(11, budgets=(Budget("10%"),))
+    made.node("sick", ready=False, annotations={keys.DO_NOT_DISRUPT: "true"})
+    played = play(made.view())
+    assert played.steps
+    stays = {name: block.rule for name, block in played.kept.items() if name in played.after.places}
+    assert stays.pop("sick") is Rule.NODE_DO_NOT_DISRUPT
+    assert set(stays.values()) == {Rule.BUDGET}
+
+
+def test_rounds_of_exchanges_leave_room_in_the_budget_for_nodes_that_are_not_ready() -> None:
+    made = half_empty(5, 7, budgets=(Budget("2"),))
+    made.node("sick", ready=False)
+    view = made.view()
+    player = Play(view, Options(), Settings(), time_stands_still)
+    player.ceiling = 100.0
+    assert _Permit(player).most(player.start, "default") == 1
+
+
+def test_running_pods_are_not_moved_onto_a_claim_that_has_no_node_yet() -> None:
+    made = half_empty(1)
+    made.node("joining", "m5.4xlarge")
+    made.put(Kind.NODE, "joining", None)
+    claim = made.store.get(Kind.NODE_CLAIM, "joining-c")
+    assert claim is not None
+    room = {"cpu": 16_000, "memory": 64 * 2**20, "pods": 110}
+    coming = msgspec.structs.replace(claim, node_name="", capacity=room, allocatable=room, conditions=())
+    made.put(Kind.NODE_CLAIM, "joining-c", coming)
+    made.pod("waiting")
+    played = play(made.view())
+    placed = {key: name for name, held in played.after.held.items() for key in held}
+    assert placed.keys() == {"default/p0-0", "default/waiting"}
+    assert all(name in played.after.places for step in played.steps for name in step.moves.values())
+
+
+def test_a_node_stays_whose_pod_has_its_data_there() -> None:
+    made = half_empty(3)
+    pod_with_data_on_its_node(made, "n1")
+    played = play(made.view())
+    assert list(played.after.places) == ["n1"]
+    assert played.kept["n1"].rule is Rule.LOCAL_VOLUME
 
 
 def test_never_consolidate_keeps_nodes() -> None:

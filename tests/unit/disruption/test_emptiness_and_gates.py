@@ -7,8 +7,11 @@ import msgspec
 import pytest
 
 from nodeyard.api import labels as keys
+from nodeyard.api.cluster import PersistentVolume, PersistentVolumeClaim
 from nodeyard.api.pool import Budget
-from nodeyard.api.selectors import Toleration
+from nodeyard.api.selectors import NodeSelector, NodeSelectorTerm, Requirement, Toleration
+from nodeyard.disruption.burdens import Burdens
+from nodeyard.disruption.candidates import candidates, stops
 from nodeyard.disruption.model import Reason, Rule
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import NOW, TOLERATES_ALL, Builder, passed, rules, two_half_empty
@@ -95,6 +98,17 @@ def test_a_provisioner_does_not_call_a_node_empty_for_its_pods_low_cost() -> Non
     assert rules(outcome) == {"a": Rule.POLICY}
 
 
+def pod_with_data_on_its_node(b: Builder, node: str = "a", *, local: bool = True) -> None:
+    """A pod with a volume that is reached from its node alone; not `local`: from its zone."""
+    key = keys.HOSTNAME if local else keys.ZONE
+    term = NodeSelectorTerm((Requirement(key, "In", (node if local else "eu-west-1a",)),))
+    b.put(Kind.PV, "pv", PersistentVolume("pv", "", NodeSelector((term,)), local=local))
+    claim = PersistentVolumeClaim("default", "data", volume_name="pv", phase="Bound", bind_completed=True)
+    b.put(Kind.PVC, "default/data", claim)
+    b.shape("db", volume_claims=("data",))
+    b.pod("db", node, shape="db")
+
+
 # --- gates ----------------------------------------------------------------------------------------------------------
 GATED: Mapping[Rule, Any] = {
     Rule.NO_CLAIM: lambda b: b.put(Kind.NODE_CLAIM, "a-c", None),
@@ -106,6 +120,7 @@ GATED: Mapping[Rule, Any] = {
     Rule.POD_DO_NOT_DISRUPT: lambda b: b.pod("p", "a", do_not_disrupt="true"),
     Rule.PDB: lambda b: (b.pod("p", "a"), b.pdb("guard", 0)),
     Rule.SEVERAL_PDBS: lambda b: (b.pod("p", "a"), b.pdb("one", 5), b.pdb("two", 5)),
+    Rule.LOCAL_VOLUME: lambda b: pod_with_data_on_its_node(b),
 }
 
 
@@ -119,6 +134,29 @@ def test_each_gate_keeps_a_node_and_says_so(rule: Rule) -> None:
     outcome = passed(build)
     assert outcome.command is None
     assert rules(outcome)["a"] is rule
+
+
+def test_data_on_a_node_keeps_it_from_the_moment_its_volume_is_known() -> None:
+    """Also where nothing else about the node has changed since it was looked at."""
+    build, burdens = Builder(), Burdens()
+    build.pool()
+    build.node("a")
+    pod_with_data_on_its_node(build, local=False)
+    assert not candidates(build.view(), burdens)[0].blocks
+    pod_with_data_on_its_node(build)
+    assert [b.rule for b in candidates(build.view(), burdens)[0].blocks] == [Rule.LOCAL_VOLUME]
+
+
+def test_what_has_to_happen_does_not_wait_for_data_to_leave_the_node() -> None:
+    build = Builder()
+    build.pool()
+    build.node("a")
+    pod_with_data_on_its_node(build)
+    view = build.view()
+    (candidate,) = candidates(view)
+    assert stops(view, candidate, Reason.UNDERUTILIZED)
+    assert not stops(view, candidate, Reason.DRIFTED)
+    assert not stops(view, candidate, Reason.EXPIRED)
 
 
 def test_nominated_nodes_and_nodes_of_commands_stay() -> None:
