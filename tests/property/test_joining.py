@@ -43,7 +43,9 @@ def pod(name: str, kind: str, node: str) -> dict[str, Any]:
     st.lists(st.tuples(st.sampled_from(list(KINDS)), st.sampled_from(list(ZONES))), min_size=1, max_size=4),
     st.data(),
 )
-def test_what_the_scheduler_would_refuse_is_told(standing: list[tuple[str, str]], data: st.DataObject) -> None:
+def test_what_the_scheduler_would_refuse_is_told(
+    standing: list[tuple[str, str]], data: st.DataObject
+) -> None:
     pods = {f"default/p{i}": pod(f"p{i}", kind, node) for i, (kind, node) in enumerate(standing)}
     moves = data.draw(st.dictionaries(st.sampled_from(sorted(pods)), st.sampled_from(list(ZONES))))
     nodes = [
