@@ -24,10 +24,11 @@ from nodeyard.disruption.judgement import cut_short
 from nodeyard.disruption.model import Block, Candidate, Reason, Rule, View
 from nodeyard.disruption.neighbours import TopologyGuard
 from nodeyard.disruption.outlook import Outlook
+from nodeyard.disruption.permission import Permission
 from nodeyard.disruption.search import Clock, Ground, Search, Target
 from nodeyard.disruption.unfolding import RISE, Pace, Step, Unfolding
 from nodeyard.disruption.worth import cheap_ones
-from nodeyard.provisioning.model import Options, Plan
+from nodeyard.provisioning.model import Options
 from nodeyard.provisioning.planner import plan
 from nodeyard.scheduling.requirements import canonical_key, states_of
 
@@ -287,8 +288,14 @@ class Play:
             if reached(other, target) and other.after.cost < way.after.cost * (1 - _LEAST_GAIN):
                 others.append(self._further(way, other, smaller, target, self._share(until, 0.4)))
         if len(others) == 1:
-            others.append(self._onwards(way, self._share(until, 0.5), sweep=True))
+            until = self._share(until, 0.5)
+            others.append(self._onwards(self._housed(way, search), until, sweep=True))
         return min(others, key=lambda w: (len(w.homeless), w.after.cost)), False
+
+    def _housed(self, way: "Way", search: Search) -> "Way":
+        """The same, once pods without a node have one: exchanges are about pods that run."""
+        settled = search.settled() if way.homeless else None
+        return way if settled is None else self.towards(way, Target(settled, 0.0))
 
     def _further(self, way: "Way", there: "Way", search: Search, target: Target, until: float) -> "Way":
         """The same, after more searching."""
@@ -310,7 +317,7 @@ class Play:
     def _onwards(self, way: "Way", until: float, *, sweep: bool) -> "Way":
         """Exchanges each of which may be made as it is: every node once in large groups, or here and there."""
         search = self.search(way)
-        moves = search.stepwise(until, _Permit(self), sweep=sweep)
+        moves = search.stepwise(until, Permission(self), sweep=sweep)
         steps, now = list(way.steps), way.after
         for move in moves:
             before, evicted = now, [key for name in move.gone for key in now.held[name]]
@@ -383,53 +390,6 @@ class Play:
         if at == len(steps):
             return steps, after
         return steps[:at], replayed(start, steps[:at], after)
-
-
-class _Permit:
-    """What one step may do: rent, budgets of pools and pods, spot for spot."""
-
-    def __init__(self, play: Play) -> None:
-        self.play = play
-        self.ceiling = play.ceiling
-
-    def most(self, now: Arrangement, pool: PoolKey) -> int | None:
-        """How many nodes of the pool may go at once, beside those that are on their way out or not ready."""
-        mine = [p for p in now.places.values() if p.pool == pool]
-        most = self.play.allowed(pool, Reason.UNDERUTILIZED, len(mine))
-        return None if most is None else max(0, most - sum(p.busy for p in mine))
-
-    def allows(self, now: Arrangement, gone: Sequence[str], made: Plan) -> bool:
-        """Whether an exchange keeps within the ceiling and the budgets."""
-        if made.nodes and now.rent + made.cost.price_per_hour > self.ceiling + 1e-9:
-            return False
-        spot = any(n.capacity_type == keys.SPOT for n in made.nodes)
-        only_spot = all(now.places[n].capacity_type == keys.SPOT for n in gone)
-        if not all(self.play.may_empty(now.places[n].pool, now.held[n]) for n in gone):
-            return False
-        if spot and only_spot and not self.play.settings.spot_to_spot:
-            return False
-        return self._within_budgets(now, gone) and self._within_pdbs(now, gone)
-
-    def _within_budgets(self, now: Arrangement, gone: Sequence[str]) -> bool:
-        nodes = Counter(p.pool for p in now.places.values())
-        many = Counter(now.places[n].pool for n in gone)
-        many.update(p.pool for p in now.places.values() if p.busy and p.pool in many)
-        reasons = {(now.places[n].pool, Reason.UNDERUTILIZED if now.held[n] else Reason.EMPTY) for n in gone}
-        for pool, reason in reasons:
-            most = self.play.allowed(pool, reason, nodes[pool])
-            if most is not None and many[pool] > most:
-                return False
-        return True
-
-    def _within_pdbs(self, now: Arrangement, gone: Sequence[str]) -> bool:
-        """One node may hold more of a budget's pods than may go at once: its drain takes turns."""
-        evicted: Counter[str] = Counter()
-        room: dict[str, int] = {}
-        for key in (key for name in gone for key in now.held[name]):
-            for pdb in self.play.pods.pdbs_of(self.play.view.snapshot.pods[key]):
-                evicted[pdb.key] += 1
-                room[pdb.key] = pdb.disruptions_allowed
-        return len(gone) == 1 or all(count <= room[key] for key, count in evicted.items())
 
 
 def reached(way: Way, target: Target) -> bool:

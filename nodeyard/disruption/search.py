@@ -107,7 +107,7 @@ class Search:
         everything = self._pods(self.start, movable)
         self.worth = worth_of(self._problem(self.start, movable, everything), self.ground.options)
         self.small = only(self.ground.catalogues, self.worth.types | self._types())
-        best = self._settled_only()
+        best = self.settled()
         began = self.clock()
         for number, gone in enumerate(self._first_sets(movable)):
             if number and self.clock() - began > _PATIENCE * seconds:
@@ -197,7 +197,7 @@ class Search:
         return problem_of(arrangement, self.ground.catalogues, self.ground.now, gone, pods)
 
     # --- first answers ------------------------------------------------------------------------------------------------
-    def _settled_only(self) -> Arrangement | None:
+    def settled(self) -> Arrangement | None:
         """As it is, with the homeless pods placed; None where some find no place so."""
         return self._without(frozenset(), 5.0, bound=False) if self.homeless else self.start
 

@@ -13,9 +13,11 @@ from nodeyard.api.cluster import PersistentVolumeClaim
 from nodeyard.api.pool import Budget
 from nodeyard.api.selectors import LabelSelector, PodAffinity, PodAffinityTerm
 from nodeyard.disruption.completing import completed
-from nodeyard.disruption.consolidation import Play, Played, Settings, _Permit
+from nodeyard.disruption.consolidation import Play, Played, Settings, Way
 from nodeyard.disruption.model import Block, Rule, View
+from nodeyard.disruption.permission import Permission
 from nodeyard.disruption.report import played_json
+from nodeyard.disruption.unfolding import Pace
 from nodeyard.provisioning.model import Options
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import Builder, catalogue, shape
@@ -147,8 +149,22 @@ def test_rounds_of_exchanges_leave_room_in_the_budget_for_nodes_that_are_not_rea
     made.node("sick", ready=False)
     view = made.view()
     player = Play(view, Options(), Settings(), time_stands_still)
-    player.ceiling = 100.0
-    assert _Permit(player).most(player.start, "default") == 1
+    player.pace = Pace(player.allowed, ceiling=100.0)
+    assert Permission(player).most(player.start, "default") == 1
+
+
+def test_pods_without_a_node_get_one_also_where_only_single_exchanges_can_be_made() -> None:
+    """One node may go at a time and new ones are hardly worth it: rounds begin with what waits placed."""
+    made = half_empty(3, 7, budgets=(Budget("1"),))
+    made.pod("waiting")
+    view = made.view()
+    player = Play(view, Options(deadline_s=2.0), Settings(disruption_usd=0.0), time_stands_still)
+    player.ceiling = player.start.rent * 1.1
+    player.pace = Pace(player.allowed, player.ceiling)
+    way = Way([], player.start, player.homeless)
+    housed = player._housed(way, player.search(way))
+    assert not housed.homeless
+    assert [step.reason for step in housed.steps] == ["Pending"]
 
 
 def test_running_pods_are_not_moved_onto_a_claim_that_has_no_node_yet() -> None:
