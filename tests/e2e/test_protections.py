@@ -13,13 +13,12 @@ from nodeyard.local.kubeapi import KubeError
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
 from tests.support.pod_times import PodTimes
-from tests.support.yard import CLAIMS, EVENTS, NODEPOOLS, PODS, Yard, deployment, node_class, node_pool
+from tests.support.yard import CLAIMS, EVENTS, NEVER, NODEPOOLS, PODS, Yard, deployment, node_class, node_pool
 
 pytestmark = pytest.mark.cluster
 
 ALL = [{"nodes": "100%"}]
 WHEN_EMPTY = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "1s", "budgets": ALL}
-NEVER = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
 PDBS = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
 DAEMONS = "/apis/apps/v1/namespaces/default/daemonsets"
 LOWEST = {"controller.kubernetes.io/pod-deletion-cost": "-2147483648"}

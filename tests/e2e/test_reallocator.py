@@ -12,8 +12,11 @@ from tests.e2e.conftest import YardFactory
 from tests.support.cluster import condition, eventually
 from tests.support.yard import (
     CLAIMS,
+    NEVER,
     NODEPOOLS,
+    ON_DEMAND,
     PROVISIONERS,
+    UNDERUTILIZED,
     Yard,
     deployment,
     doomed,
@@ -23,19 +26,6 @@ from tests.support.yard import (
 )
 
 pytestmark = pytest.mark.cluster
-
-UNDERUTILIZED = {
-    "consolidationPolicy": "WhenEmptyOrUnderutilized",
-    "consolidateAfter": "1s",
-    "budgets": [{"nodes": "100%"}],
-}
-NEVER = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
-ON_DEMAND = [
-    {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
-    {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
-    {"key": "karpenter.k8s.aws/instance-category", "operator": "In", "values": ["m"]},
-    {"key": "karpenter.k8s.aws/instance-generation", "operator": "Gt", "values": ["4"]},
-]
 
 
 @pytest.fixture(scope="module")

@@ -11,25 +11,25 @@ import pytest
 from tests.e2e.conftest import YardFactory
 from tests.support.cluster import eventually
 from tests.support.pod_times import Json, PodTimes
-from tests.support.yard import CLAIMS, NODEPOOLS, Yard, around, deployment, doomed, node_class, node_pool
+from tests.support.yard import (
+    CLAIMS,
+    NEVER,
+    NODEPOOLS,
+    ON_DEMAND,
+    UNDERUTILIZED,
+    Yard,
+    around,
+    deployment,
+    doomed,
+    node_class,
+    node_pool,
+)
 
 pytestmark = pytest.mark.cluster
 
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 PDBS = "/apis/policy/v1/namespaces/default/poddisruptionbudgets"
 COST = "controller.kubernetes.io/pod-deletion-cost"
-NEVER = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
-UNDERUTILIZED = {
-    "consolidationPolicy": "WhenEmptyOrUnderutilized",
-    "consolidateAfter": "1s",
-    "budgets": [{"nodes": "100%"}],
-}
-ON_DEMAND = [
-    {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
-    {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
-    {"key": "karpenter.k8s.aws/instance-category", "operator": "In", "values": ["m"]},
-    {"key": "karpenter.k8s.aws/instance-generation", "operator": "Gt", "values": ["4"]},
-]
 LARGE = {"key": "karpenter.k8s.aws/instance-size", "operator": "In", "values": ["4xlarge"]}
 
 

@@ -33,6 +33,21 @@ ONE_TO_A_NODE = [{"containerPort": 8080, "hostPort": 8080}]
 CLUSTER_UID = "nodeyard.dev/cluster-uid"
 
 
+# --- what pools say of disruption and of nodes, in several files
+NEVER = {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "Never"}
+UNDERUTILIZED = {
+    "consolidationPolicy": "WhenEmptyOrUnderutilized",
+    "consolidateAfter": "1s",
+    "budgets": [{"nodes": "100%"}],
+}
+ON_DEMAND = [
+    {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
+    {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]},
+    {"key": "karpenter.k8s.aws/instance-category", "operator": "In", "values": ["m"]},
+    {"key": "karpenter.k8s.aws/instance-generation", "operator": "Gt", "values": ["4"]},
+]
+
+
 def node_pool(name: str = "general", **spec: Any) -> Json:
     """A NodePool of common families in both architectures, spot and on demand; `spec` overrides template.spec's
     fields, but `disruption`, `limits` and `weight`, which go to the pool's spec.
