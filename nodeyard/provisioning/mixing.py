@@ -76,6 +76,7 @@ class Mixer:
         needed = (request > 0).any(axis=0)
         scale = np.maximum(room[:, needed].max(axis=0), 1e-9)
         self.request, self.room = request[:, needed] / scale, room[:, needed] / scale
+        self.shared, self.most = _caps(self.request, self.room)
         self.cost, self.spare, self.work = cost, spare, work
         holds = (self.room[None] >= self.request[:, None] - _SLIVER).all(axis=2)
         self.fits: Bools = allowed & holds
@@ -203,25 +204,25 @@ class Mixer:
         key = 3 * apt[None] + lean * np.log(np.maximum(share, 1e-12))[None]
         key = (key + self.rng.standard_normal(key.shape)).reshape(len(of), len(lots))
         order = np.argsort(-key, axis=1, kind="stable")
-        free, every = self.room[of], np.arange(len(of))
-        most = np.where(self.fits[np.ix_(lots, of)].T, left[None], 0)
+        request, free, every = request[:, self.shared], self.room[np.ix_(of, self.shared)], np.arange(len(of))
+        most = self._limits(of, lots, left)
         divisor = np.where(request > 0, request, 1e-30)
         counts = np.zeros((len(of), len(lots)), np.int64)
         few = 1 + np.floor(self.rng.exponential(2.0, counts.shape))
         for rank in range(len(lots)):
             lot = order[:, rank]
-            amount = ((free + _SLIVER) / divisor[lot]).min(axis=1)
+            amount = ((free + _SLIVER) / divisor[lot]).min(axis=1, initial=np.inf)
             amount = np.floor(np.minimum(np.minimum(amount, few[:, rank]), most[every, lot]))
             free -= amount[:, None] * request[lot]
             counts[every, lot] = amount
-        self.work.count(counts.size * self.room.shape[1] * _MAKING, calls=len(lots) / 20)
+        self.work.count(counts.size * len(self.shared) * _MAKING, calls=len(lots) / 20)
         return of, counts
 
     def _mended(self, of: Ints, lots: Ints, counts: Ints, worth: Worth, left: Ints) -> Ints:
         """The fillings after some exchanges: one or two pods out, the pair in that is worth most of those that fit."""
-        request = np.concatenate([self.request[lots], np.zeros((1, self.room.shape[1]))])
+        request = np.concatenate([self.request[np.ix_(lots, self.shared)], np.zeros((1, len(self.shared)))])
         value, every, none = np.append(worth, 0.0), np.arange(len(of)), len(lots)
-        fits = self.fits[np.ix_(lots, of)].T
+        room, most = self.room[np.ix_(of, self.shared)], self._limits(of, lots, left)
         for _ in range(_MENDINGS):
             one, other = self._pairs(value, left)
             asked = request[one] + request[other]
@@ -232,7 +233,7 @@ class Mixer:
             held = np.concatenate([counts, np.zeros((len(of), 1), np.int64)], axis=1)
             np.subtract.at(held, (every[:, None], out), 1)
             held[:, none] = 0
-            free = self.room[of] - held @ request
+            free = room - held @ request
             able = np.ones((len(of), len(one)), np.bool_)
             for resource in range(request.shape[1]):
                 able &= asked[None, :, resource] <= free[:, None, resource] + _SLIVER
@@ -241,10 +242,14 @@ class Mixer:
             gain = value[pair].sum(axis=1) - value[out].sum(axis=1)
             np.add.at(held, (every[:, None], pair), 1)
             held = held[:, :none]
-            better = able[every, pick] & (gain > 1e-12) & (held <= np.where(fits, left, 0)).all(axis=1)
+            better = able[every, pick] & (gain > 1e-12) & (held <= most).all(axis=1)
             counts = np.where(better[:, None], held, counts)
             self.work.count(able.size * request.shape[1] * _MENDING, calls=1.0)
         return counts
+
+    def _limits(self, of: Ints, lots: Ints, left: Ints) -> Ints:
+        """[filling, lot]: the most pods of a lot that a filling of a column may hold, whatever else it holds."""
+        return np.where(self.fits[np.ix_(lots, of)], np.minimum(self.most[np.ix_(lots, of)], left[:, None]), 0).T
 
     def _pairs(self, value: Worth, left: Ints) -> tuple[Ints, Ints]:
         """(lot, lot) that there are pods for, the last standing for none; those worth most first."""
@@ -282,6 +287,17 @@ class Mixer:
                 able = self.fits[held].all(axis=0) & (self.room >= taken @ self.request - _SLIVER).all(axis=1)
                 out.append(Bin(int(np.argmin(np.where(able, self.cost, np.inf))), held, taken[held]))
         return out
+
+
+def _caps(request: Floats, room: Floats) -> tuple[Ints, Ints]:
+    """(resources that several lots use, [lot, column]: the most pods by those that no other lot uses)."""
+    shared = np.nonzero((request > 0).sum(axis=0) > 1)[0]
+    most = np.full((len(request), len(room)), np.iinfo(np.int64).max)
+    for resource in np.nonzero((request > 0).sum(axis=0) == 1)[0]:
+        lot = int(request[:, resource].argmax())
+        cap = np.floor(room[:, resource] / request[lot, resource] + _SLIVER).astype(np.int64)
+        most[lot] = np.minimum(most[lot], cap)
+    return shared, most
 
 
 def _groups(fits: Bools, holds: Bools) -> list[tuple[Ints, Ints]]:

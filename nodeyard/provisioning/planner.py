@@ -53,7 +53,7 @@ _REWORK_PART = 0.25
 _REWORK_LEAST_S = 0.02
 """Less than this is gone before reworking or mixing has begun."""
 _MIX_S, _MIX_PART = 3.0, 0.5
-_MIX_PODS, _MIX_NODES, _MIX_GAP = 2_500, 20, 1.015
+_MIX_PODS, _MIX_NODES, _MIX_GAP = 10_000, 20, 1.015
 """Seconds, and part of the search, that packing a plan anew as one mix takes at most; of how many pods at most, nodes at
 least, and how far above the relaxation plans are that it is tried for."""
 _PROVED = 1.001

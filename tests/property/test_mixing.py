@@ -38,6 +38,10 @@ def spread_out(seed: int) -> tuple[Floats, Floats, Floats, Bools, list[int]]:
     room = rng.integers(8, 40, (columns, 2)).astype(float)
     request = rng.integers(1, 9, (lots, 2)).astype(float)
     request[rng.random(lots) < 0.3, 1] = 0.0
+    if rng.random() < 0.5:  # and something that one lot alone asks for
+        own = rng.integers(1, 4, columns).astype(float)
+        room = np.column_stack([room, own])
+        request = np.column_stack([request, np.eye(lots)[:, rng.integers(lots)]])
     allowed = rng.random((lots, columns)) < 0.7
     allowed[:, 0] = True
     return request, room, room.sum(axis=1) * rng.uniform(0.8, 1.2, columns), allowed, rng.integers(1, 30, lots).tolist()  # fmt: skip
