@@ -25,9 +25,9 @@ from nodeyard.provisioning.solver import INF, Program, solved_linear
 _FILLINGS: Final = 240
 """Fillings made in one turn for each set of columns that take the same lots."""
 _JOINING: Final = 150
-_MOST_PAIRS: Final = 1_000
+_MOST_PAIRS: Final = 500
 _MENDINGS: Final = 6
-_FIRST: Final = 0.5
+_FIRST: Final = 0.65
 """Of the time, what is spent before anything is decided; and of what is left, for each later decision."""
 _LATER: Final = 0.3
 _STALLED, _LITTLE = 3, 2e-5
@@ -249,7 +249,9 @@ class Mixer:
 
     def _limits(self, of: Ints, lots: Ints, left: Ints) -> Ints:
         """[filling, lot]: the most pods of a lot that a filling of a column may hold, whatever else it holds."""
-        return np.where(self.fits[np.ix_(lots, of)], np.minimum(self.most[np.ix_(lots, of)], left[:, None]), 0).T
+        return np.where(
+            self.fits[np.ix_(lots, of)], np.minimum(self.most[np.ix_(lots, of)], left[:, None]), 0
+        ).T
 
     def _pairs(self, value: Worth, left: Ints) -> tuple[Ints, Ints]:
         """(lot, lot) that there are pods for, the last standing for none; those worth most first."""

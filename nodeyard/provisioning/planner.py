@@ -56,6 +56,8 @@ _MIX_S, _MIX_PART = 3.0, 0.5
 _MIX_PODS, _MIX_NODES, _MIX_GAP = 10_000, 20, 1.015
 """Seconds, and part of the search, that packing a plan anew as one mix takes at most; of how many pods at most, nodes at
 least, and how far above the relaxation plans are that it is tried for."""
+_MIX_FEW, _MIX_WIDE, _MIX_WIDE_S = 2_500, 1.05, 6.0
+"""With more pods and a gap as wide, the whole search may go into it, and so many seconds."""
 _PROVED = 1.001
 _SEARCH_SHARE = 0.6
 """Of the deadline, what may be searched where the options don't say."""
@@ -189,10 +191,11 @@ def _mixing_s(setting: Setting, draft: Draft) -> float:
     seconds = min(_MIX_S, _search_s(options) * _MIX_PART)
     if draft.unplaced or pods > _MIX_PODS or nodes < _MIX_NODES or seconds < _REWORK_LEAST_S:
         return 0.0
-    placed = [(c, c.demand) for c in setting.classes.classes]
-    if draft.cost <= relaxed_bound(setting, placed, draft.cost) * _MIX_GAP:
+    least = relaxed_bound(setting, [(c, c.demand) for c in setting.classes.classes], draft.cost)
+    if draft.cost <= least * _MIX_GAP:
         return 0.0
-    return seconds
+    wide = pods > _MIX_FEW and draft.cost > least * _MIX_WIDE
+    return min(_MIX_WIDE_S, _search_s(options)) if wide else seconds
 
 
 def _better(setting: Setting, one: Draft, other: Draft) -> Draft:
