@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from nodeyard.provisioning.attempt import Attempt
+from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.limits import Limits
 from nodeyard.provisioning.model import Options
 from nodeyard.provisioning.setting import NONE, Draft, Setting
+from nodeyard.scheduling.topology import TermKind
 from tests.support.planning import posed
 from tests.support.problems import KINDS
 
@@ -54,16 +56,35 @@ def placed(draft: Draft) -> dict[int, int]:
 
 
 def broken(setting: Setting, draft: Draft) -> list[str]:
-    """What the nodes of a draft break, each pod taken off its node and asked about anew."""
+    """What the nodes of a draft break, each pod taken off its node and asked about anew; without those that a spread over
+    hosts which the pod bears only counts, since it binds nobody who comes after the pod.
+    """
     state, out = draft.state, []
     for node, held in enumerate(state.contents):
         if (state.room[node] < -1e-6).any():
             out.append(f"node {node} is too full")
-        for number in held:
+        for number in list(held):
             one = setting.classes.classes[number]
             carried = draft.carried_of(one)
-            state.place(one, carried, np.array([node]), np.array([-1]))
+            later = [m for m in held if _only_counted(draft, one, setting.classes.classes[m])]
+            off = [(number, 1), *((m, held[m]) for m in later)]
+            _shift(setting, draft, node, off, -1)
             if not one.ports and not state.capacity(one, carried)[node]:
                 out.append(f"node {node} does not take {number}")
-            state.place(one, carried, np.array([node]), np.array([1]))
+            _shift(setting, draft, node, off, 1)
     return out
+
+
+def _only_counted(draft: Draft, one: PodClass, other: PodClass) -> bool:
+    """Whether pods of the other class are counted by a spread over hosts that the one bears, and bear none such."""
+    state = draft.state
+    spreads = {
+        n for n in draft.carried_of(one) if n in state.at and state.classes.terms[n].kind is TermKind.SPREAD
+    }
+    return bool(spreads & {*other.matched}) and not spreads & {*draft.carried_of(other)}
+
+
+def _shift(setting: Setting, draft: Draft, node: int, what: list[tuple[int, int]], sign: int) -> None:
+    for number, many in what:
+        one = setting.classes.classes[number]
+        draft.state.place(one, draft.carried_of(one), np.array([node]), np.array([sign * many]))
