@@ -78,8 +78,7 @@ def _solved(
     aim: float,
 ) -> Aggregate | None:
     first = len(columns) + len(lots)
-    rest = len(program.cost) - first - model.lots
-    whole = [True] * len(columns) + [False] * len(lots) + [True] * model.lots + [False] * rest
+    whole = [True] * len(columns) + [False] * len(lots) + [True] * model.lots + model.balanced
     found = solved_integer(program.program(), whole, seconds, work, relative_gap=2e-3)
     if found is None:
         return None

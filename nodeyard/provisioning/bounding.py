@@ -13,12 +13,12 @@ import numpy as np
 
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.columns import cheapest
+from nodeyard.provisioning.company import bearers_and_counted, company_of
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.joint import Joint
 from nodeyard.provisioning.kinds import (
     Kind,
     Shares,
-    bearers_and_counted,
     kinds_of,
     open_to,
     shares_of,
@@ -53,29 +53,31 @@ def bound_of(
     placed: Sequence[tuple[PodClass, int]],
     objective: float,
     spare: Callable[[], float],
-    known: float | None = None,
+    proved: float | None = None,
 ) -> Bound:
     """The bound for placing so many pods of each class. `objective`: what the plan costs; nearer than that it stops.
-    `known`: what the joint program has proved already, if it was asked.
+    `proved`: what the joint program has proved already, if it was asked.
     """
     placed = [(one, many) for one, many in placed if many > 0]
     if not placed or not setting.columns.count or objective <= 0:
-        return Bound(0.0, _ignored(setting, placed, set()))
+        return Bound(0.0, _ignored(setting, placed, set(), set()))
     first = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
-    kinds = kinds_of(setting, first, placed)
+    company = company_of(setting, first)
+    kinds = kinds_of(setting, first, placed, company)
     shares = shares_of(setting, first, kinds, _MOST_SHARES)
     value = min(_relaxed(setting, first, kinds, shares, case, objective) for case in cases(setting, first))
     settled: set[object] = set(shares.names)
-    joint = Joint.of(setting, placed)
-    if known is not None and known > value:
-        value = known
-        if joint is not None:
-            joint.spreads()
+    joint, asked = Joint.of(setting, placed), False
+    if proved is not None and proved > value and joint is not None:
+        value, asked = proved, True
+        joint.spreads()
     if objective > value * _close_enough(placed) and joint is not None and spare() > 0:
-        value = max(value, joint.bound(objective, spare))
-    if joint is not None:
+        value, asked = max(value, joint.bound(objective, spare)), True
+    known = company.known - company.over_domains - {*company.joining}
+    if joint is not None and asked:
         settled |= joint.spread_terms
-    return Bound(value, _ignored(setting, placed, settled))
+        known = joint.tied.known
+    return Bound(value, _ignored(setting, placed, settled, known))
 
 
 def relaxed_bound(setting: Setting, placed: Sequence[tuple[PodClass, int]], objective: float) -> float:
@@ -102,7 +104,7 @@ def _relaxed(
     on_hosts: list[Bools] = []
     of: list[int] = []
     for i, kind in enumerate(kinds):
-        hosts, columns = open_to(setting, first, kind.one)
+        hosts, columns = open_to(setting, first, kind)
         columns &= case.bought
         tied, key, codes = _tied(first, kind)
         if tied > 0:
@@ -115,7 +117,7 @@ def _relaxed(
             demand.append(rest)
             allowed.append(columns)
             on_hosts.append(hosts)
-        request += [kind.one.request] * (len(demand) - len(request))
+        request += [kind.request] * (len(demand) - len(request))
         of += [i] * (len(demand) - len(of))
     wide = np.concatenate([np.array(request), shares.units[of]], axis=1)
     return _least(setting, wide, np.array(demand), allowed, on_hosts, shares, case, objective)
@@ -230,9 +232,11 @@ def _host_groups(host_room: Floats, on_hosts: Bools) -> tuple[tuple[Ints, Ints],
 
 
 def _ignored(
-    setting: Setting, placed: Sequence[tuple[PodClass, int]], settled: set[object]
+    setting: Setting, placed: Sequence[tuple[PodClass, int]], settled: set[object], known: set[int]
 ) -> tuple[str, ...]:
-    """Constraints in play that the bound leaves out or knows in part. `settled`: terms and ports that it knows."""
+    """Constraints in play that the bound leaves out or knows in part. `settled`: terms and ports that it knows of pods that
+    bear them and are counted; `known`: terms that it knows of whomever they bind.
+    """
     out: dict[str, None] = {}
     names = {
         TermKind.SPREAD: "topologySpreadConstraints",
@@ -241,7 +245,7 @@ def _ignored(
     }
     bearers, counted = bearers_and_counted(setting)
     for one, _ in placed:
-        for number in {*one.carried, *one.matched}:
+        for number in {*one.carried, *one.matched} - known:
             full = number in settled and bearers.get(number) == counted.get(number)
             if not full and (
                 number in one.carried or setting.classes.terms[number].kind is TermKind.ANTI_AFFINITY

@@ -75,7 +75,7 @@ class _Cover:
     def begin(self) -> None:
         """The rows that need no solver to be found."""
         model = self.model
-        self.fixed = len(model.demand) == model.lots and not model.spreads
+        self.fixed = model.by_lot
         self.needed = np.nonzero((model.request > 0).any(axis=0))[0]
         takes: Bools = self.fits[:, self.columns]
         for users in np.unique(takes, axis=0):
@@ -125,7 +125,7 @@ class _Cover:
         return out.program()
 
     def whole(self) -> list[bool]:
-        return [True] * (len(self.columns) + self.model.lots) + [False] * len(self.model.spreads)
+        return [True] * (len(self.columns) + self.model.lots) + self.model.balanced
 
     def _add(self, worth: Floats) -> bool:
         """The row of such a worth; False where it says nothing."""

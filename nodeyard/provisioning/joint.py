@@ -1,6 +1,6 @@
 """Small problems as one integer program: which domain, which node and which column, all decided together.
 
-Kinds that bear a settled spread have one lot per cell, others one in all; standing nodes are columns that cost nothing
+Kinds that bear a settled spread, or are tied to others by domain, have one lot per cell, others one in all; standing nodes are columns that cost nothing
 and exist so many times. The program's value bounds every plan (`bounding`); where it knows every constraint there is,
 its solution is a plan as well, and better than dealing first and packing then. Neighbours: `kinds`, `patterns`.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from nodeyard.provisioning.aggregate import Aggregate, aggregate
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.columns import cheapest
+from nodeyard.provisioning.company import Company, bearers_and_counted, company_of
 from nodeyard.provisioning.covering import covering
 from nodeyard.provisioning.domains import cells_of
 from nodeyard.provisioning.field import Field
@@ -21,7 +22,6 @@ from nodeyard.provisioning.kinds import (
     Attachments,
     Kind,
     Shares,
-    bearers_and_counted,
     kinds_of,
     open_to,
     own_volumes,
@@ -34,6 +34,7 @@ from nodeyard.provisioning.pattern_program import Model, Spread
 from nodeyard.provisioning.patterns import Answer, PatternSolver
 from nodeyard.provisioning.setting import Draft, Setting
 from nodeyard.provisioning.tiers import buyable
+from nodeyard.provisioning.tying import Tied
 from nodeyard.scheduling.topology import TermKind
 
 _MOST_CLASSES = 400
@@ -55,33 +56,35 @@ class _Waiting:
 class Joint:
     """The program for placing so many pods of each class. `first`: the field with the standing pods only."""
 
-    def __init__(self, setting: Setting, first: Field, kinds: list[Kind]) -> None:
+    def __init__(self, setting: Setting, first: Field, kinds: list[Kind], company: Company) -> None:
         self.setting, self.first, self.kinds = setting, first, kinds
         self.cells = cells_of(first)
         self.lots: list[tuple[int, int]] = []
         for i, kind in enumerate(kinds):
-            self.lots += [(i, cell) for cell in range(self.cells.count)] if kind.spread else [(i, -1)]
-        both = [open_to(setting, first, k.one) for k in kinds]
+            self.lots += [(i, cell) for cell in range(self.cells.count)] if kind.by_domain else [(i, -1)]
+        both = [open_to(setting, first, k) for k in kinds]
         self.on_hosts = np.array([hosts for hosts, _ in both])
         bought = buyable(setting, first)
         self.on_columns = [columns & bought for _, columns in both]
         self.shares: Shares = shares_of(setting, first, kinds, _MOST_SHARES)
+        self.tied = Tied(setting, first, self.cells, kinds, self.lots, company)
         self.host_groups = self._host_groups()
         self.spread_terms: set[int] = set()
 
     @staticmethod
     def of(setting: Setting, placed: Sequence[tuple[PodClass, int]]) -> "Joint | None":
-        """The program, unless it would be too large."""
-        if len(placed) > _MOST_CLASSES:
+        """The program, unless it would be too large; without what ties pods to others by domain where that makes it so."""
+        if len(placed) > _MOST_CLASSES or not setting.columns.count:
             return None
         first = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
-        kinds = kinds_of(setting, first, placed)
-        if not kinds or len(kinds) > _MOST_KINDS or not setting.columns.count:
-            return None
-        if sum(cells_of(first).count if k.spread else 1 for k in kinds) > _MOST_LOTS:
-            return None
-        made = Joint(setting, first, kinds)
-        return made if len(made.host_groups) <= _MOST_HOSTS else None
+        company, cells = company_of(setting, first), cells_of(first).count
+        for tied in (True, False):
+            kinds = kinds_of(setting, first, placed, company, tied=tied)
+            lots = sum(cells if k.by_domain else 1 for k in kinds)
+            if kinds and len(kinds) <= _MOST_KINDS and lots <= _MOST_LOTS:
+                made = Joint(setting, first, kinds, company)
+                return made if len(made.host_groups) <= _MOST_HOSTS else None
+        return None
 
     # --- the program ------------------------------------------------------------------------------------------------
     def _host_groups(self) -> list[Ints]:
@@ -91,27 +94,32 @@ class Joint:
         if not len(useful):
             return []
         cell = self.cells.of_host[useful, None]
+        held = self.tied.held(useful)
         key = np.concatenate(
-            [hosts.room[useful], self.shares.hosts[useful], self.on_hosts[:, useful].T, cell], axis=1
+            [hosts.room[useful], self.shares.hosts[useful], self.on_hosts[:, useful].T, cell, held], axis=1
         )
         _, group = np.unique(key, axis=0, return_inverse=True)
         group = group.reshape(-1)
         return [useful[group == g] for g in range(int(group.max()) + 1)]
 
+    @property
+    def host_of(self) -> Ints:
+        """One standing node of each group."""
+        return np.array([int(g[0]) for g in self.host_groups], np.int64)
+
     def model(self) -> Model:
-        setting, columns = self.setting, self.setting.columns
+        setting, columns, host_of = self.setting, self.setting.columns, self.host_of
         limits = Limits(columns, setting.hosts)
         limited = limits.inclusive if limits.any else np.zeros(0, np.bool_)
-        host_of = np.array([int(g[0]) for g in self.host_groups], np.int64)
         allowed = []
         for i, cell in self.lots:
-            fits = (columns.room >= self.kinds[i].one.request).all(axis=1)
+            fits = (columns.room >= self.kinds[i].request).all(axis=1)
             both = np.concatenate([self.on_columns[i] & fits, self.on_hosts[i][host_of]])
             if cell >= 0:
                 both = both & (np.concatenate([self.cells.of_column, self.cells.of_host[host_of]]) == cell)
             allowed.append(both)
         kind_of = np.array([i for i, _ in self.lots])
-        request = np.array([k.one.request for k in self.kinds])[kind_of]
+        request = np.array([k.request for k in self.kinds])[kind_of]
         able = np.array(allowed)
         chosen = np.nonzero(able[:, : columns.count].any(axis=0))[0]
         chosen = chosen[cheapest(setting.columns, able[:, chosen], chosen)]
@@ -134,6 +142,9 @@ class Joint:
             use,
             np.maximum(limits.left[limited], 0.0) if limited.any() else np.zeros(0),
             self.spreads(),
+            self.tied.together(),
+            self.tied.ceilings(),
+            self.tied.joining(self.host_of, len(chosen)),
         )
 
     def spreads(self) -> list[Spread]:
@@ -186,7 +197,6 @@ class Joint:
     def knows_all(self) -> bool:
         """Whether the program has every constraint there is, so that its solution is a plan."""
         setting = self.setting
-        self.spreads()
         if len(setting.columns.tiers) > 1 or not setting.columns.flexible.all():
             return False
         if setting.options.max_share_per_node is not None or self.first.daemon_matched:
@@ -211,7 +221,7 @@ class Joint:
             (p.protocol, p.port) in self.shares.names for p in one.ports
         ):  # fmt: skip
             return False
-        for number in {*one.carried, *one.matched}:
+        for number in {*one.carried, *one.matched} - self.tied.known:
             if terms[number].kind is TermKind.AFFINITY or bearers.get(number) != counted.get(number):
                 return False
             if number not in self.shares.names and number not in self.spread_terms:
@@ -252,7 +262,8 @@ class Joint:
             cell = int(self.cells.of_host[node] if node < hosts else self.cells.of_column[column])
             for number, many in held.items():
                 kind = kind_of[number]
-                counts[place[(kind, cell if self.kinds[kind].spread else -1)]] += many
+                lot = place[(kind, cell if self.kinds[kind].by_domain else -1)]
+                counts[lot] = 1 if self.kinds[kind].whole else counts[lot] + many
             at = len(self.place) + group_of[node] if node < hosts else self.place.get(column)
             if at is None:  # a twin of the column is cheaper
                 at = self._twin(column)
@@ -312,30 +323,40 @@ class Joint:
         """Put a node's pods on it, judged as ever."""
         given: dict[int, int] = defaultdict(int)
         for lot in np.nonzero(held)[0].tolist():
-            many = int(held[lot])
-            for waiting in queues[self.lots[lot][0]]:
+            kind, many = self.lots[lot][0], int(held[lot])
+            if self.kinds[kind].whole:
+                many = sum(one.many for one in queues[kind])
+            for waiting in queues[kind]:
                 part = min(many, waiting.many)
                 given[waiting.one.number] += part
                 waiting.many -= part
                 many -= part
             if many:
                 return False
-        for number, many in given.items():
-            if not many:
-                continue
-            one_class = self.setting.classes.classes[number]
-            if int(state.capacity(one_class, one_class.carried)[node]) < many:
+        classes, to_come = self.setting.classes.classes, [n for n, many in given.items() if many]
+        while to_come:
+            later = []
+            for number in to_come:
+                one, many = classes[number], given[number]
+                if int(state.capacity(one, one.carried)[node]) < many:
+                    later.append(number)
+                else:
+                    state.place(one, one.carried, np.array([node]), np.array([many]))
+            if len(later) == len(to_come):
                 return False
-            state.place(one_class, one_class.carried, np.array([node]), np.array([many]))
+            to_come = later
         return True
 
     def _holds(self, state: Field) -> bool:
-        """Whether every spread over domains holds in the end."""
+        """Whether every term over domains holds in the end."""
+        for number in self.tied.apart:
+            if state.by_domain[number].matched.max() > 1:
+                return False
         for number in self.spread_terms:
             term = state.by_domain[number]
             if int(term.matched[term.eligible].max()) - term.lowest() > term.term.max_skew:
                 return False
-        return True
+        return self.tied.order_exists(state)
 
 
 def _seeds(model: Model, found: Aggregate) -> list[tuple[int, Ints]]:

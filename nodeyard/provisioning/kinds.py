@@ -1,8 +1,9 @@
 """Pods that a bound or an exact program need not tell apart, and what each takes of a node besides room.
 
-A kind is classes of equal request, rule, node shares and settled spread. A node share is anything of which a node has
-a whole number: of an anti-affinity whose carriers exclude each other one, of a spread over hosts its skew, of a host
-port one, of a volume driver the attachments left. Neighbours: `bounding` proves with them, `joint` plans with them.
+A kind is classes of equal request, rule, node shares and settled spread, or classes whose pods all share one host: these
+are one lot that asks for all they do. A node share is anything of which a node has a whole number: of an anti-affinity
+whose carriers exclude each other one, of a spread over hosts its skew, of a host port one, of a volume driver the
+attachments left. Neighbours: `company` says who shares what, `bounding` proves with kinds, `joint` plans with them.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nodeyard.provisioning.classes import PodClass
+from nodeyard.provisioning.company import Company, bearers_and_counted, company_of
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.labelled import Bools, Floats
 from nodeyard.provisioning.setting import Setting
@@ -32,30 +34,66 @@ class Attachments:
 
 @dataclass(slots=True)
 class Kind:
-    """`takes`: node share -> units per pod. `spread`: settled spread terms over domains."""
+    """`request`, `takes` (node share -> units): of a pod, or of all pods of the kind where they are one lot (`whole`).
+    `spread`: settled spread terms over domains; `ties`: other terms over domains that say where its pods are beside
+    others, `joins`: terms over hosts that do; `anchored`: affinity terms that only standing pods fulfil.
+    """
 
-    one: PodClass
+    request: Floats
     takes: dict[object, int]
-    spread: tuple[int, ...]
+    spread: tuple[int, ...] = ()
+    ties: tuple[int, ...] = ()
+    anchored: tuple[int, ...] = ()
+    joins: tuple[int, ...] = ()
+    whole: bool = False
     members: list[tuple[PodClass, int]] = field(default_factory=list)
 
     @property
     def demand(self) -> float:
-        return float(sum(many for _, many in self.members))
+        return 1.0 if self.whole else float(sum(many for _, many in self.members))
+
+    @property
+    def by_domain(self) -> bool:
+        """Whether it matters in which domain its pods are."""
+        return bool(self.spread or self.ties)
 
 
-def kinds_of(setting: Setting, state: Field, placed: Sequence[tuple[PodClass, int]]) -> list[Kind]:
-    """The kinds of so many pods of each class; classes without pods are left out."""
+def kinds_of(
+    setting: Setting,
+    state: Field,
+    placed: Sequence[tuple[PodClass, int]],
+    company: Company | None = None,
+    *,
+    tied: bool = False,
+) -> list[Kind]:
+    """The kinds of so many pods of each class; classes without pods are left out. `tied`: keep apart what terms tie to
+    others.
+    """
     settled = settled_spreads(setting, state)
     own = own_volumes(setting, state)
+    company = company_of(setting, state) if company is None else company
     found: dict[tuple[object, ...], Kind] = {}
+    whole = {c: at for at, together in enumerate(company.whole) for c in together}
     for one, many in placed:
         if many <= 0:
             continue
         takes = _takes(setting, one, own)
-        spread = tuple(n for n in one.carried if n in settled)
-        key = (one.rule, one.ports, one.request.tobytes(), tuple(takes.items()), spread)
-        kind = found.setdefault(key, Kind(one, takes, spread))
+        anchored = tuple(n for n in one.carried if n in company.anchored)
+        ties = company.ties(one.number) if tied else ()
+        joins = company.joins(one.number) if tied else ()
+        if one.number in whole:
+            kind = found.setdefault((whole[one.number],), Kind(np.zeros(len(one.request)), {}, whole=True))
+            kind.request = kind.request + one.request * many
+            kind.ties, kind.joins = (*kind.ties, *ties), (*kind.joins, *joins)
+            kind.anchored = (*kind.anchored, *anchored)
+            for name, each in takes.items():
+                kind.takes[name] = kind.takes.get(name, 0) + each * many
+        else:
+            spread = tuple(n for n in one.carried if n in settled)
+            key = (
+                one.rule, one.ports, one.request.tobytes(), tuple(takes.items()), spread, anchored, ties, joins,
+            )  # fmt: skip
+            kind = found.setdefault(key, Kind(one.request, takes, spread, ties, anchored, joins))
         kind.members.append((one, many))
     return list(found.values())
 
@@ -71,18 +109,6 @@ def settled_spreads(setting: Setting, state: Field) -> frozenset[int]:
         and bearers.get(n)
         and bearers[n] == counted.get(n, set())
     )
-
-
-def bearers_and_counted(setting: Setting) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
-    """Per term, the classes that carry it as a requirement, and those that it counts."""
-    bearers: dict[int, set[int]] = {}
-    counted: dict[int, set[int]] = {}
-    for one in setting.classes.classes:
-        for number in one.carried:
-            bearers.setdefault(number, set()).add(one.number)
-        for number in one.matched:
-            counted.setdefault(number, set()).add(one.number)
-    return bearers, counted
 
 
 def own_volumes(setting: Setting, state: Field) -> frozenset[tuple[str, str]]:
@@ -169,11 +195,29 @@ def attachments_left(setting: Setting, state: Field, driver: str) -> Floats:
     return out
 
 
-def open_to(setting: Setting, first: Field, one: PodClass) -> tuple[Bools, Bools]:
-    """(hosts, columns) that the pods standing there leave open to the class; whatever else is placed only closes more.
+def open_to(setting: Setting, first: Field, kind: Kind) -> tuple[Bools, Bools]:
+    """(hosts, columns) that the pods standing there leave open to the kind; whatever else is placed only closes more.
 
-    Affinity is not looked at, since whom a pod wants to join may still come.
+    Whom a pod wants to join may still come, unless nobody but standing pods can be what it asks for.
     """
+    alike = kind.members if kind.whole else kind.members[:1]
+    each = [_open_to(setting, first, one) for one, _ in alike]
+    hosts = np.logical_and.reduce([hosts for hosts, _ in each])
+    columns = np.logical_and.reduce([columns for _, columns in each])
+    for number in kind.anchored:
+        if number in first.at:
+            hosts &= first.matched[: first.count, first.at[number]] > 0
+            columns[:] = False
+            continue
+        state = first.by_domain[number]
+        held = state.matched > 0
+        hosts &= held[first.domain[state.term.key][: first.count]]
+        columns &= held[first.column_domain[state.term.key]]
+    return hosts, columns
+
+
+def _open_to(setting: Setting, first: Field, one: PodClass) -> tuple[Bools, Bools]:
+    """The same for one class, affinity aside."""
     terms = setting.classes.terms
     carried = tuple(n for n in one.carried if terms[n].kind is not TermKind.AFFINITY)
     hosts = first.capacity(one, carried) > 0 if first.count else np.zeros(0, np.bool_)

@@ -28,6 +28,33 @@ class Spread:
 
 
 @dataclass(slots=True)
+class Together:
+    """Lots that have `pods` pods between them, all in one domain: `lots_of` per domain."""
+
+    pods: float
+    lots_of: list[list[int]]
+
+
+@dataclass(slots=True)
+class Ceiling:
+    """Of `lots` there are `most` pods at most, and `each` more for every pod of `others`."""
+
+    lots: list[int]
+    most: float
+    others: list[int] = field(default_factory=list)
+    each: float = 0.0
+
+
+@dataclass(slots=True)
+class Joining:
+    """Pods of `lots` are only on nodes that hold one of `others`, but for the columns `free`."""
+
+    lots: list[int]
+    others: list[int]
+    free: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Model:
     """Lots with their demand by group (a kind split over domains has one lot per domain), and columns.
 
@@ -45,10 +72,29 @@ class Model:
     use: Floats
     left: Floats
     spreads: list[Spread] = field(default_factory=list)
+    together: list[Together] = field(default_factory=list)
+    ceilings: list[Ceiling] = field(default_factory=list)
+    joining: list[Joining] = field(default_factory=list)
 
     @property
     def lots(self) -> int:
         return len(self.group)
+
+    @property
+    def by_lot(self) -> bool:
+        """Whether each lot's pods are known and nothing is asked of several lots at once."""
+        tied = self.spreads or self.together or self.ceilings or self.joining
+        return len(self.demand) == self.lots and not tied
+
+    @property
+    def leading(self) -> list[int]:
+        """Lots that others join: a node holds no more of them than are meant."""
+        return sorted({lot for one in self.joining for lot in one.others})
+
+    @property
+    def balanced(self) -> list[bool]:
+        """Which of the variables that `balance` adds beyond those of lots are whole."""
+        return [False] * len(self.spreads) + [True] * sum(len(one.lots_of) for one in self.together)
 
 
 @dataclass(slots=True)
@@ -72,7 +118,8 @@ class PatternProgram:
     ) -> None:
         self.model, self.column, self.counts, self.broad = model, column, counts, broad
         self.rows = rows = Rows()
-        rows.rows([0.0] * model.lots, [INF] * model.lots)
+        leading = set(model.leading)
+        rows.rows([0.0] * model.lots, [0.0 if lot in leading else INF for lot in range(model.lots)])
         self.finite = [int(c) for c in np.nonzero(np.isfinite(model.times))[0]]
         self.group_row = rows.rows(model.demand.tolist(), model.demand.tolist())
         times = [float(model.times[c]) for c in self.finite]
@@ -141,7 +188,8 @@ class PatternProgram:
     def in_integers(self, seconds: float, work: Effort, start: Mapping[int, float]) -> "Solution | None":
         """The best plan found. `start`: how often each pattern is bought in a plan that is known."""
         model, many = self.model, len(self.column) + self.model.lots
-        whole = [True] * many + [False] * (len(self.rows.cost) - many)
+        whole = [True] * many + model.balanced
+        whole += [False] * (len(self.rows.cost) - len(whole))
         known = self._completed(start) if any(start.values()) else None
         found = solved_integer(self.rows.program(), whole, seconds, work, relative_gap=1e-4, start=known)
         if found is None or (np.isinf(found.low) and found.low > 0):
@@ -168,6 +216,11 @@ class PatternProgram:
                 for mine, standing in zip(spread.lots_of, spread.standing, strict=True)
             )
             out[self.first_delivered + lots + i] = 0.0 if spread.floor_zero else least
+        at = self.first_delivered + lots + len(self.model.spreads)
+        for one in self.model.together:
+            there = [float(given[mine].sum()) > 0 for mine in one.lots_of]
+            out[at : at + len(there)] = there
+            at += len(there)
         return out
 
     def _nodes(self, primal: Floats) -> list[tuple[int, Ints, int]]:
@@ -179,8 +232,9 @@ class PatternProgram:
 
 
 def balance(model: Model, rows: Rows, mine: list[list[tuple[int, float]]]) -> None:
-    """Add each lot's variable of delivered pods, `mine` being its entries so far, and the rows of the spreads: a
-    variable per spread is the floor that no domain is below and none further above than the skew.
+    """Add each lot's variable of delivered pods, `mine` being its entries so far, and the rows that tie lots to each other:
+    a variable per spread is the floor that no domain is below and none further above than the skew, one per domain that
+    pods together may be in is 1 where they are.
     """
     floors: list[tuple[list[tuple[int, float]], float]] = []
     for spread in model.spreads:
@@ -192,6 +246,19 @@ def balance(model: Model, rows: Rows, mine: list[list[tuple[int, float]]]) -> No
                 mine[lot] += [(over, 1.0), (under, 1.0)]
             floor += [(over, -1.0), (under, -1.0)]
         floors.append((floor, 0.0 if spread.floor_zero else INF))
+    for one in model.together:
+        only = rows.row(-INF, 1.0)
+        for lots in one.lots_of:
+            within = rows.row(-INF, 0.0)
+            for lot in lots:
+                mine[lot].append((within, 1.0))
+            floors.append(([(within, -one.pods), (only, 1.0)], 1.0))
+    for ceiling in model.ceilings:
+        row = rows.row(-INF, ceiling.most)
+        for lot in ceiling.lots:
+            mine[lot].append((row, 1.0))
+        for lot in ceiling.others:
+            mine[lot].append((row, -ceiling.each))
     for entries in mine:
         rows.variable(0.0, entries)
     for entries, most in floors:

@@ -16,7 +16,7 @@ import numpy as np
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.frontier import Frontier
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
-from nodeyard.provisioning.pattern_program import Model, PatternProgram, Solution
+from nodeyard.provisioning.pattern_program import Joining, Model, PatternProgram, Solution
 
 _MOST_PER_COLUMN = 12_000
 _MOST_PATTERNS = 250_000
@@ -102,7 +102,10 @@ class PatternSolver:
         order = np.lexsort((-room.sum(axis=1), model.cost[useful]))
         useful, room = useful[order], room[order]
         self.work.count(room.size * _COMPARING)
-        fits, use, scarce = self.fits[:, useful].T, model.use[useful], np.isfinite(model.times[useful])
+        fits, use = self.fits[:, useful].T, model.use[useful]
+        scarce = np.isfinite(model.times[useful]) | np.isin(
+            useful, [c for one in model.joining for c in one.free]
+        )
         beaten = np.zeros(len(useful), np.bool_)
         for i in range(len(useful)):
             if beaten[i] or scarce[i]:
@@ -142,14 +145,16 @@ class PatternSolver:
         model = self.model
         lots = np.nonzero(self.fits[:, column])[0]
         share = (model.request[lots] / np.maximum(model.room[column], 1e-9)).max(axis=1)
-        lots = lots[np.argsort(-share, kind="stable")]
+        leading = np.isin(lots, model.leading)
+        lots = lots[np.lexsort((-share, ~leading))]
+        joining = [one for one in model.joining if column not in one.free]
         free = model.room[column][None].copy()
         counts = np.zeros((1, model.lots), np.int64)
         for rank, lot in enumerate(lots.tolist()):
             needed = model.request[lot] > 0
             fit = np.floor((free[:, needed] / model.request[lot][needed]).min(axis=1) + 1e-9)
-            fit = np.minimum(fit, self.most[lot]).astype(np.int64)
-            if rank == len(lots) - 1:
+            fit = np.where(_joined(joining, lot, counts), np.minimum(fit, self.most[lot]), 0).astype(np.int64)
+            if rank == len(lots) - 1 and not leading.any():
                 counts[:, lot] = fit
                 free = free - fit[:, None] * model.request[lot]
                 break
@@ -164,9 +169,9 @@ class PatternSolver:
                 able = self._thrifty(column, counts, free, lots[rank + 1 :])
                 counts, free = counts[able], free[able]
         full = np.ones(len(counts), np.bool_)
-        for lot in lots.tolist():
+        for lot in lots[~np.isin(lots, model.leading)].tolist():
             room = (free >= model.request[lot] - 1e-9).all(axis=1) & (counts[:, lot] < self.most[lot])
-            full &= ~room
+            full &= ~(room & _joined(joining, lot, counts))
         counts = counts[full]
         return counts if len(counts) <= _MOST_PER_COLUMN else None
 
@@ -190,9 +195,15 @@ class PatternSolver:
         self._append(seeds)
 
     def _append(self, patterns: Sequence[tuple[int, Ints]]) -> None:
-        if patterns:
-            self.column = np.concatenate([self.column, np.array([c for c, _ in patterns], np.int64)])
-            self.counts = np.concatenate([self.counts, np.array([p for _, p in patterns], np.int64)])
+        if not patterns:
+            return
+        columns = np.array([c for c, _ in patterns], np.int64)
+        counts = np.array([p for _, p in patterns], np.int64)
+        for one in self.model.joining:
+            alone = ~np.isin(columns, one.free) & ~counts[:, one.others].any(axis=1)
+            counts[np.ix_(alone, np.array(one.lots, np.int64))] = 0
+        self.column = np.concatenate([self.column, columns])
+        self.counts = np.concatenate([self.counts, counts])
 
     def _generate(self, duals: tuple[Floats, Floats, Floats]) -> None:
         """Add fillings that these duals say are worth more than they cost: greedy ones, in shaken orders of worth."""
@@ -239,7 +250,7 @@ class PatternSolver:
     def solve(self, upper: float, *, integer_s: float, good_enough: float = 0.002) -> Answer:
         """The bound and, if the time allows, the best plan. `upper`: cost of the best plan known."""
         model = self.model
-        if not self.fits.any(axis=1).all() and not model.spreads:
+        if not np.bincount(model.group, self.fits.any(axis=1), len(model.demand)).all():
             return Answer(0.0)
         active = self._first_patterns()
         bound, duals = -np.inf, (np.zeros(model.lots), np.zeros(len(model.cost)), np.zeros(len(model.left)))
@@ -323,7 +334,7 @@ class PatternSolver:
         """Whether lots are all there is to place, each by itself, and columns may be used at will."""
         model = self.model
         scarce = bool(np.isfinite(model.times).any()) or len(model.left) > 0
-        return not (model.spreads or scarce or len(model.demand) != model.lots)
+        return model.by_lot and not scarce
 
     def _searched(self, able: Ints, value: Floats, upper: float, spare: Callable[[], float]) -> Answer:
         """The search in full, as far as it comes; a better plan is where the integer program starts."""
@@ -416,6 +427,15 @@ class PatternSolver:
         return built.in_integers(
             seconds, self.work, {i: self.start.get(int(p), 0.0) for i, p in enumerate(active)}
         )
+
+
+def _joined(joining: Sequence[Joining], lot: int, counts: Ints) -> Bools:
+    """Which fillings may hold pods of the lot beside what they hold."""
+    out = np.ones(len(counts), np.bool_)
+    for one in joining:
+        if lot in one.lots:
+            out &= counts[:, one.others].any(axis=1)
+    return out
 
 
 def _rounded(times: Floats, active: Ints, counts: Ints, left: Floats) -> list[tuple[int, int]]:

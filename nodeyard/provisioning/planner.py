@@ -268,9 +268,10 @@ def _homes(setting: Setting) -> list[int]:
 
 def _worthwhile(setting: Setting, joint: Joint) -> bool:
     """Whether the program that decides all at once has more to decide than packing, and knows all there is."""
-    limited, spread = Limits(setting.columns, setting.hosts).any, any(k.spread for k in joint.kinds)
+    limited = Limits(setting.columns, setting.hosts).any
+    tied = any(k.by_domain or k.whole or k.joins for k in joint.kinds)
     pools = joint.shares_pools() and _search_s(setting.options) >= _LONG_SEARCH_S
-    return bool(limited or joint.host_groups or spread or pools) and joint.knows_all()
+    return bool(limited or joint.host_groups or tied or pools) and joint.knows_all()
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------

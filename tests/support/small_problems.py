@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support.invented_market import ZONES, instance_type, offering
-from tests.support.kube_rules import CAPACITY_TYPE, HOST, ZONE
+from tests.support.kube_rules import CAPACITY_TYPE, HOST, REQUIRED, ZONE
 from tests.support.manifests import daemon, node, pod, pool, required, spread
 from tests.support.problems import PlanningProblem
 
@@ -28,7 +28,7 @@ def small_problem(pick: Pick) -> PlanningProblem:
     """One problem; simpler ones for lower numbers."""
     objects = [pool(capacity_types=("spot", "on-demand"))]
     objects += _replicas(pick, "a", "b", 3)
-    objects += _replicas(pick, "b", "a", 2)
+    objects += _replicas(pick, "b", "a", 2, followed=_followed_by(objects[-1], "b"))
     if pick(0, 1):
         objects.append(daemon("agent", 100, 100))
     if pick(0, 2) == 2:
@@ -52,8 +52,14 @@ def _market(pick: Pick) -> dict[str, Json]:
     return out
 
 
-def _replicas(pick: Pick, app: str, other: str, most: int) -> list[Json]:
-    """Replicas of one app."""
+def _followed_by(replica: Json, app: str) -> str:
+    """The key by which the pod follows the app's, if it does."""
+    terms = replica["spec"].get("affinity", {}).get("podAffinity", {}).get(REQUIRED, [])
+    return next((t["topologyKey"] for t in terms if t["labelSelector"]["matchLabels"]["app"] == app), "")
+
+
+def _replicas(pick: Pick, app: str, other: str, most: int, followed: str = "") -> list[Json]:
+    """Replicas of one app. `followed`: the key by which the other's follow them; on a host, nobody follows in return."""
     spec: Json = {}
     match pick(0, 9):
         case 1:
@@ -66,10 +72,12 @@ def _replicas(pick: Pick, app: str, other: str, most: int) -> list[Json]:
             spec["affinity"] = required("podAntiAffinity", (HOST, ZONE)[pick(0, 1)], {"app": app})
         case 5:
             spec["affinity"] = required("podAffinity", (HOST, ZONE)[pick(0, 1)], {"app": app})
-        case 6:
+        case 6 if followed != HOST:
             spec["affinity"] = required("podAffinity", ZONE, {"app": other})
         case 7:
             spec["affinity"] = required("podAntiAffinity", HOST, {"app": other})
+        case 8 if not followed:
+            spec["affinity"] = required("podAffinity", HOST, {"app": other})
     match pick(0, 5):
         case 1:
             spec["nodeSelector"] = {CAPACITY_TYPE: "on-demand"}
