@@ -11,6 +11,7 @@ from typing import Final
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import Steadiness
+from nodeyard.disruption.commands import MARK
 from nodeyard.disruption.model import Block, Candidate, Fate, Move, Reason, Rule, View
 from nodeyard.disruption.replacement import choices, narrowed
 from nodeyard.provisioning.model import OfferingRef, PlannedNode
@@ -30,9 +31,9 @@ def steadied(
     view: View, gone: Sequence[Candidate], new: Sequence[PlannedNode]
 ) -> tuple[PlannedNode, ...] | Block:
     """The new nodes without the offerings that would undo or repeat a recent move, or why the move is not made."""
-    bought_again = next((block for c in gone if (block := _bought_again(view, c)) is not None), None)
-    if bought_again is not None:
-        return bought_again
+    again = next((block for c in gone if (block := bought_again(view, c)) is not None), None)
+    if again is not None:
+        return again
     kept: list[PlannedNode] = []
     for node in new:
         left = _without_barred(view, gone, node)
@@ -107,16 +108,29 @@ def _name(ref: OfferingRef) -> str:
 
 def _left_for(view: View, gone: Sequence[Candidate]) -> dict[str, float]:
     """Offerings that were left for what now would go, and until when they are not gone back to."""
-    own = {(c.pool, offering_of(c)) for c in gone}
+    came_of = {_came_of(view, c) for c in gone} - {""}
     barred: dict[str, float] = {}
-    for move in view.moves:
+    for move in view.moves if came_of else ():
+        if command_of_move(move) not in came_of or move.fate is Fate.UNDONE:
+            continue
         until = move.at + no_return_s(view, move.pool)
-        if move.fate is Fate.UNDONE or view.now >= until or own.isdisjoint((move.pool, c) for c in move.came):
+        if view.now >= until:
             continue
         for left in move.left:
             if left not in move.came:
                 barred[left] = max(until, barred.get(left, until))
     return barred
+
+
+def _came_of(view: View, candidate: Candidate) -> str:
+    """The command that the node was made by, empty where it was none."""
+    claim = view.snapshot.claims.get(candidate.claim)
+    return claim.annotations.get(MARK, "") if claim is not None else ""
+
+
+def command_of_move(move: Move) -> str:
+    """The id of the command that the move was a part of."""
+    return move.id.partition("/")[0]
 
 
 def _failing(view: View, gone: Sequence[Candidate]) -> dict[str, float]:
@@ -136,19 +150,21 @@ def doubling(failures: int, first_s: float, longest_s: float) -> float:
     return min(longest_s, first_s * 2.0 ** min(failures - 1, 40)) if failures > 0 else 0.0
 
 
-def _bought_again(view: View, candidate: Candidate) -> Block | None:
-    """A node made for pods that one of its own type had to give up is worth keeping for a while."""
+def bought_again(view: View, candidate: Candidate) -> Block | None:
+    """Why a node stays for a while that was made for pods which one of its own type had to give up; None: it may go."""
     claim = view.snapshot.claims.get(candidate.claim)
     if claim is None or keys.REPLACES in claim.annotations:
         return None
-    own = offering_of(candidate)
+    own, kept_s = offering_of(candidate), no_return_s(view, candidate.pool)
+    if view.now >= claim.created_at + kept_s:
+        return None
     for move in view.moves:
-        soon = move.at < claim.created_at <= move.at + _BOUGHT_AGAIN_S
-        until = move.at + no_return_s(view, move.pool)
+        if not (move.at < claim.created_at <= move.at + _BOUGHT_AGAIN_S and view.now < move.at + kept_s):
+            continue
         given_up = move.pool == candidate.pool and own in move.left and own not in move.came
-        if soon and view.now < until and given_up and move.reason is Reason.UNDERUTILIZED:
+        if given_up and move.reason is Reason.UNDERUTILIZED:
             message = f"one like it was given up and had to be bought again: {own}"
-            return Block(Rule.RETURN, message, {"command": move.id, "until": until})
+            return Block(Rule.RETURN, message, {"command": move.id, "until": move.at + kept_s})
     return None
 
 

@@ -34,6 +34,7 @@ from nodeyard.disruption.outlook import Outlook
 from nodeyard.disruption.replacement import cheaper
 from nodeyard.disruption.simulation import Simulation
 from nodeyard.disruption.vicinity import Answers
+from nodeyard.disruption.worth import Appraisal
 from nodeyard.provisioning.model import Plan
 from nodeyard.state.cluster import Snapshot
 
@@ -68,6 +69,7 @@ class Pass:
         self.outlook = Outlook(view.snapshot, view.now, burdens, surge=view.options.surge)
         self.simulation = Simulation(view, planner, self.found, answers)
         self.remembers = answers is not None
+        self.appraisal = answers.appraisal if answers is not None else Appraisal()
         self.complete = True
         self.thorough = True
         """Whether every node that could be planned about was, as well as that is done at all."""

@@ -9,18 +9,17 @@ several is judged as Karpenter does. Source: Karpenter documentation, "Consolida
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from nodeyard.api import labels as keys
-from nodeyard.disruption.hysteresis import steadied
+from nodeyard.disruption.hysteresis import bought_again, steadied
 from nodeyard.disruption.judgement import Pass, consolidation_blocks, is_empty, proposal_of, unbalanced
 from nodeyard.disruption.model import Action, Block, Candidate, Command, Proposal, Reason, Rule
 from nodeyard.disruption.replacement import cheaper, choices, narrowed, same_or_wider
 from nodeyard.disruption.unfolding import RISE
-from nodeyard.disruption.worth import worth_of
 from nodeyard.provisioning.model import Options, Placement, PlannedNode, Problem
 
 _SIZES: Final = (2, 3, 4, 6, 8, 12, 16, 24, 36, 54, 81, 120)
@@ -34,6 +33,8 @@ _FEW: Final = 4
 """Fewer are left to looks at single nodes and to thorough ones at groups."""
 _WASTEFUL: Final = 0.05
 """Of what a node costs: one that wastes less is in no first group."""
+_LITTLE: Final = 0.001
+"""Of what all nodes cost: a first group that could save less is not asked about in parts; single nodes have their turn."""
 _SMALL_FIRST: Final = 0.75
 """Nodes are ranked by their waste over this power of their cost. Of nine hours of a replayed day, first groups saved as much
 so as by the square root, in three quarters of the time, and twice as much as by the share that is wasted.
@@ -58,9 +59,9 @@ def first_exchange(run: Pass) -> Exchange | None:
     if run.view.options.deadline_s <= 0 or len(free) < _FEW:
         return None
     group = _within_budgets(run, [c for c, waste in _wasted(run, free) if waste > _WASTEFUL * _cost(c)])
-    group = group[:_AT_ONCE]
+    group, least = group[:_AT_ONCE], _LITTLE * sum(map(_cost, run.found))
     while len(group) >= _FEW:
-        found = judge_group(run, group, thorough=False)
+        found = judge_group(run, group, thorough=False, least=least)
         if isinstance(found, Exchange):
             return found
         group = group[: len(group) // 2]
@@ -103,6 +104,8 @@ def _free(run: Pass) -> list[Candidate]:
         pool = run.pool(candidate)
         if candidate.blocks or candidate.price_per_hour is None or pool is None or is_empty(run, candidate):
             continue
+        if bought_again(run.view, candidate) is not None:
+            continue
         if any(consolidation_blocks(run, candidate, Reason.UNDERUTILIZED)):
             continue
         out.append(candidate)
@@ -120,7 +123,7 @@ def _wasted(run: Pass, free: Sequence[Candidate]) -> list[tuple[Candidate, float
     gone = frozenset(c.node for c in free)
     problem = Problem(view.snapshot, pods, view.catalogues, view.now, without_nodes=gone)
     options = Options(node_charge_usd_per_hour=view.options.node_charge_usd_per_hour)
-    worth = worth_of(problem, options).of_shape
+    worth = run.appraisal.of(problem, options)
     shape = {pod: view.snapshot.successor(view.snapshot.pods[pod]) for pod in pods}
     held = {c.node: sum(worth.get(shape[pod], 0.0) for pod in c.pods) for c in free}
     wasted = [(c, _cost(c) - held[c.node]) for c in free]
@@ -145,12 +148,26 @@ def _within_budgets(run: Pass, group: Sequence[Candidate]) -> list[Candidate]:
     return out
 
 
-def judge_group(run: Pass, group: Sequence[Candidate], *, thorough: bool = True) -> Exchange | Block:
-    """What would become of the group's pods, if that is worth it, or what stops it. `thorough` False: by the first plan."""
+def judge_group(
+    run: Pass, group: Sequence[Candidate], *, thorough: bool = True, least: float = 0.0
+) -> Exchange | Block:
+    """What would become of the group's pods, if that is worth it, or what stops it. `thorough` False: by the first plan;
+    `least`: a part of the group is asked about where the plan for all of it saves more, USD per hour.
+    """
     plan = run.simulation.without(group, thorough=thorough)
+    bought = sum(n.price_per_hour + n.node_charge_per_hour for n in plan.nodes)
+    hopeful = sum(map(_cost, group)) - bought >= least
+
+    def for_the_rest(staying: frozenset[str], why: Block) -> Exchange | Block:
+        """The same for those of the group that are left, which single nodes are not: they are judged by themselves."""
+        rest = [c for c in group if c.node not in staying]
+        if not hopeful or not 1 < len(rest) < len(group):
+            return why
+        return judge_group(run, rest, thorough=thorough, least=least)
+
     if twins := made_again(plan.nodes, group):
         why = Block(Rule.NOT_CHEAPER, "nodes like those that go would be made again", {"nodes": len(twins)})
-        return _judge_without(run, group, twins, why, thorough=thorough)
+        return for_the_rest(twins, why)
     own = {pod for c in group for pod in c.pods}
     refused = next((u for u in plan.unschedulable if u.pod in own), None)
     if refused is not None:
@@ -161,26 +178,24 @@ def judge_group(run: Pass, group: Sequence[Candidate], *, thorough: bool = True)
     priced_nodes = priced(run, plan.nodes, group)
     nodes = priced_nodes if isinstance(priced_nodes, Block) else _below_ceiling(run, priced_nodes)
     if isinstance(nodes, Block):
-        return _judge_without(run, group, _twins(plan.nodes, group), nodes, thorough=thorough)
+        return for_the_rest(_twins(plan.nodes, group), nodes)
     steady = steadied(run.view, list(group), nodes)
     if isinstance(steady, Block):
-        return _judge_without(run, group, _going_back(run, group, nodes), steady, thorough=thorough)
-    saves = sum(map(_cost, group))
-    saves -= sum(n.price_per_hour + n.node_charge_per_hour for n in steady)
+        return for_the_rest(_going_back(run, group, nodes), steady)
+    return _agreed(run, group, steady, plan.existing, for_the_rest)
+
+
+def _agreed(
+    run: Pass, group: Sequence[Candidate], nodes: tuple[PlannedNode, ...], moves: tuple[Placement, ...],
+    for_the_rest: Callable[[frozenset[str], Block], Exchange | Block],
+) -> Exchange | Block:  # fmt: skip
+    """The exchange, if it saves anything and the group's pools agree to it."""
+    saves = sum(map(_cost, group)) - sum(n.price_per_hour + n.node_charge_per_hour for n in nodes)
     if saves <= _EPSILON:
         return Block(Rule.NOT_CHEAPER, "the nodes made would cost as much")
     if (block := unbalanced(run, group, saves)) is not None:
-        unwilling = frozenset(c.node for c in group if c.pool == block.facts["pool"])
-        return _judge_without(run, group, unwilling, block, thorough=thorough)
-    return Exchange(tuple(group), tuple(steady), plan.existing, saves)
-
-
-def _judge_without(
-    run: Pass, group: Sequence[Candidate], staying: frozenset[str], why: Block, *, thorough: bool
-) -> Exchange | Block:
-    """The same for those of the group that are left, which single nodes are not: they are judged by themselves."""
-    rest = [c for c in group if c.node not in staying]
-    return judge_group(run, rest, thorough=thorough) if 1 < len(rest) < len(group) else why
+        return for_the_rest(frozenset(c.node for c in group if c.pool == block.facts["pool"]), block)
+    return Exchange(tuple(group), nodes, moves, saves)
 
 
 def made_again(nodes: Sequence[PlannedNode], group: Sequence[Candidate]) -> frozenset[str]:

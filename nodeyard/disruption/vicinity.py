@@ -17,6 +17,7 @@ from nodeyard.disruption.model import Candidate
 from nodeyard.disruption.remembering import without_status
 from nodeyard.disruption.resident import Resident
 from nodeyard.disruption.screening import Screen
+from nodeyard.disruption.worth import Appraisal
 from nodeyard.provisioning.model import Plan, Problem
 from nodeyard.state.cluster import Snapshot
 
@@ -26,10 +27,10 @@ Told = tuple[object, ...]
 
 
 class Answers:
-    """What the planner said about single nodes, and the cluster as it was compiled last. Not thread-safe."""
+    """What the planner said about single nodes, the cluster as it was compiled last and what its pods were worth. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.resident = Resident()
+        self.resident, self.appraisal = Resident(), Appraisal()
         self.terms = object()
         """Another one whenever something that concerns all questions is."""
         self._told: Told = ()

@@ -5,6 +5,7 @@ difference; the sum of all wastes is the distance from the relaxation's bound. N
 wasteful nodes first.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,13 +14,17 @@ import numpy as np
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pod import ShapeId
+from nodeyard.api.pool import Pool
 from nodeyard.cloudprovider.model import Catalogue
+from nodeyard.disruption.remembering import without_status
 from nodeyard.provisioning.compiling import compile_problem
 from nodeyard.provisioning.labelled import Bools, Ints
 from nodeyard.provisioning.linear import Kinds, Market, Relaxation, relax
 from nodeyard.provisioning.model import Options, Problem
 from nodeyard.provisioning.setting import Setting
 
+_MOVED: Final = 0.1
+"""Of what ran, the most that may have come or gone before its worth is found out anew."""
 _PER_SIZE: Final = 8
 """Types kept of each size (a factor of the square root of two)."""
 
@@ -59,6 +64,44 @@ def worth_of(problem: Problem, options: Options) -> Worth:
         for key in one.pods:
             worth[problem.snapshot.successor(problem.snapshot.pods[key])] = value
     return Worth(worth, _good_types(setting, found, chosen, allowed), offered(setting))
+
+
+class Appraisal:
+    """What pods were found worth last, for as long as the same is on offer and about the same runs. Ranks nodes; what a
+    change saves is always planned. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._offer: tuple[object, ...] = ()
+        self._pools: tuple[Pool, ...] = ()
+        self._running: Counter[ShapeId] = Counter()
+        self._worth: Mapping[ShapeId, float] = {}
+
+    def of(self, problem: Problem, options: Options) -> Mapping[ShapeId, float]:
+        """The worth of one pod of each of the problem's shapes, USD per hour."""
+        cluster, catalogues = problem.snapshot, problem.catalogues
+        running = Counter(cluster.successor(cluster.pods[key]) for key in problem.pods)
+        offer = (options, *catalogues, *catalogues.values())
+        pools = tuple(map(without_status, cluster.pools.values()))
+        if not (self._same_offer(offer) and pools == self._pools and self._still_holds(running)):
+            self._offer, self._pools, self._running = offer, pools, running
+            self._worth = worth_of(problem, options).of_shape
+        return self._worth
+
+    def _same_offer(self, offer: tuple[object, ...]) -> bool:
+        return len(offer) == len(self._offer) and all(
+            a is b or (isinstance(a, str | Options) and a == b)
+            for a, b in zip(offer, self._offer, strict=True)
+        )
+
+    def _still_holds(self, running: Counter[ShapeId]) -> bool:
+        """Whether what came and went since is worth little of what ran."""
+        if not running.keys() <= self._running.keys():
+            return False
+        worth, before = self._worth, self._running
+        ran = sum(many * worth.get(shape, 0.0) for shape, many in before.items())
+        moved = sum(abs(running[shape] - many) * worth.get(shape, 0.0) for shape, many in before.items())
+        return moved <= _MOVED * ran
 
 
 def _usable(setting: Setting, number: int) -> Bools:

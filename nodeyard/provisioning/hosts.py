@@ -58,12 +58,12 @@ class Hosts:
         self.room: Floats = np.zeros((self.count, len(resources)))
         for j, resource in enumerate(resources):
             self.room[:, j] = [h.allocatable.get(resource, 0) for h in self.hosts]
-        self.pod_host: Ints = np.array([i for i, h in enumerate(self.hosts) for _ in h.pods], np.int64)
-        shapes: dict[str, int] = {}
-        self.pod_shape: Ints = np.array(
-            [shapes.setdefault(p.shape, len(shapes)) for h in self.hosts for p in h.pods], np.int64
-        )
-        self.shapes = list(shapes)
+        standing = [p.shape for h in self.hosts for p in h.pods]
+        many = np.array([len(h.pods) for h in self.hosts], np.int64)
+        self.pod_host: Ints = np.repeat(np.arange(self.count), many)
+        self.shapes = list(dict.fromkeys(standing))
+        number = {shape: i for i, shape in enumerate(self.shapes)}
+        self.pod_shape: Ints = np.fromiter(map(number.__getitem__, standing), np.int64, len(standing))
         self.coming: list[tuple[PodShape, Bools]] = []
         """Daemons still to come, and to which hosts."""
 
@@ -139,12 +139,10 @@ def _host_of(problem: Problem, node: Node, moving: set[PodKey], promised: set[Po
         for resource, amount in claim.allocatable.items():
             if not allocatable.get(resource):
                 allocatable[resource] = amount
-    bound = snapshot.pods_on.get(node.name, frozenset())
-    pods = (
-        [snapshot.pods[key] for key in bound if key not in moving]
-        if moving
-        else [snapshot.pods[k] for k in bound]
-    )
+    bound: Iterable[PodKey] = snapshot.pods_on.get(node.name, ())
+    if not moving.isdisjoint(bound):
+        bound = [key for key in bound if key not in moving]
+    pods = list(map(snapshot.pods.__getitem__, bound))
     if claim:
         pods += _promised(problem, claim, moving, promised)
     return Host(

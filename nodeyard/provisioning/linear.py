@@ -128,9 +128,9 @@ def _first_columns(kinds: Kinds, room: Floats, market: Market) -> Ints:
         usable = np.nonzero(kinds.allowed[row] & bought)[0]
         if not len(usable):
             picked.update(np.nonzero(kinds.allowed[row])[0].tolist())
-        for mix in range(len(mixes)):
-            best = usable[np.argsort(-worth[usable, mix], kind="stable")[:several]]
-            picked.update(int(b) for b in best)
+        else:
+            best = np.argsort(-worth[usable, : len(mixes)], axis=0, kind="stable")[:several]
+            picked.update(usable[best].ravel().tolist())
         if len(picked) > 400:
             several = 1
             mixes = mixes[:2]
@@ -223,14 +223,15 @@ def _node_columns(
     room: Floats, market: Market, chosen: Ints, n_kind: int, n_res: int, n_lim: int
 ) -> tuple[Ints, Floats, Ints]:
     """The matrix part of the node counts: room gained per resource, limits used."""
-    index, value, start = [], [], [0]
-    for number, column in enumerate(chosen):
-        held = np.nonzero(room[column] > 0)[0]
-        used = np.nonzero(market.use[column])[0] if n_lim else np.zeros(0, np.int64)
-        index.append(np.concatenate([n_kind + number * n_res + held, n_kind + len(chosen) * n_res + used]))
-        value.append(np.concatenate([room[column][held], market.use[column][used] if n_lim else np.zeros(0)]))
-        start.append(start[-1] + len(held) + len(used))
-    return np.concatenate(index), np.concatenate(value), np.array(start, np.int64)
+    part = np.hstack([room[chosen], market.use[chosen]]) if n_lim else room[chosen]
+    offset = np.arange(n_kind, n_kind + len(chosen) * n_res, n_res)[:, None]
+    row = offset + np.arange(n_res)
+    if n_lim:
+        limits = n_kind + len(chosen) * n_res + np.arange(n_lim)
+        row = np.hstack([row, np.broadcast_to(limits, (len(chosen), n_lim))])
+    held = np.hstack([part[:, :n_res] > 0, part[:, n_res:] != 0])
+    start = np.concatenate([[0], np.cumsum(held.sum(axis=1))])
+    return row[held], part[held], start
 
 
 def _fair_cost(market: Market, toll: Floats) -> Floats:

@@ -13,9 +13,10 @@ import msgspec
 
 from nodeyard.disruption.burdens import Burdens
 from nodeyard.disruption.expiry import expired
-from nodeyard.disruption.hysteresis import REMEMBERED_S, offering_of
+from nodeyard.disruption.hysteresis import REMEMBERED_S, command_of_move
 from nodeyard.disruption.methods import URGENT, WITHOUT_COURSES, decide, together
 from nodeyard.disruption.model import Command, Fate, Move, Options, Outcome, Planner, Reason, Rule, View
+from nodeyard.disruption.moves import begun
 from nodeyard.disruption.validation import validate
 from nodeyard.disruption.vicinity import Answers
 from nodeyard.replay.baseline import remove_empty
@@ -173,7 +174,7 @@ class Reallocating:
         self._remember(command)
         for node in command.nodes:
             self._world.taint(node, command.id)
-        replacements = self._world.launch(command.replacements, mark=command.id, promise=False)
+        replacements = self._world.launch(command.replacements, replacing=command)
         under_way = _UnderWay(command, replacements)
         self._under_way.append(under_way)
         if not replacements:
@@ -187,16 +188,14 @@ class Reallocating:
 
     def _remember(self, command: Command) -> None:
         now = self._world.wall
-        self._memory = {id_: m for id_, m in self._memory.items() if now - m.at < REMEMBERED_S}
-        came = tuple(f"{n.instance_type}/{n.capacity_type}" for n in command.replacements)
-        left = tuple(offering_of(c) for c in command.candidates)
-        self._memory[command.id] = Move(
-            command.id, command.candidates[0].pool, command.reason, left, came, now
-        )
+        kept = {id_: m for id_, m in self._memory.items() if now - m.at < REMEMBERED_S}
+        self._memory = kept | {move.id: move for move in begun(command, now)}
 
     def _ended(self, command: Command, fate: Fate) -> None:
-        if (move := self._memory.get(command.id)) is not None:
-            self._memory[command.id] = msgspec.structs.replace(move, fate=fate, ended_at=self._world.wall)
+        now = self._world.wall
+        for id_, move in self._memory.items():
+            if command_of_move(move) == command.id:
+                self._memory[id_] = msgspec.structs.replace(move, fate=fate, ended_at=now)
 
     def _arrived(self, name: str) -> None:
         for under_way in list(self._under_way):

@@ -6,6 +6,7 @@ state at any time. An evicted pod comes back at once under another name, as from
 """
 
 import enum
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -27,6 +28,7 @@ from nodeyard.api.pool import Pool
 from nodeyard.api.selectors import Value
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.commands import DISRUPTED_TAINT, MARK
+from nodeyard.disruption.model import Command
 from nodeyard.provisioning.claims import claim_names, claim_of, planned_pods_of
 from nodeyard.provisioning.model import PlannedNode
 from nodeyard.replay.bill import Bill
@@ -230,8 +232,13 @@ class World:
         return found
 
     # --- nodes ----------------------------------------------------------------------------------------------------------
-    def launch(self, nodes: Sequence[PlannedNode], *, mark: str = "", promise: bool = True) -> list[str]:
-        """Claims for planned nodes, launched at their first choice. `promise`: their pods are planned for them."""
+    def launch(self, nodes: Sequence[PlannedNode], *, replacing: Command | None = None) -> list[str]:
+        """Claims for planned nodes, launched at their first choice. Their pods are planned for them, unless they replace
+        nodes of a command.
+        """
+        annotations = {}
+        if replacing is not None:
+            annotations = {MARK: replacing.id, keys.REPLACES: json.dumps(replacing.nodes)}
         self._launches += 1
         plan_id = f"p{self._launches}"
         names = claim_names(plan_id, nodes)
@@ -241,7 +248,7 @@ class World:
             found = self.catalogue.by_name[node.instance_type]
             claim = claim_of(
                 node, pool, name=name, plan_id=plan_id, group="replay", epoch=None,
-                annotations={MARK: mark} if mark else {}, pods=None if promise else (),
+                annotations=annotations, pods=None if replacing is None else (),
             )  # fmt: skip
             own = {k: values[0] for k, values in found.requirements.items() if len(values) == 1}
             where = {

@@ -11,10 +11,11 @@ from nodeyard.api import labels as keys
 from nodeyard.api.node import NodeClaim
 from nodeyard.api.pool import Budget, Renewal
 from nodeyard.disruption.budgets import active, limit, next_change
+from nodeyard.disruption.commands import MARK
 from nodeyard.disruption.expiry import expired, expiring
 from nodeyard.disruption.hysteresis import no_return_s
 from nodeyard.disruption.methods import decide
-from nodeyard.disruption.model import Fate, Move, Options, Reason
+from nodeyard.disruption.model import Command, Fate, Move, Options, Reason
 from nodeyard.disruption.moves import begun
 from nodeyard.disruption.waves import Wave
 from nodeyard.state.cluster import Kind
@@ -47,22 +48,23 @@ def test_prices_may_swing_but_a_node_does_not_swing_with_them(
         moves.append(msgspec.structs.replace(move, fate=fate, ended_at=now))
         if works:
             (new,) = command.replacements
-            _exchange(build, command.nodes[0], f"n{number + 1}", new.instance_type, new.capacity_type)
+            _exchange(build, command, f"n{number + 1}", new.instance_type, new.capacity_type)
 
 
 def _is_steady(move: Move, before: list[Move], window_s: float) -> None:
+    made = next((old for old in reversed(before) if old.fate is Fate.DONE), None)
+    assert made is None or move.at - made.at >= window_s or not set(move.came) & set(made.left)
     for old in before:
-        back = set(move.left) & set(old.came) and set(move.came) & set(old.left)
-        assert not (back and old.fate is Fate.DONE and move.at - old.at < window_s)
         again = (move.left, move.came) == (old.left, old.came)
         assert not (again and old.fate is Fate.UNDONE and move.at - old.ended_at < 600.0)
 
 
-def _exchange(build: Builder, old: str, new: str, type_: str, capacity_type: str) -> None:
+def _exchange(build: Builder, command: Command, new: str, type_: str, capacity_type: str) -> None:
     build.put(Kind.POD, "default/p", None)
-    build.put(Kind.NODE, old, None)
-    build.put(Kind.NODE_CLAIM, f"{old}-c", None)
-    build.node(new, type_, capacity_type=capacity_type, claim={"annotations": {keys.REPLACES: "[]"}})
+    build.put(Kind.NODE, command.nodes[0], None)
+    build.put(Kind.NODE_CLAIM, f"{command.nodes[0]}-c", None)
+    annotations = {MARK: command.id, keys.REPLACES: "[]"}
+    build.node(new, type_, capacity_type=capacity_type, claim={"annotations": annotations})
     build.pod("p", new)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import Steadiness
+from nodeyard.disruption.commands import MARK
 from nodeyard.disruption.hysteresis import doubling, pool_backoff
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Block, Command, Fate, Move, Options, Reason, Rule
@@ -18,13 +19,13 @@ HOUR = 3600.0
 NOTHING_WANTED = Steadiness()
 
 
-def one_too_large(steadiness: Steadiness = NOTHING_WANTED, pods: int = 1) -> Builder:
-    """An m5.4xlarge (0.80) whose pods fit on an m5.large; spot costs as much as on-demand."""
+def one_too_large(steadiness: Steadiness = NOTHING_WANTED, pods: int = 1, made_by: str = "") -> Builder:
+    """An m5.4xlarge (0.80) whose pods fit on an m5.large; spot costs as much as on-demand. `made_by`: a command."""
     build = Builder()
     pool = build.pool()
     wants = msgspec.structs.replace(pool.disruption, steadiness=steadiness)
     build.put(Kind.POOL, "default", msgspec.structs.replace(pool, disruption=wants))
-    build.node("a", "m5.4xlarge")
+    build.node("a", "m5.4xlarge", claim={"annotations": {MARK: made_by} if made_by else {}})
     for i in range(pods):
         build.pod(f"p{i}", "a")
     return build
@@ -92,35 +93,36 @@ def test_empty_nodes_go_however_little_that_saves() -> None:
 
 
 # --- back and forth -------------------------------------------------------------------------------------------------
-def test_a_type_that_was_left_is_not_gone_back_to_within_the_time() -> None:
-    build = one_too_large()
+def test_a_node_is_not_exchanged_for_what_it_was_made_in_place_of_within_the_time() -> None:
+    build = one_too_large(made_by="back")
     assert "m5.large" in types_of(looked(build))
-    back = move("m5.large/spot", "m5.4xlarge/on-demand", 0.5 * HOUR)
+    back = move("m5.large/spot", "m5.4xlarge/on-demand", 0.5 * HOUR, id="back/default")
     assert "m5.large" not in types_of(looked(build, back))
-    everything = [
-        move(f"{type_}/{kind}", "m5.4xlarge/on-demand", 0.5 * HOUR)
-        for type_ in ("m5.large", "m5.xlarge", "m5.2xlarge", "m5.4xlarge")
-        for kind in (keys.ON_DEMAND, keys.SPOT)
-    ]
-    assert looked(build, *everything) is Rule.RETURN
-    later = [msgspec.structs.replace(m, at=NOW - 1.1 * HOUR) for m in everything]
-    assert isinstance(looked(build, *later), Command)
+    sold = (f"{type_}/{kind}" for type_ in TYPES for kind in (keys.ON_DEMAND, keys.SPOT))
+    everything = msgspec.structs.replace(back, left=tuple(sold), came=())
+    assert looked(build, everything) is Rule.RETURN
+    assert isinstance(looked(build, msgspec.structs.replace(everything, at=NOW - 1.1 * HOUR)), Command)
+
+
+@pytest.mark.parametrize("made_by", ["", "another"])
+def test_a_node_that_no_such_move_made_may_go_for_any_type(made_by: str) -> None:
+    """One of its type came in place of an m5.large, but not this one."""
+    back = move("m5.large/spot", "m5.4xlarge/on-demand", 60.0, id="back/default")
+    assert "m5.large" in types_of(looked(one_too_large(made_by=made_by), back))
 
 
 def test_the_time_may_be_the_pools_own() -> None:
-    def bars(build: Builder, ago_s: float) -> bool:
-        back = move("m5.large/spot", "m5.4xlarge/on-demand", ago_s)
-        return "m5.large" not in types_of(looked(build, back))
+    def bars(steadiness: Steadiness, ago_s: float) -> bool:
+        back = move("m5.large/spot", "m5.4xlarge/on-demand", ago_s, id="back/default")
+        return "m5.large" not in types_of(looked(one_too_large(steadiness, made_by="back"), back))
 
-    assert bars(one_too_large(Steadiness(no_return_s=10 * HOUR)), 9 * HOUR)
-    assert not bars(one_too_large(Steadiness(no_return_s=0.0)), 60.0)
+    assert bars(Steadiness(no_return_s=10 * HOUR), 9 * HOUR)
+    assert not bars(Steadiness(no_return_s=0.0), 60.0)
 
 
-def test_moves_of_another_pool_and_undone_ones_do_not_count_as_left() -> None:
-    build = one_too_large()
-    other = move("m5.large/spot", "m5.4xlarge/on-demand", 60.0, pool="other")
-    undone = move("m5.large/spot", "m5.4xlarge/on-demand", 60.0, fate=Fate.UNDONE)
-    assert "m5.large" in types_of(looked(build, other, undone))
+def test_moves_that_were_undone_do_not_count_as_left() -> None:
+    undone = move("m5.large/spot", "m5.4xlarge/on-demand", 60.0, fate=Fate.UNDONE, id="back/default")
+    assert "m5.large" in types_of(looked(one_too_large(made_by="back"), undone))
 
 
 def test_a_move_that_failed_is_tried_again_only_after_a_time_that_doubles() -> None:

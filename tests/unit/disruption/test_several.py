@@ -10,6 +10,7 @@ import pytest
 
 from nodeyard.api import labels as keys
 from nodeyard.api.pool import Budget
+from nodeyard.disruption.commands import MARK
 from nodeyard.disruption.judgement import Pass
 from nodeyard.disruption.methods import WITHOUT_COURSES, at_once, decide
 from nodeyard.disruption.model import Block, Command, Fate, Move, Outcome, Reason, Rule, View
@@ -208,6 +209,22 @@ def test_nodes_that_waste_most_go_in_one_command_though_each_could_by_itself() -
     assert len(outcome.command.candidates) >= 6
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_node_that_had_to_be_bought_again_is_in_no_group(again: bool) -> None:
+    made, own = hardly_used(), f"m5.xlarge/{keys.SPOT}"
+    made.node("n00", capacity_type=keys.SPOT, age=900.0)
+    moves = (Move("m/default", "default", Reason.UNDERUTILIZED, (own,), (), made.now - 1000, Fate.DONE),)
+    asked: list[frozenset[str]] = []
+
+    def noting(problem: Problem) -> Plan:
+        asked.append(problem.without_nodes)
+        return planner(problem)
+
+    at_once(Pass(made.view(moves=moves if again else ()), noting, lambda: 0.0))
+    assert asked
+    assert any("n00" in gone for gone in asked) is not again
+
+
 @pytest.mark.parametrize(("budget", "most"), [("4", 4), ("50%", 6)])
 def test_a_first_group_is_no_larger_than_budgets_let_go(budget: str, most: int) -> None:
     command = first_look(hardly_used(budget=budget).view()).command
@@ -263,7 +280,7 @@ def test_one_new_node_like_one_that_goes_leaves_that_one_where_it_is() -> None:
 def test_a_node_that_may_not_go_back_yet_holds_up_no_other() -> None:
     """It was made for one that was left ten minutes ago, of the type that would be made now."""
     made = hardly_used(3)
-    made.node("back", "m5.2xlarge", capacity_type=keys.SPOT)
+    made.node("back", "m5.2xlarge", capacity_type=keys.SPOT, claim={"annotations": {MARK: "m"}})
     made.pod("q", "back", shape="small")
     spot = f"/{keys.SPOT}"
     move = Move(
