@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ LISTED: Final[tuple[tuple[str, str, str], ...]] = (
     ("karpenter.k8s.aws/v1", "EC2NodeClass", "/apis/karpenter.k8s.aws/v1/ec2nodeclasses"),
 )
 """(apiVersion, kind, path) of what is read."""
+_SPARED: Final = frozenset({"VerticalPodAutoscaler"})
+"""Kinds that a plan is of use without: who may not read them, or can't know that they are not installed, is told."""
 
 
 def kubeconfig_path(given: str | None) -> str | None:
@@ -48,7 +51,7 @@ def read_cluster(kubeconfig: str) -> list[Found]:
     """Every object of interest. Raises InputError naming the kubeconfig and the request that failed."""
     try:
         from nodeyard.adapters.kubernetes.client import KubernetesClient
-        from nodeyard.adapters.kubernetes.errors import KubernetesError, NotFound
+        from nodeyard.adapters.kubernetes.errors import Forbidden, KubernetesError, NotFound
     except ModuleNotFoundError as error:
         raise InputError(
             f"reading a cluster needs the Python package {error.name}: install nodeyard[watcher]"
@@ -69,6 +72,11 @@ def read_cluster(kubeconfig: str) -> list[Found]:
                     item: Json = msgspec.json.decode(raw)
                     out.append(Found({"apiVersion": version, "kind": kind, **item}, client.server, live=True))
         except NotFound:
+            return []
+        except Forbidden as error:
+            if kind not in _SPARED:
+                raise
+            print(f"nodeyard: {error}: taken for none", file=sys.stderr)
             return []
         return out
 

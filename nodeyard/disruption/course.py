@@ -288,6 +288,8 @@ def _same_nodes(course: Course, view: View) -> Block | None:
             return Block(Rule.CHANGED, f"node {before.node} is gone")
         if not frozenset(again.pods) <= frozenset(before.pods):
             return Block(Rule.CHANGED, f"pods came to node {before.node}")
+        if other := next((pod for pod in again.pods if pod in view.snapshot.successors), None):
+            return Block(Rule.CHANGED, f"pod {other} would come back as another", {"pod": other})
     for name in course.kept:
         node = view.snapshot.nodes.get(name)
         claim = view.snapshot.claim_of(node) if node is not None else None

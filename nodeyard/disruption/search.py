@@ -242,17 +242,20 @@ class Search:
 
     def _take_bound(self, made: Plan, gone: Collection[str]) -> None:
         """The planner's bound, with the nodes that stay at what they cost. A node that could not be bought again as it
-        is counts as there for nothing, so that keeping it can't beat the bound.
+        is counts as there for nothing, and pods that would come back larger as they are, so that keeping what there is
+        can't beat the bound.
         """
         unlike = [n for n in gone if self.start.places[n].offering not in self.worth.offered]
         bound = made.cost.lower_bound or 0.0
         problem = self._problem(self.start, gone, self._pods(self.start, gone))
-        if unlike:
+        if unlike or self.start.base.successors:
             rest = frozenset(gone) - frozenset(unlike)
             bare = self.start.copy()
             for name in unlike:
                 bare.held[name] = ()
             problem = self._problem(bare, rest, problem.pods)
+            as_they_are = msgspec.structs.replace(problem.snapshot, successors={})
+            problem = msgspec.structs.replace(problem, snapshot=as_they_are)
             again = self._plan(problem, 5.0, bound=True)
             bound, made = again.cost.lower_bound or 0.0, again
         staying = sum(p.cost for n, p in self.start.places.items() if n not in gone)

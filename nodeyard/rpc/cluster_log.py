@@ -106,10 +106,9 @@ class ClusterLog:
         return responses
 
     def _everything(self) -> Iterator[Change]:
-        """Kind's order has shapes before pods."""
-        snapshot = self._store.snapshot()
+        """Kind's order has shapes before pods. What follows from objects is left to who reads them."""
         for kind in Kind:
-            for key, value in getattr(snapshot, kind.value).items():
+            for key, value in self._store.of(kind).items():
                 yield Change(kind, key, value, getattr(value, "resource_version", ""))
 
     def heartbeat(self, reached: Mapping[str, str]) -> Response:

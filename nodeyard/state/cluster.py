@@ -198,6 +198,10 @@ class ClusterStore:
     def get(self, kind: Kind, key: str) -> Any | None:
         return self._objects[kind].get(key)
 
+    def of(self, kind: Kind) -> Mapping[str, Any]:
+        """All objects of a kind, by key, as they are until the next change."""
+        return self._objects[kind]
+
     def count(self, kind: Kind) -> int:
         """How many objects of a kind there are."""
         return len(self._objects[kind])

@@ -16,13 +16,15 @@ _HASHES: Final = ("pod-template-hash", "rollouts-pod-template-hash")
 _SETS_OF: Final = ("Deployment", "Rollout")
 Target = tuple[str, str, str]
 """(namespace, kind, name) of a controller."""
+_Made = dict[tuple[ShapeId, str], tuple[PodShape, VerticalPodAutoscaler, PodShape]]
+"""By shape and autoscaler, which they were and what the one makes of the other."""
 
 
 class Successors:
     """Keeps the shapes that it made for as long as they are asked for, so that they stay the very same objects."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[ShapeId, str], tuple[PodShape, VerticalPodAutoscaler, PodShape]] = {}
+        self._made: _Made = {}
         self._last: Mapping[PodKey, ShapeId] = {}
 
     def follow(
@@ -34,36 +36,40 @@ class Successors:
         """Pod -> the shape that its successor counts with, where it would not come back as it is. Adds these to `shapes`."""
         by_target = _by_target(autoscalers)
         before, self._made = self._made, {}
+        alike: dict[tuple[ShapeId, str, str], ShapeId] = {}
         found: dict[PodKey, ShapeId] = {}
         for key, pod in pods.items() if by_target else ():
-            if not pod.node or pod.finished or not pod.owner_kind:
+            if not pod.node:
                 continue
-            shape = shapes[pod.shape]
-            autoscaler = next((a for t in _targets(pod, shape) if (a := by_target.get(t))), None)
-            if autoscaler is not None:
-                made = self._successor(before, shape, autoscaler)
-                if made is not shape:
-                    found[key] = made.id
-        for _, _, made in self._made.values():
-            shapes.setdefault(made.id, made)
+            kind = pod.shape, pod.owner_kind, pod.owner_name
+            made = alike.get(kind)
+            if made is None:
+                made = alike[kind] = self._made_of(before, by_target, pod, shapes[pod.shape])
+            if made != pod.shape and not pod.finished:
+                found[key] = made
+        for _, _, shape in self._made.values():
+            shapes.setdefault(shape.id, shape)
         if found != self._last:
             self._last = found
         return self._last
 
-    def _successor(
+    def _made_of(
         self,
-        before: Mapping[tuple[ShapeId, str], tuple[PodShape, VerticalPodAutoscaler, PodShape]],
+        before: _Made,
+        by_target: Mapping[Target, VerticalPodAutoscaler],
+        pod: PodRecord,
         shape: PodShape,
-        autoscaler: VerticalPodAutoscaler,
-    ) -> PodShape:
+    ) -> ShapeId:
+        """What all pods of a shape and an owner come back as."""
+        autoscaler = next((a for t in _targets(pod, shape) if (a := by_target.get(t))), None)
+        if autoscaler is None:
+            return shape.id
         at = shape.id, autoscaler.key
-        known = self._made.get(at)
-        if known is None:
-            known = before.get(at)
-            if known is None or known[0] is not shape or known[1] is not autoscaler:
-                known = shape, autoscaler, successor_of(shape, autoscaler)
-            self._made[at] = known
-        return known[2]
+        known = self._made.get(at) or before.get(at)
+        if known is None or known[0] is not shape or known[1] is not autoscaler:
+            known = shape, autoscaler, successor_of(shape, autoscaler)
+        self._made[at] = known
+        return known[2].id
 
 
 def _by_target(autoscalers: Mapping[str, VerticalPodAutoscaler]) -> dict[Target, VerticalPodAutoscaler]:

@@ -238,3 +238,107 @@ async def test_an_api_server_that_restarts_is_survived(make_stand: StandFactory,
         await client.close()
         await until(lambda: "later" in feed.snapshot().namespaces and feed.synced)
         assert feed.snapshot().epoch == epoch
+
+
+# --- a kind that is not always there ----------------------------------------------------------------------------------
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+AUTOSCALERS = "verticalpodautoscalers.autoscaling.k8s.io"
+APPROVED = {"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/63797"}
+
+
+def definition() -> dict[str, Any]:
+    """As little of the VerticalPodAutoscaler's definition as the API server takes."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {
+        "kind": "VerticalPodAutoscaler",
+        "listKind": "VerticalPodAutoscalerList",
+        "plural": "verticalpodautoscalers",
+        "singular": "verticalpodautoscaler",
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": AUTOSCALERS, "annotations": APPROVED},
+        "spec": {
+            "group": "autoscaling.k8s.io", "scope": "Namespaced", "names": names, "versions": [version],
+        },
+    }  # fmt: skip
+
+
+def autoscaler(cpu: str) -> dict[str, Any]:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    recommended = [{"containerName": "main", "target": {"cpu": cpu}}]
+    return {
+        "apiVersion": "autoscaling.k8s.io/v1",
+        "kind": "VerticalPodAutoscaler",
+        "metadata": {"name": "web"},
+        "spec": {"targetRef": target, "updatePolicy": {"updateMode": "InPlaceOrRecreate"}},
+        "status": {"recommendation": {"containerRecommendations": recommended}},
+    }
+
+
+def on_node(node: str, name: str) -> dict[str, Any]:
+    """A pod of the Deployment `web`, bound already."""
+    body = pod(name, requests={"cpu": "250m"}, nodeName=node)
+    owner = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "name": "web-7d9f",
+        "uid": "1",
+        "controller": True,
+    }
+    body["metadata"] |= {"labels": {"pod-template-hash": "7d9f"}, "ownerReferences": [owner]}
+    return body
+
+
+async def test_autoscalers_are_followed_from_when_they_are_installed_until_they_are_not(
+    control_plane: Stand, client: KubernetesClient, namespace: str, tmp_path: Path
+) -> None:
+    path = f"/apis/autoscaling.k8s.io/v1/namespaces/{namespace}/verticalpodautoscalers"
+    key = f"{namespace}/scaled"
+    async with (
+        watcher_process(control_plane.admin_kubeconfig, tmp_path) as watcher,
+        fed(watcher.address) as feed,
+    ):
+
+        def cpu() -> int:
+            snapshot = feed.snapshot()
+            return snapshot.shapes[snapshot.successor(snapshot.pods[key])].requests["cpu"]
+
+        await client.create(paths.nodes(), {"metadata": {"name": namespace}})
+        await client.create(paths.pods(namespace), on_node(namespace, "scaled"))
+        await until(lambda: feed.synced and key in feed.snapshot().pods)
+        assert cpu() == 250
+        epoch = feed.snapshot().epoch
+        await client.create(CRDS, definition())
+        try:
+            await _created(client, path, autoscaler("2"))
+            await until(lambda: cpu() == 2000)
+            await client.merge_patch(f"{path}/web", {"status": autoscaler("3")["status"]})
+            await until(lambda: cpu() == 3000)
+            await client.merge_patch(f"{path}/web", {"spec": {"updatePolicy": {"updateMode": "Off"}}})
+            await until(lambda: cpu() == 250)
+            await client.merge_patch(f"{path}/web", {"spec": {"updatePolicy": {"updateMode": "Initial"}}})
+            await until(lambda: cpu() == 3000)
+        finally:
+            await client.delete(f"{CRDS}/{AUTOSCALERS}")
+            await client.delete(paths.node(namespace))
+        await until(lambda: cpu() == 250)
+        assert feed.synced
+        assert feed.snapshot().epoch == epoch
+    told = watcher.log.read_text()
+    assert "subscribers are sent away" not in told
+    assert told.count("verticalpodautoscalers") <= 3
+
+
+async def _created(client: KubernetesClient, path: str, body: dict[str, Any]) -> None:
+    """Makes an object of a kind that is just being installed."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await client.create(path, body)
+            except NotFound:
+                await asyncio.sleep(0.1)
+            else:
+                return

@@ -26,7 +26,7 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 
 @st.composite
 def clusters(draw: st.DrawFn, *, protected: bool = True) -> tuple[Builder, str]:
-    """Up to four nodes with up to three pods each, and a budget."""
+    """Up to four nodes with up to three pods each, a budget, and perhaps an autoscaler of some of the pods."""
     made = Builder()
     budget = draw(st.sampled_from(["100%", "1", "50%"]))
     made.pool(budgets=(Budget(budget),))
@@ -41,7 +41,10 @@ def clusters(draw: st.DrawFn, *, protected: bool = True) -> tuple[Builder, str]:
             if cpu <= free:
                 free -= cpu
                 guarded = protected and draw(st.integers(0, 9)) == 0
-                made.pod(f"p{n}-{p}", f"n{n}", shape=f"s{cpu}", do_not_disrupt="true" if guarded else "")
+                owner = draw(st.sampled_from(["rs", "other"]))
+                keep = "true" if guarded else ""
+                made.pod(f"p{n}-{p}", f"n{n}", shape=f"s{cpu}", do_not_disrupt=keep, owner_name=owner)
+    made.vpa("rs", draw(st.sampled_from([None, None, 700, 1900, 3600])))
     if protected and draw(st.booleans()):
         cpu = draw(st.sampled_from(SIZES))
         made.pdb("some", draw(st.integers(0, 2)), {"size": str(cpu)})
@@ -98,7 +101,8 @@ def test_no_cluster_is_cheaper_than_the_bound(drawn: tuple[Builder, str]) -> Non
 def test_more_time_for_the_bound_proves_nothing_false(drawn: tuple[Builder, str], above: float) -> None:
     """`above`: how far the plan that is known is above the cheapest."""
     snapshot = drawn[0].snapshot
-    sizes = [snapshot.shape(pod).requests["cpu"] for pod in snapshot.pods.values()]
+    shapes = [snapshot.shapes[snapshot.successor(pod)] for pod in snapshot.pods.values()]
+    sizes = [shape.requests["cpu"] for shape in shapes]
     if not 0 < len(sizes) <= 6:
         return
     cheapest = _cheapest(sizes)
@@ -145,9 +149,11 @@ def _after(
 
 
 def _fits(snapshot: Snapshot, now: Arrangement) -> None:
+    """Pods count as they are where they were from the beginning, and as they come back where they came to."""
     for name, place in now.places.items():
-        asked = sum(snapshot.shape(snapshot.pods[k]).requests["cpu"] for k in now.held.get(name, ()))
-        assert asked <= place.node.allocatable["cpu"]
+        held = [snapshot.pods[k] for k in now.held.get(name, ())]
+        shapes = [pod.shape if pod.node == name else snapshot.successor(pod) for pod in held]
+        assert sum(snapshot.shapes[id_].requests["cpu"] for id_ in shapes) <= place.node.allocatable["cpu"]
 
 
 def _keeps_protections(snapshot: Snapshot, now: Arrangement, gone: tuple[str, ...]) -> None:

@@ -9,6 +9,8 @@ import pytest
 from nodeyard.api.autoscaling import ContainerTarget, VerticalPodAutoscaler, autoscaler_of, successor_of
 from nodeyard.api.pod import PodShape
 from nodeyard.api.reading import ConversionError
+from nodeyard.rpc.cluster_codec import decode_change
+from nodeyard.rpc.cluster_log import ClusterLog
 from nodeyard.state.cluster import Change, ClusterStore, Kind, Snapshot
 from nodeyard.state.laying import laid_over
 from nodeyard.state.manifests import snapshot_from
@@ -259,11 +261,16 @@ def test_what_did_not_change_stays_the_same_objects() -> None:
     assert world.shape is shape
 
 
-def test_the_shapes_of_successors_are_none_of_the_stores() -> None:
+def test_the_shapes_of_successors_are_none_of_the_stores_and_are_sent_to_nobody() -> None:
     world = World()
     world.autoscaled(autoscaler())
     assert len(world.store.snapshot().shapes) == 2
     assert world.store.count(Kind.SHAPE) == 1
+    (message,) = ClusterLog(world.store, "e").snapshot({})
+    assert sorted(change.kind for change in message.changes) == ["pods", "shapes", "vpas"]
+    reader = ClusterStore()
+    reader.apply(map(decode_change, message.changes))
+    assert reader.snapshot().successors == world.store.snapshot().successors
 
 
 def test_an_autoscaler_that_is_laid_over_counts() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodeyard.cli.cluster import read_cluster
 from nodeyard.cli.files import Found, InputError
 from nodeyard.cli.plan import snapshot_of_found
+from tests.support.scripted_api import ScriptedApi, kubeconfig
 
 NODE = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}}
 POD = {
@@ -69,3 +74,29 @@ def test_older_objects_and_unusable_classes_in_files_are_noted_and_the_plan_goes
         ["EC2NodeClass odd", "spec.amiSelectorTerms"],
     ]
     assert said[2].endswith("nothing could be launched by it")
+
+
+async def test_autoscalers_of_a_cluster_are_read_and_spared_where_that_is_not_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    autoscalers = "/apis/autoscaling.k8s.io/v1/verticalpodautoscalers"
+    config = tmp_path / "config"
+
+    async def read() -> list[str]:
+        found = await asyncio.to_thread(read_cluster, str(config))
+        return [f"{one.object['kind']} {one.object['metadata']['name']}" for one in found]
+
+    async with ScriptedApi() as api:
+        config.write_text(json.dumps(kubeconfig(api.url)))
+        api.put("/api/v1/nodes", "a")
+        api.put(autoscalers, "web", metadata={"namespace": "shop"})
+        assert await read() == ["Node a", "VerticalPodAutoscaler web"]
+        api.refuse(autoscalers, 404, "NotFound")
+        assert await read() == ["Node a"]
+        assert not capsys.readouterr().err
+        api.refuse(autoscalers, 403, "Forbidden")
+        assert await read() == ["Node a"]
+        assert "verticalpodautoscalers" in capsys.readouterr().err
+        api.refuse("/api/v1/nodes", 403, "Forbidden")
+        with pytest.raises(InputError, match="nodes"):
+            await read()

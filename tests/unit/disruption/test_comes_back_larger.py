@@ -10,7 +10,7 @@ from nodeyard.api import labels as keys
 from nodeyard.api.selectors import Requirement
 from nodeyard.disruption.asking import Remove, asked
 from nodeyard.disruption.consolidation import Play, Settings
-from nodeyard.disruption.course import best_course
+from nodeyard.disruption.course import best_course, still_holds
 from nodeyard.disruption.judgement import Pass
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Course, Outcome, View
@@ -150,9 +150,14 @@ def test_no_place_is_kept_for_a_pod_that_comes_back_as_another() -> None:
     made = full(6, None)
     for number in range(6):
         made.pod(f"p{number}", f"n{number}", owner_uid="rs")
-    assert isinstance(best_course(Pass(made.view(), planner, clock))[0], Course)
+    course = best_course(Pass(made.view(), planner, clock))[0]
+    assert isinstance(course, Course)
+    assert still_holds(course, made.view()) is None
     made.vpa("rs", 1000)
     assert not isinstance(best_course(Pass(made.view(), planner, clock))[0], Course)
+    block = still_holds(course, made.view())
+    assert block is not None
+    assert "would come back as another" in block.message
 
 
 def test_the_plain_planner_of_these_tests_looks_for_room_for_successors_too() -> None:
