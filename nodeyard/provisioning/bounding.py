@@ -70,7 +70,6 @@ def bound_of(
     joint, asked = Joint.of(setting, placed), False
     if proved is not None and proved > value and joint is not None:
         value, asked = proved, True
-        joint.spreads()
     if objective > value * _close_enough(placed) and joint is not None and spare() > 0:
         value, asked = max(value, joint.bound(objective, spare)), True
     known = company.known - company.over_domains - {*company.joining}

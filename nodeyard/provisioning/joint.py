@@ -70,6 +70,7 @@ class Joint:
         self.tied = Tied(setting, first, self.cells, kinds, self.lots, company)
         self.host_groups = self._host_groups()
         self.spread_terms: set[int] = set()
+        self.spreads = self._spreads()
 
     @staticmethod
     def of(setting: Setting, placed: Sequence[tuple[PodClass, int]]) -> "Joint | None":
@@ -141,13 +142,13 @@ class Joint:
             np.concatenate([np.full(len(chosen), np.inf), [float(len(g)) for g in self.host_groups]]),
             use,
             np.maximum(limits.left[limited], 0.0) if limited.any() else np.zeros(0),
-            self.spreads(),
+            self.spreads,
             self.tied.together(),
             self.tied.ceilings(),
             self.tied.joining(self.host_of, len(chosen)),
         )
 
-    def spreads(self) -> list[Spread]:
+    def _spreads(self) -> list[Spread]:
         """The settled spread terms as rows over lots; domains that stand too high already are left free."""
         out = []
         for number in sorted({n for k in self.kinds for n in k.spread}):
