@@ -72,7 +72,7 @@ def bound_of(
         value, asked = proved, True
     if objective > value * _close_enough(placed) and joint is not None and spare() > 0:
         value, asked = max(value, joint.bound(objective, spare)), True
-    known = company.known - company.over_domains - {*company.joining}
+    known = company.known - company.over_domains - {*company.joining, *company.keeping}
     if joint is not None and asked:
         settled |= joint.spread_terms
         known = joint.tied.known

@@ -24,7 +24,7 @@ Both = tuple[Members, Members]
 @dataclass(slots=True)
 class Company:
     """`whole`: classes all of whose pods share one host. By term over hosts: `joining`: (bearers, those one of whom must be on
-    their host). By term over domains: `together`, whose pods share one domain;
+    their host), `keeping`: (bearers, those whom they keep off it), where these are not the same. By term over domains: `together`, whose pods share one domain;
     `beside`: (bearers, those that must be in their domain); `apart`, of which a domain takes one pod. `anchored`: terms
     whose bearers go only where standing pods are that they ask for. `known`: terms that all this says everything about,
     but that nobody may wait for who waits for him.
@@ -32,6 +32,7 @@ class Company:
 
     whole: list[Members] = field(default_factory=list)
     joining: dict[int, Both] = field(default_factory=dict)
+    keeping: dict[int, Both] = field(default_factory=dict)
     together: dict[int, Members] = field(default_factory=dict)
     beside: dict[int, Both] = field(default_factory=dict)
     apart: dict[int, Members] = field(default_factory=dict)
@@ -50,8 +51,9 @@ class Company:
         return tuple(sorted(found))
 
     def joins(self, number: int) -> tuple[int, ...]:
-        """Terms over hosts by which the class asks for others, or is what others ask for."""
-        return tuple(sorted(n for n, (mine, others) in self.joining.items() if number in mine | others))
+        """Terms over hosts by which the class asks for others or keeps them off, or others do so with it."""
+        found = (*self.joining.items(), *self.keeping.items())
+        return tuple(sorted(n for n, (mine, others) in found if number in mine | others))
 
 
 def company_of(setting: Setting, first: Field) -> Company:
@@ -69,6 +71,8 @@ def company_of(setting: Setting, first: Field) -> Company:
         if terms[n].kind is TermKind.ANTI_AFFINITY:
             if n in first.by_domain and mine == others:
                 out.apart[n] = mine
+            elif n in first.at and others and mine != others:
+                out.keeping[n] = mine, others
         elif others <= mine and _standing(first, n):
             out.anchored.add(n)
         elif others and n in first.at:
@@ -78,7 +82,7 @@ def company_of(setting: Setting, first: Field) -> Company:
         elif others and not others & mine:
             out.beside[n] = mine, others
     _share_hosts(setting, first, on_hosts, out)
-    out.known |= {*out.joining} | out.over_domains | out.anchored
+    out.known |= {*out.joining, *out.keeping} | out.over_domains | out.anchored
     return out
 
 

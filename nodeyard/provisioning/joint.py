@@ -67,7 +67,7 @@ class Joint:
         bought = buyable(setting, first)
         self.on_columns = [columns & bought for _, columns in both]
         self.shares: Shares = shares_of(setting, first, kinds, _MOST_SHARES)
-        self.tied = Tied(setting, first, self.cells, kinds, self.lots, company)
+        self.tied = Tied(setting, first, self.cells, kinds, self.lots, company, self.shares.names)
         self.host_groups = self._host_groups()
         self.spread_terms: set[int] = set()
         self.spreads = self._spreads()
@@ -146,6 +146,7 @@ class Joint:
             self.tied.together(),
             self.tied.ceilings(),
             self.tied.joining(self.host_of, len(chosen)),
+            self.tied.keeping(),
         )
 
     def _spreads(self) -> list[Spread]:

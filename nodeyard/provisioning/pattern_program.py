@@ -55,6 +55,14 @@ class Joining:
 
 
 @dataclass(slots=True)
+class Keeping:
+    """No node holds pods of `lots` and of `others`."""
+
+    lots: list[int]
+    others: list[int]
+
+
+@dataclass(slots=True)
 class Model:
     """Lots with their demand by group (a kind split over domains has one lot per domain), and columns.
 
@@ -75,6 +83,7 @@ class Model:
     together: list[Together] = field(default_factory=list)
     ceilings: list[Ceiling] = field(default_factory=list)
     joining: list[Joining] = field(default_factory=list)
+    keeping: list[Keeping] = field(default_factory=list)
 
     @property
     def lots(self) -> int:
@@ -85,6 +94,18 @@ class Model:
         """Whether each lot's pods are known and nothing is asked of several lots at once."""
         tied = self.spreads or self.together or self.ceilings or self.joining
         return len(self.demand) == self.lots and not tied
+
+    def may_join(self, column: int, lot: int, counts: Ints) -> Bools:
+        """Which fillings of the column, [filling, lot], may hold pods of the lot beside what they hold, room aside."""
+        out = np.ones(len(counts), np.bool_)
+        for one in self.joining:
+            if lot in one.lots and column not in one.free:
+                out &= counts[:, one.others].any(axis=1)
+        for bar in self.keeping:
+            for mine, others in ((bar.lots, bar.others), (bar.others, bar.lots)):
+                if lot in mine:
+                    out &= ~counts[:, others].any(axis=1)
+        return out
 
     @property
     def leading(self) -> list[int]:

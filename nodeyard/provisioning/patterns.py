@@ -16,7 +16,7 @@ import numpy as np
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.frontier import Frontier
 from nodeyard.provisioning.labelled import Bools, Floats, Ints
-from nodeyard.provisioning.pattern_program import Joining, Model, PatternProgram, Solution
+from nodeyard.provisioning.pattern_program import Model, PatternProgram, Solution
 
 _MOST_PER_COLUMN = 12_000
 _MOST_PATTERNS = 250_000
@@ -147,13 +147,14 @@ class PatternSolver:
         share = (model.request[lots] / np.maximum(model.room[column], 1e-9)).max(axis=1)
         leading = np.isin(lots, model.leading)
         lots = lots[np.lexsort((-share, ~leading))]
-        joining = [one for one in model.joining if column not in one.free]
         free = model.room[column][None].copy()
         counts = np.zeros((1, model.lots), np.int64)
         for rank, lot in enumerate(lots.tolist()):
             needed = model.request[lot] > 0
             fit = np.floor((free[:, needed] / model.request[lot][needed]).min(axis=1) + 1e-9)
-            fit = np.where(_joined(joining, lot, counts), np.minimum(fit, self.most[lot]), 0).astype(np.int64)
+            fit = np.where(model.may_join(column, lot, counts), np.minimum(fit, self.most[lot]), 0).astype(
+                np.int64
+            )
             if rank == len(lots) - 1 and not leading.any():
                 counts[:, lot] = fit
                 free = free - fit[:, None] * model.request[lot]
@@ -171,7 +172,7 @@ class PatternSolver:
         full = np.ones(len(counts), np.bool_)
         for lot in lots[~np.isin(lots, model.leading)].tolist():
             room = (free >= model.request[lot] - 1e-9).all(axis=1) & (counts[:, lot] < self.most[lot])
-            full &= ~(room & _joined(joining, lot, counts))
+            full &= ~(room & model.may_join(column, lot, counts))
         counts = counts[full]
         return counts if len(counts) <= _MOST_PER_COLUMN else None
 
@@ -202,6 +203,9 @@ class PatternSolver:
         for one in self.model.joining:
             alone = ~np.isin(columns, one.free) & ~counts[:, one.others].any(axis=1)
             counts[np.ix_(alone, np.array(one.lots, np.int64))] = 0
+        for bar in self.model.keeping:
+            both = counts[:, bar.lots].any(axis=1) & counts[:, bar.others].any(axis=1)
+            counts[np.ix_(both, np.array(bar.lots, np.int64))] = 0
         self.column = np.concatenate([self.column, columns])
         self.counts = np.concatenate([self.counts, counts])
 
@@ -427,15 +431,6 @@ class PatternSolver:
         return built.in_integers(
             seconds, self.work, {i: self.start.get(int(p), 0.0) for i, p in enumerate(active)}
         )
-
-
-def _joined(joining: Sequence[Joining], lot: int, counts: Ints) -> Bools:
-    """Which fillings may hold pods of the lot beside what they hold."""
-    out = np.ones(len(counts), np.bool_)
-    for one in joining:
-        if lot in one.lots:
-            out &= counts[:, one.others].any(axis=1)
-    return out
 
 
 def _rounded(times: Floats, active: Ints, counts: Ints, left: Floats) -> list[tuple[int, int]]:

@@ -5,6 +5,8 @@ or on nodes that hold certain others. What pods that are not to be placed might 
 the lots, `pattern_program` the rows.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from nodeyard.provisioning.classes import PodClass
@@ -13,7 +15,7 @@ from nodeyard.provisioning.domains import Cells
 from nodeyard.provisioning.field import Field
 from nodeyard.provisioning.kinds import Kind
 from nodeyard.provisioning.labelled import Bools, Ints
-from nodeyard.provisioning.pattern_program import Ceiling, Joining, Together
+from nodeyard.provisioning.pattern_program import Ceiling, Joining, Keeping, Together
 from nodeyard.provisioning.setting import Setting
 from nodeyard.scheduling.topology import TermKind
 
@@ -31,7 +33,9 @@ class Tied:
         kinds: list[Kind],
         lots: list[tuple[int, int]],
         company: Company,
+        shares: Collection[object],
     ) -> None:
+        """`shares`: node shares that the program has."""
         self.setting, self.first, self.cells, self.company = setting, first, cells, company
         self.kinds, self.lots = kinds, lots
         there = {one.number: many for k in kinds for one, many in k.members}
@@ -40,8 +44,9 @@ class Tied:
         ties = {n for k in kinds for n in (*k.ties, *k.joins)}
         self.terms = sorted(n for n in ties if n not in followed or not followed[n][1] & short)
         written = {*self.terms}
-        elsewhere = company.known - company.over_domains - {*company.joining}
-        self.known = company.known & (written | elsewhere)
+        halves = {n for n, (mine, others) in company.keeping.items() if mine & others and n not in shares}
+        elsewhere = company.known - company.over_domains - {*company.joining, *company.keeping}
+        self.known = company.known & (written | elsewhere) - halves
         self.apart = written & {*company.apart}
 
     def together(self) -> list[Together]:
@@ -76,6 +81,17 @@ class Tied:
                 held = self.first.matched[host_of, self.first.at[n]] > 0
                 free = (first_host + np.nonzero(held)[0]).tolist()
                 out.append(Joining(self._lots_of(bearers), self._lots_of(others), free))
+        return out
+
+    def keeping(self) -> list[Keeping]:
+        """Pods that keep each other off their nodes, beyond those of which each node has a share for one."""
+        out = []
+        for n in self.terms:
+            if n in self.company.keeping:
+                bearers, others = self.company.keeping[n]
+                pairs = ((bearers - others, others), (bearers & others, others - bearers))
+                lots = [(self._lots_of(mine), self._lots_of(theirs)) for mine, theirs in pairs]
+                out += [Keeping(mine, theirs) for mine, theirs in lots if mine and theirs]
         return out
 
     def held(self, hosts: Ints) -> Bools:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from nodeyard.provisioning.covering import covering
 from nodeyard.provisioning.effort import Effort
-from nodeyard.provisioning.pattern_program import Ceiling, Joining, Model, Together
+from nodeyard.provisioning.pattern_program import Ceiling, Joining, Keeping, Model, Together
 from nodeyard.provisioning.patterns import PatternSolver
 
-RULES = ("together", "apart", "beside", "joining")
+RULES = ("together", "apart", "beside", "joining", "keeping")
 A, B = (0, 1), (2, 3)
 """Lots of the first and the second kind, in each of two domains."""
 
@@ -43,6 +43,8 @@ def models(draw: st.DrawFn, rule: str) -> Model:
             model.ceilings += [Ceiling([a], 0.0, [b], float(demand[0])) for a, b in zip(A, B, strict=True)]
         case "joining":
             model.joining.append(Joining([*A], [*B], [0] if draw(st.booleans()) else []))
+        case "keeping":
+            model.keeping.append(Keeping([*A], [*B]))
     return model
 
 
@@ -67,7 +69,8 @@ def cheapest(model: Model) -> float:
             column in one.free or not counts[one.lots].any() or counts[one.others].any()
             for one in model.joining
         )
-        return joined and bool((counts @ model.request <= model.room[column]).all())
+        mixed = any(counts[one.lots].any() and counts[one.others].any() for one in model.keeping)
+        return joined and not mixed and bool((counts @ model.request <= model.room[column]).all())
 
     @cache
     def rest(left: tuple[int, ...]) -> float:
@@ -100,6 +103,8 @@ def test_patterns_find_the_cheapest_plan_that_keeps_what_ties_lots(rule: str, da
     for column, counts, _ in answer.nodes:
         for one in model.joining:
             assert column in one.free or not counts[one.lots].any() or counts[one.others].any()
+        for bar in model.keeping:
+            assert not (counts[bar.lots].any() and counts[bar.others].any())
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -82,6 +82,19 @@ def test_pods_that_must_each_be_beside_one_of_several_are_planned_as_cheaply_as_
     assert cost["gap"] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_pods_that_keep_others_off_their_node_are_planned_with_the_rest_as_a_whole() -> None:
+    """Six that exclude each other, and four that exclude those but not each other."""
+    off = required("podAntiAffinity", HOST, {"app": "solo"})
+    objects = [
+        *pods("solo", 6, 200, 300, affinity=off),
+        *pods("shy", 4, 900, 1500, affinity=off),
+        *pods("rest", 9, 700, 900),
+    ]
+    cost = planned(*objects).report["cost"]
+    assert cost["gap"] == pytest.approx(0.0, abs=0.005)
+    assert cost["boundIgnores"] == []
+
+
 def test_followers_may_join_a_standing_pod_without_a_new_one() -> None:
     there = [
         node("n", ZONES[0], cpus=8, memory_gib=32),
