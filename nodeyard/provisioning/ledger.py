@@ -145,13 +145,18 @@ class Ledger:
             units.setdefault(name, np.zeros(len(self.sorts)))[sort] = many
 
         borne = {n for s in self.sorts for n in s.carried if n in self.first.at}
+        lone = {n for n in borne if self._only_lone(n)}
         for i, sort in enumerate(self.sorts):
             for number in borne & {*sort.carried, *sort.one.matched}:
                 if self.terms[number].kind is TermKind.SPREAD:
                     if number in sort.carried and number in sort.one.matched:
                         add(number, i, 1.0)
                 elif self.terms[number].kind is TermKind.ANTI_AFFINITY:
-                    add(number, i, 1.0 if number in sort.carried else _BESIDE)
+                    add(
+                        number,
+                        i,
+                        1.0 if number in (sort.one.matched if number in lone else sort.carried) else _BESIDE,
+                    )
             for port in sort.one.ports:
                 add((port.protocol, port.port), i, 1.0)
             for driver, many in sort.attached:
@@ -159,6 +164,17 @@ class Ledger:
             if sort.one.workload in self.first.share:
                 add(sort.one.workload, i, 1.0)
         return [(name, each, self._whole(name)) for name, each in units.items()]
+
+    def _only_lone(self, number: int) -> bool:
+        """Whether no node has two of the pods that a term counts, whatever else it has: then they may take all of what a node
+        has of it, and its bearers, however many, what is next to nothing.
+        """
+        counted = [s for s in self.sorts if number in s.one.matched]
+        anti = TermKind.ANTI_AFFINITY
+        return bool(counted) and all(
+            any(n in self.first.at and self.terms[n].kind is anti for n in {*s.carried} & {*s.one.matched})
+            for s in counted
+        )
 
     def _whole(self, name: object) -> float:
         if isinstance(name, int):
