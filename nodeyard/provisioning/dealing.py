@@ -58,6 +58,17 @@ class Nodes:
         self._put(lot, where, amounts)
         return wanted
 
+    def take(self, lot: int, wanted: int, places: Ints) -> int:
+        """Place up to `wanted` pods where there are `places` for them, which go down; returns how many were."""
+        here = np.nonzero(places)[0]
+        room = np.clip(self._room(lot, here), 0, places[here]).astype(np.int64)
+        given = np.clip(wanted - (np.cumsum(room) - room), 0, room)
+        used = np.nonzero(given)[0]
+        where, amounts = here[used], given[used]
+        places[where] -= amounts
+        self._put(lot, where, amounts)
+        return int(amounts.sum())
+
     def _room(self, lot: int, here: Ints) -> Floats:
         """How many pods of the lot each node can take."""
         room = np.full(len(here), self.lots.most[lot])

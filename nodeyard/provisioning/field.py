@@ -5,7 +5,9 @@ counts as pods are placed. Per-node terms are counted per node, all others per d
 `domains` decides which domains classes go to, `packing` proposes new nodes, `mending` places what is left one by one.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +22,16 @@ from nodeyard.scheduling.ports import any_clash
 from nodeyard.scheduling.topology import TermKind, TopologyTerm
 
 _PLENTY = 1 << 40
+
+
+@dataclass(slots=True, frozen=True)
+class Seat:
+    """Pods of one class on nodes. `nodes`: each as often as it likes; `counts`: how many come to each."""
+
+    one: PodClass
+    carried: tuple[int, ...]
+    nodes: list[int]
+    counts: list[int]
 
 
 class DomainTerm:
@@ -404,23 +416,52 @@ class Field:
     def place(self, one: PodClass, carried: Sequence[int], nodes: Ints, counts: Ints) -> None:
         """Put `counts` pods of the class on `nodes`."""
         self.room[nodes] -= counts[:, None] * one.request
-        for node, many in zip(nodes.tolist(), counts.tolist(), strict=True):
+        self._hold(one, nodes.tolist(), counts.tolist())
+        self._count_all(one.matched, carried, nodes, counts)
+
+    def place_all(self, seats: Sequence[Seat]) -> None:
+        """Put the pods of all these seats on their nodes, as if one seat after the other were placed."""
+        alike: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[list[int], list[int]]] = defaultdict(
+            lambda: ([], [])
+        )
+        asking: dict[bytes, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for seat in seats:
+            self._hold(seat.one, seat.nodes, seat.counts)
+            for where in (alike[seat.one.matched, seat.carried], asking[seat.one.request.tobytes()]):
+                where[0].extend(seat.nodes)
+                where[1].extend(seat.counts)
+        for request, (nodes, counts) in asking.items():
+            self.room[: self.count] -= np.bincount(nodes, counts, self.count)[:, None] * np.frombuffer(
+                request
+            )
+        for (matched, carried), (nodes, counts) in alike.items():
+            many = np.bincount(nodes, counts, self.count).astype(np.int64)
+            here = np.nonzero(many)[0]
+            self._count_all(matched, carried, here, many[here])
+
+    def _hold(self, one: PodClass, nodes: list[int], counts: list[int]) -> None:
+        """Note so many pods of the class on each of the nodes, with all that no room and no term counts."""
+        number = one.number
+        for node, many in zip(nodes, counts, strict=True):
             held = self.contents[node]
-            held[one.number] = held.get(one.number, 0) + many
-        for number in one.matched:
-            self._count(number, nodes, counts, self.matched, "matched")
-        for number in carried:
-            self._count(number, nodes, counts, self.carried, "carried")
+            held[number] = held.get(number, 0) + many
         if one.workload in self.share:
-            self.share[one.workload][1][nodes] += counts
+            np.add.at(self.share[one.workload][1], nodes, counts)
         if one.ports:
-            for node in nodes.tolist():
+            for node in nodes:
                 self.ports.setdefault(node, []).extend(one.ports)
         if one.attachments and self.attached:
-            for node in nodes.tolist():
+            for node in nodes:
                 if node in self.attached:
                     for driver, volume in one.attachments:
                         self.attached[node].setdefault(driver, set()).add(volume)
+
+    def _count_all(self, matched: Sequence[int], carried: Sequence[int], nodes: Ints, counts: Ints) -> None:
+        """Count pods that these terms match, and that carry those."""
+        for number in matched:
+            self._count(number, nodes, counts, self.matched, "matched")
+        for number in carried:
+            self._count(number, nodes, counts, self.carried, "carried")
 
     def _count(self, number: int, nodes: Ints, counts: Ints, per_host: Ints, what: str) -> None:
         i = self.at.get(number)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nodeyard.provisioning.blending import blended
 from nodeyard.provisioning.dealing import Nodes
 from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.filling import Filler
@@ -96,7 +97,8 @@ class Packer:
                 first = now
                 self.floor = now.bound
                 self._learn(now, left)
-            opened = self._bulk(now, left) if now.solved else []
+            opened = self._blended(now, left) if now is first else []
+            opened = opened or (self._bulk(now, left) if now.solved else [])
             bins += opened
             if len(opened) <= 0.02 * len(bins):
                 break
@@ -188,6 +190,13 @@ class Packer:
             if len(picked) >= 160:
                 break
         self.columns = np.array(sorted(picked), np.int64)
+
+    def _blended(self, now: Relaxation, left: Ints) -> list[Bin]:
+        """Whole fillings for what there is most of, where nodes hold few pods each and no limit is to be heeded."""
+        if not now.solved or np.isfinite(self.limit_left).any():
+            return []
+        bins = blended(self.lots, self.shop, self.fits, self.binding, now, self.columns, left, self.work)
+        return self._worthwhile(bins, left)
 
     # --- bulk: many nodes of one column, each holding about the relaxation's mix ------------------------------------
     def _bulk(self, now: Relaxation, left: Ints) -> list[Bin]:

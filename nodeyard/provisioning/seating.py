@@ -7,17 +7,39 @@ order in which pods really come matters little. Neighbours: `buying` and `ledger
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from nodeyard.provisioning.classes import PodClass
 from nodeyard.provisioning.domains import Portion
-from nodeyard.provisioning.field import Field
+from nodeyard.provisioning.field import Field, Seat
 from nodeyard.provisioning.labelled import Ints
 from nodeyard.provisioning.lots import Bin
 from nodeyard.scheduling.topology import TermKind
 
 _AMPLE = 1 << 40
+
+
+@dataclass(slots=True, frozen=True)
+class _Mind:
+    """What a spread over hosts has to say about a class that bears it or is counted by it. `there`, `bearing`: pods on each
+    node that it counts, and that bear it.
+    """
+
+    skew: int
+    there: list[int]
+    bearing: list[int]
+    borne: bool
+    counted: bool
+
+    def most(self, node: int, *, apart: bool) -> int:
+        """How many more pods the node takes by this spread; `apart`: so that they crowd none that bear it."""
+        there = self.there[node]
+        if self.borne:
+            return self.skew - there if self.counted else _AMPLE if there <= self.skew else 0
+        return self.skew - there if apart and self.bearing[node] else _AMPLE
 
 
 def lone_terms(state: Field, carried: Sequence[int], matched: Sequence[int]) -> tuple[set[int], set[int]]:
@@ -53,13 +75,20 @@ class Seating:
         """`judged`: every place is looked at again, by all constraints of its node."""
         self.state, self.carried_of, self.queues, self.judged = state, carried_of, queues, judged
         self.minded = self._minded()
+        self.there, self.bearing = (
+            {n: counts[: state.count, state.at[n]].tolist() for n in self.minded}
+            for counts in (state.matched, state.carried)
+        )
         sizes = [len(b.lots) for b in bins]
         lot = np.concatenate([b.lots for b in bins]) if bins else np.zeros(0, np.int64)
         many = np.concatenate([b.counts for b in bins]) if bins else np.zeros(0, np.int64)
         order = np.argsort(lot, kind="stable")
-        self.node: Ints = np.repeat(nodes, sizes)[order]
-        self.free: Ints = many[order].astype(np.int64)
-        self.start = np.searchsorted(lot[order], np.arange(len(queues) + 1))
+        self.node: list[int] = np.repeat(nodes, sizes)[order].tolist()
+        self.free: list[int] = many[order].astype(np.int64).tolist()
+        start = np.searchsorted(lot[order], np.arange(len(queues) + 1)).tolist()
+        self.open = [list(range(first, last)) for first, last in pairwise(start)]
+        """Per lot, the places that are not taken."""
+        self.seated: list[Seat] = []
 
     def _minded(self) -> frozenset[int]:
         """Spreads over hosts that bind some of the pods and count others."""
@@ -74,57 +103,77 @@ class Seating:
 
     def run(self) -> None:
         """Give the places; pods that could not take theirs are left in the queues."""
-        turns: list[list[tuple[int, Portion]]] = [[], [], [], []]
-        for lot, queue in enumerate(self.queues):
-            for portion in queue:
-                turns[self._turn(portion.one)].append((lot, portion))
-        for turn in turns:
-            for lot, portion in turn:
-                self._seat(lot, portion)
+        order = [(lot, portion) for lot, queue in enumerate(self.queues) for portion in queue]
+        for lot, portion in sorted(order, key=lambda one: self._turn(one[1].one)):
+            self._seat(lot, portion, self._minds(portion.one))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell the field who has got a place."""
+        self.state.place_all(self.seated)
+        self.seated = []
 
     def _turn(self, one: PodClass) -> int:
         """Who bears a spread that counts it comes first, then who only bears one, then who is only counted."""
-        if not self.minded:
-            return 3
-        borne, counted = self.minded & {*self.carried_of(one)}, self.minded & {*one.matched}
+        borne, counted = self._minded_by(one)
         if borne & counted:
             return 0
         return 1 if borne else 2 if counted else 3
 
-    def _seat(self, lot: int, portion: Portion) -> None:
-        mine = slice(int(self.start[lot]), int(self.start[lot + 1]))
-        node, free = self.node[mine], self.free[mine]
-        able, apart = self._able(portion.one, node, free)
-        given = np.zeros(len(node), np.int64)
-        for most in (np.minimum(able, apart), able):
-            room = most - given
-            ahead = np.cumsum(room) - room
-            given += np.clip(portion.count - int(given.sum()) - ahead, 0, room)
-        used = np.nonzero(given)[0]
-        if not len(used):
-            return
-        self.free[mine] = free - given
-        portion.count -= int(given.sum())
-        self.state.place(portion.one, self.carried_of(portion.one), node[used], given[used])
+    def _minded_by(self, one: PodClass) -> tuple[frozenset[int], frozenset[int]]:
+        """(spreads that the class bears, that count it), of those that are minded."""
+        return self.minded.intersection(self.carried_of(one)), self.minded.intersection(one.matched)
 
-    def _able(self, one: PodClass, node: Ints, free: Ints) -> tuple[Ints, Ints]:
-        """(how many each node takes by the spreads that the pods bear, how many so that they crowd no other's)."""
-        able, apart = np.maximum(free, 0), np.full(len(node), _AMPLE)
-        state = self.state
-        if self.judged and len(node):
-            able = np.minimum(able, state.capacity(one, self.carried_of(one))[node])
-        for number in self.minded:
-            borne, counted = number in self.carried_of(one), number in one.matched
-            if not borne and not counted:
-                continue
-            at, skew = state.at[number], state.classes.terms[number].max_skew
-            there = state.matched[node, at]
-            if borne and counted:
-                able = np.minimum(able, np.maximum(skew - there, 0))
-            elif borne:
-                able = np.where(there <= skew, able, 0)
-            else:
-                apart = np.where(
-                    state.carried[node, at] > 0, np.minimum(apart, np.maximum(skew - there, 0)), apart
-                )
-        return able, apart
+    def _minds(self, one: PodClass) -> list[_Mind]:
+        borne, counted = self._minded_by(one)
+        terms = self.state.classes.terms
+        return [
+            _Mind(terms[n].max_skew, self.there[n], self.bearing[n], n in borne, n in counted)
+            for n in sorted(borne | counted)
+        ]
+
+    def _seat(self, lot: int, portion: Portion, minds: list[_Mind]) -> None:
+        places, node, free = self.open[lot], self.node, self.free
+        if not places:
+            return
+        one, carried = portion.one, self.carried_of(portion.one)
+        judged = self._judged(one, carried)
+        taken: list[int] = []
+        counts: list[int] = []
+        for apart in (True, False) if minds else (False,):
+            for place in places:
+                if portion.count <= 0:
+                    break
+                here = node[place]
+                many = min(portion.count, free[place])
+                for mind in minds:
+                    many = min(many, mind.most(here, apart=apart))
+                if judged is not None:
+                    many = min(many, judged[here])
+                    judged[here] -= max(many, 0)
+                if many <= 0:
+                    continue
+                free[place] -= many
+                portion.count -= many
+                taken.append(here)
+                counts.append(many)
+                self._count(minds, here, many)
+        if taken:
+            self.open[lot] = [place for place in places if free[place] > 0]
+            self.seated.append(Seat(one, carried, taken, counts))
+
+    def _judged(self, one: PodClass, carried: Sequence[int]) -> list[int] | None:
+        """How many pods of the class each node takes by all constraints, where these are to be looked at again."""
+        if not self.judged:
+            return None
+        self._settle()
+        judged: list[int] = self.state.capacity(one, carried).tolist()
+        return judged
+
+    @staticmethod
+    def _count(minds: Sequence[_Mind], node: int, many: int) -> None:
+        for mind in minds:
+            if mind.counted:
+                mind.there[node] += many
+            if mind.borne:
+                mind.bearing[node] += many

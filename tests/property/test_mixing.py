@@ -9,7 +9,8 @@ from nodeyard.provisioning.effort import Effort
 from nodeyard.provisioning.labelled import Bools, Floats
 from nodeyard.provisioning.linear import Kinds, Market, relax
 from nodeyard.provisioning.lots import Bin
-from nodeyard.provisioning.mixing import Mixer, mixed
+from nodeyard.provisioning.mixer import Mixer
+from nodeyard.provisioning.mixing import mixed
 from nodeyard.provisioning.model import Options
 from nodeyard.provisioning.planner import plan
 from tests.support.drafts import broken, hasty, placed, setting_of, split
