@@ -150,10 +150,10 @@ class Play:
             )
         pool = self.view.snapshot.pools[candidate.pool]
         reason = Reason.UNDERUTILIZED if candidate.pods else Reason.EMPTY
-        if not self.may_empty(candidate.pool, candidate.pods):
-            return Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
         if pool.disruption.consolidate_after_s is None:
             return Block(Rule.NEVER, f"pool {pool.key} never consolidates")
+        if not self.may_go(candidate.pool, candidate.pods):
+            return Block(Rule.POLICY, f"pool {pool.key} consolidates only empty nodes")
         shut = self._shut(candidate.pool, reason, self._nodes[candidate.pool], self._busy[candidate.pool])
         if shut is not None:
             return shut
@@ -166,19 +166,24 @@ class Play:
             return None
         return Block(Rule.BUDGET, f"the budgets of pool {key} let no node go", {"reason": reason.value})
 
-    def may_empty(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
-        """Whether the pool's policy lets a node go that holds these pods: all, or only such that cost nothing to evict."""
+    def may_go(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
+        """Whether the pool's policy lets a node go that holds these pods: any, none ever, or only such that cost nothing
+        to evict.
+        """
         snapshot = self.view.snapshot
-        if key not in snapshot.pools or snapshot.pools[key].disruption.policy in _ANY_NODE:
+        if key not in snapshot.pools:
             return True
+        wanted = snapshot.pools[key].disruption
+        if wanted.consolidate_after_s is None or wanted.policy in _ANY_NODE:
+            return wanted.consolidate_after_s is not None
         return all(
             eviction_cost(pod, snapshot.shape(pod)) <= 0 for pod in map(snapshot.pods.__getitem__, pods)
         )
 
     def _settled(self, now: Arrangement) -> Arrangement:
-        """The same, where nodes that hold pods by now stay if their pool's policy says so."""
+        """The same, where nodes that were made or hold pods by now stay if their pool's policy says so."""
         stays = [
-            p for n, p in now.places.items() if p.movable and not self.may_empty(p.pool, now.held.get(n, ()))
+            p for n, p in now.places.items() if p.movable and not self.may_go(p.pool, now.held.get(n, ()))
         ]
         if not stays:
             return now
@@ -241,13 +246,14 @@ class Play:
                 Rule.NOT_CHEAPER, "no set of nodes found that holds its pods costs less"
             )
 
-    def _widen(self, way: "Way", target: Target) -> bool:
+    def _widen(self, way: "Way", target: Target, *, fully: bool = False) -> bool:
         """More room: for one new node at a time where a share of the rent pays for none, else twice as much as there was,
-        up to all new nodes beside all old ones; whether that is more than there was.
+        up to all new nodes beside all old ones (`fully`: at once); whether that is more than there was.
         """
         rent = way.after.rent
         made = [p.price for name, p in target.arrangement.places.items() if name not in way.after.places]
-        ceiling = rent + min(sum(made), max([2 * (self.ceiling - rent), *made]))
+        most = sum(made)
+        ceiling = rent + (most if fully else min(most, max([2 * (self.ceiling - rent), *made])))
         if ceiling <= self.ceiling + 1e-9:
             return False
         self.ceiling = ceiling
@@ -257,9 +263,11 @@ class Play:
     def _wider(
         self, way: "Way", there: "Way", target: Target, until: float, *, share: float = _TRYING
     ) -> "Way":
-        """The same with as much room as it takes, as long as a try takes no more than that share of the time."""
-        while not reached(there, target) and self.unfolding_s < share * (until - self.clock()):
-            if not self._widen(way, target):
+        """The same with as much room as it takes, a little more with each try; with all there can be where a try takes
+        more than that share of the time.
+        """
+        while not reached(there, target) and self.unfolding_s < (left := until - self.clock()):
+            if not self._widen(way, target, fully=self.unfolding_s > share * left):
                 break
             there = self.towards(way, target)
         return there

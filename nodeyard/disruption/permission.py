@@ -26,7 +26,7 @@ class Player(Protocol):
     pods: PodGuard
     pace: Pace
 
-    def may_empty(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
+    def may_go(self, key: PoolKey, pods: Sequence[PodKey]) -> bool:
         """Whether the pool's policy lets a node go that holds these pods."""
 
 
@@ -49,7 +49,7 @@ class Permission:
             return False
         spot = any(n.capacity_type == keys.SPOT for n in made.nodes)
         only_spot = all(now.places[n].capacity_type == keys.SPOT for n in gone)
-        if not all(self.play.may_empty(now.places[n].pool, now.held[n]) for n in gone):
+        if not all(self.play.may_go(now.places[n].pool, now.held[n]) for n in gone):
             return False
         if spot and only_spot and not self.pace.spot_to_spot:
             return False

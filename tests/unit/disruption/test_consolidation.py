@@ -17,8 +17,9 @@ from nodeyard.disruption.consolidation import Play, Played, Settings, Way
 from nodeyard.disruption.model import Block, Rule, View
 from nodeyard.disruption.permission import Permission
 from nodeyard.disruption.report import played_json
+from nodeyard.disruption.search import Target
 from nodeyard.disruption.unfolding import Pace
-from nodeyard.provisioning.model import Options
+from nodeyard.provisioning.model import Options, Plan
 from nodeyard.state.cluster import Kind
 from tests.support.disruption import Builder, catalogue, shape
 from tests.unit.disruption.test_emptiness_and_gates import pod_with_data_on_its_node
@@ -194,6 +195,48 @@ def test_a_node_stays_whose_pod_has_its_data_there() -> None:
 def test_never_consolidate_keeps_nodes() -> None:
     played = play(half_empty(after=None).view())
     assert {block.rule for block in played.kept.values()} == {Rule.NEVER}
+
+
+def test_a_node_made_for_a_pool_that_never_consolidates_stays() -> None:
+    made = half_empty(2)
+    made.pool("still", after=None)
+    view = made.view()
+    player = Play(view, Options(), Settings(), time_stands_still)
+    player.pace = Pace(player.allowed, ceiling=100.0)
+    now = player.start.copy()
+    for name in ("n0", "n1"):
+        now.places[name] = msgspec.structs.replace(
+            now.places[name], pool="still" if name == "n1" else "default"
+        )
+    settled = player._settled(now)
+    assert {name: place.movable for name, place in settled.places.items()} == {"n0": True, "n1": False}
+    nothing = Plan()
+    assert Permission(player).allows(now, ["n0"], nothing)
+    assert not Permission(player).allows(now, ["n1"], nothing)
+
+
+def test_where_time_is_short_all_new_nodes_may_run_beside_the_old_ones_at_once() -> None:
+    made = half_empty(3, 7)
+    player = Play(made.view(), Options(), Settings(), time_stands_still)
+    target = player.start.copy()
+    target.replace(["n0", "n1", "n2"], [], {})
+    dear = [
+        msgspec.structs.replace(
+            player.start.places["n0"],
+            node=msgspec.structs.replace(player.start.places["n0"].node, name=f"new{n}"),
+            price=0.1,
+        )
+        for n in range(8)
+    ]
+    target.replace([], dear, {})
+    way, aim = Way([], player.start, ()), Target(target, 0.0)
+    rent = player.start.rent
+    player.ceiling = rent
+    assert player._widen(way, aim)
+    assert player.ceiling == pytest.approx(rent + 0.1)
+    assert player._widen(way, aim, fully=True)
+    assert player.ceiling == pytest.approx(rent + 0.8)
+    assert not player._widen(way, aim)
 
 
 def test_pending_pods_are_placed_too() -> None:
