@@ -188,6 +188,26 @@ def test_a_promise_that_comes_to_nothing_leaves_its_room_to_others() -> None:
     assert room() == before
 
 
+def test_what_a_pod_would_come_back_as_is_followed_though_the_pod_did_not_change() -> None:
+    build, answers = Builder(), Answers()
+    build.pool()
+    build.shape("s", 250)
+    build.node("a")
+    build.pod("there", "a", shape="s")
+
+    def asked() -> float:
+        view = seen(build)
+        found = candidates(view)
+        follow(answers, question(view, found), found)
+        held = answers.resident.held("a")
+        assert held is not None
+        return float(answers.resident.request[held[0]][0, 0])
+
+    for cpu, wanted in ((None, 250.0), (900, 900.0), (1100, 1100.0), (None, 250.0)):
+        build.vpa("rs", cpu)
+        assert asked() == wanted
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(clusters(), st.integers(0, 50))
 def test_only_nodes_that_changed_are_compiled_again(build: Builder, number: int) -> None:

@@ -8,17 +8,24 @@ import pytest
 
 from nodeyard.api import labels as keys
 from nodeyard.api.selectors import Requirement
+from nodeyard.disruption.arrangement import Arrangement, place_of
 from nodeyard.disruption.asking import Remove, asked
+from nodeyard.disruption.candidates import candidates
 from nodeyard.disruption.consolidation import Play, Settings
 from nodeyard.disruption.course import best_course, still_holds
+from nodeyard.disruption.evictability import PodGuard
 from nodeyard.disruption.judgement import Pass
 from nodeyard.disruption.methods import decide
 from nodeyard.disruption.model import Course, Outcome, View
+from nodeyard.disruption.neighbours import TopologyGuard
+from nodeyard.disruption.parts import Parts
 from nodeyard.disruption.reaction import react
+from nodeyard.disruption.unfolding import Pace, Unfolding
 from nodeyard.disruption.whatif import without_nodes
 from nodeyard.provisioning.model import Options, Plan, Problem
 from nodeyard.provisioning.planner import plan
-from tests.support.disruption import Builder, clock, first_fit
+from nodeyard.state.cluster import Snapshot
+from tests.support.disruption import NOW, Builder, catalogue, clock, first_fit
 
 
 def planner(problem: Problem) -> Plan:
@@ -29,11 +36,11 @@ def only(key: str, value: str) -> Requirement:
     return Requirement(key, "In", (value,))
 
 
-def two_nodes(cpu: int | None, kind: str = "ReplicaSet") -> Builder:
+def two_nodes(cpu: int | None, kind: str = "ReplicaSet", *, own: int = 1500) -> Builder:
     """Two nodes of four cores; on each a pod of 1.5, so that one node would do, and an autoscaler of both pods."""
     made = Builder()
     made.pool(requirements=(only(keys.CAPACITY_TYPE, keys.ON_DEMAND),))
-    made.shape("web", 1500, labels={"app": "web"})
+    made.shape("web", own, labels={"app": "web"})
     for name in ("n0", "n1"):
         made.node(name)
         made.pod(f"p-{name}", name, owner_uid="rs")
@@ -91,16 +98,41 @@ def test_a_what_if_says_so_too(cpu: int, moved_to: str | None) -> None:
     assert len(told["launch"]) == len(answer.plan.nodes)
 
 
-def test_a_pod_of_a_node_that_is_going_is_settled_as_it_comes_back() -> None:
-    """The room that one going node's pod will take is no room for the pods of another."""
-    made = two_nodes(2000)
+@pytest.mark.parametrize("cpu", [1400, 1600])
+def test_a_pod_of_a_node_that_is_going_is_settled_as_it_comes_back(cpu: int) -> None:
+    """Beside a pod of one core there is room for two of 1.4, and for one of 1.6, but not for two of these."""
+    made = two_nodes(cpu, own=1000)
     made.node("going", claim={"deleted_at": made.now - 1})
     made.pod("p-going", "going")
-    view = made.view()
-    alone = without_nodes(two_nodes(2000).view(), ["n0"], planner)
-    beside = without_nodes(view, ["n0"], planner)
+    alone, beside = (without_nodes(m.view(), ["n0"], planner) for m in (two_nodes(cpu, own=1000), made))
     assert not alone.plan.nodes
-    assert len(beside.plan.nodes) == 1
+    assert len(beside.plan.nodes) == (1 if cpu == 1600 else 0)
+
+
+def moved_once() -> Arrangement:
+    """The pods of both nodes on n1, as if n0 were gone; a third node has none."""
+    made = two_nodes(2000)
+    made.node("n2")
+    view = made.view()
+    places = {c.node: place_of(c, view.snapshot.nodes[c.node], True) for c in candidates(view)}
+    held = {name: tuple(sorted(view.snapshot.pods_on.get(name, ()))) for name in places}
+    now = Arrangement(view.snapshot, places, held)
+    now.replace(["n0"], [], {"n1": held["n0"]})
+    return now
+
+
+def cpu_of(snapshot: Snapshot) -> dict[str, int]:
+    return {key: snapshot.shape(pod).requests["cpu"] for key, pod in snapshot.pods.items()}
+
+
+def test_a_pod_that_moved_counts_as_it_came_back_from_then_on() -> None:
+    now = moved_once()
+    assert cpu_of(now.snapshot()) == {"default/p-n0": 2000, "default/p-n1": 1500}
+    parts = Parts(now.base, TopologyGuard(now.base), NOW)
+    beside = parts.part(now, ["n2"], ["n1"], {"": catalogue()}, beside=True)
+    assert cpu_of(beside.snapshot) == {"default/p-n0": 2000, "default/p-n1": 1500}
+    moving = parts.part(now, ["n1"], ["n2"], {"": catalogue()}, beside=True)
+    assert cpu_of(moving.snapshot) == {"default/p-n0": 2000, "default/p-n1": 2000}
 
 
 def played(view: View) -> dict[str, int]:
@@ -135,6 +167,24 @@ def test_a_consolidation_that_fits_by_what_pods_are_now_is_shaped_by_what_they_w
     now, then = played(full(8, None).view()), played(full(8, 1900).view())
     assert (len(now), len(then)) == (2, 4)
     assert all(cpu <= 4000 for cpu in (*now.values(), *then.values()))
+
+
+def test_pods_that_are_alike_now_and_will_not_be_do_not_change_places() -> None:
+    """Of two pods that look the same, one comes back larger: each goes where the target wants it."""
+    made = two_nodes(3000)
+    made.pod("p-n1", "n1", owner_name="other")
+    for name in ("a", "b"):
+        made.node(name)
+    view = made.view()
+    places = {c.node: place_of(c, view.snapshot.nodes[c.node], True) for c in candidates(view)}
+    held = {name: tuple(view.snapshot.pods_on.get(name, ())) for name in places}
+    start = Arrangement(view.snapshot, places, held)
+    target = start.copy()
+    target.replace(["n0", "n1"], [], {"a": held["n1"], "b": held["n0"]})
+    guards = TopologyGuard(view.snapshot), PodGuard(view.snapshot, NOW)
+    steps, after = Unfolding(start, target, *guards, Pace(lambda *_: None, 10.0), lambda *_: None).run(())
+    assert [set(step.remove) for step in steps] == [{"n0", "n1"}]
+    assert (after.held["a"], after.held["b"]) == (held["n1"], held["n0"])
 
 
 def test_steps_at_other_prices_count_pods_as_they_came_back() -> None:
