@@ -15,6 +15,7 @@ from nodeyard.api.pool import PoolKey
 from nodeyard.api.quantity import Resources
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.model import Candidate
+from nodeyard.disruption.unsold import unsold
 from nodeyard.provisioning.model import Plan, PlannedNode, Problem
 from nodeyard.state.cluster import Snapshot
 
@@ -213,10 +214,11 @@ def problem_of(
     pods: tuple[PodKey, ...], *, closed: Collection[str] = (), allow_new_nodes: bool = True,
 ) -> Problem:  # fmt: skip
     """What to ask the planner once `gone` are away: where `pods` go."""
+    made = (p.node.labels for n, p in arrangement.places.items() if p.planned is not None and n not in gone)
     return Problem(
         snapshot=arrangement.snapshot(),
         pods=pods,
-        catalogues=catalogues,
+        catalogues=unsold(catalogues, made),
         now=now,
         without_nodes=frozenset(gone),
         uninitialized_targets=False,

@@ -3,7 +3,7 @@
 Terms over zones (or any key but the host's) can be left out of them, because each pod that such a term binds or counts
 is *pinned* to the domains it is in: counts per domain can't change, so nothing else of the cluster has to be in view.
 Pools may buy only in domains of the nodes that go, for a new domain would change what a spread term counts. Limits of
-pools enter as what the nodes outside the problem leave. Neighbours: `search` asks, `yard` picks the nodes.
+pools and places in reservations enter as what the nodes outside the problem leave. Neighbours: `search` asks, `yard` picks the nodes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +16,7 @@ from nodeyard.api.selectors import Requirement
 from nodeyard.cloudprovider.model import Catalogue
 from nodeyard.disruption.arrangement import Arrangement, Place
 from nodeyard.disruption.neighbours import TopologyGuard
+from nodeyard.disruption.unsold import unsold
 from nodeyard.provisioning.model import Problem
 from nodeyard.state.cluster import Snapshot
 
@@ -69,7 +70,12 @@ class Parts:
             node_classes=base.node_classes, daemon_sets=base.daemon_sets, pvs=base.pvs, pvcs=base.pvcs,
             storage_classes=base.storage_classes, csi_nodes=base.csi_nodes, namespaces=base.namespaces,
         )  # fmt: skip
-        return Problem(snapshot=snapshot, pods=pods, catalogues=catalogues, now=self._now)
+        made = (
+            p.node.labels
+            for n, p in now.places.items()
+            if p.planned is not None and (beside or n not in gone)
+        )
+        return Problem(snapshot=snapshot, pods=pods, catalogues=unsold(catalogues, made), now=self._now)
 
     def _shape(self, shape: ShapeId, cell: Cell) -> PodShape:
         """The pod's shape without terms over domains; one that they concern has to stay in its cell instead."""
