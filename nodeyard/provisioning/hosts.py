@@ -120,34 +120,29 @@ def hosts_of_claims(problem: Problem, promised: set[PodKey]) -> list[Host]:
 def _host_of(problem: Problem, node: Node, moving: set[PodKey], promised: set[PodKey]) -> Host:
     snapshot = problem.snapshot
     claim = snapshot.claim_of(node)
-    initialized = node.initialized or not (node.pool or claim)
-    taints = lasting_taints(node.taints, claim.startup_taints if claim else (), initialized=initialized)
-    ready = node.ready or not initialized or not node.conditions
+    pool, initialized = node.pool, node.initialized
+    initialized = initialized or not (pool or claim)
+    taints, allocatable = node.taints, node.allocatable
+    if not initialized:
+        taints = lasting_taints(taints, claim.startup_taints if claim else (), initialized=False)
     open_ = (
-        not node.deleted_at
+        not (node.deleted_at or node.unschedulable or node.name in problem.closed_nodes)
         and not (claim and claim.deleting)
-        and not node.unschedulable
-        and ready
-        and node.name not in problem.closed_nodes
         and (initialized or problem.uninitialized_targets)
+        and (not initialized or not node.conditions or node.ready)
         and not any(t.key == keys.TAINT_DISRUPTED for t in node.taints)
     )
-    allocatable = dict(node.allocatable)
-    if (
-        not initialized and claim
-    ):  # devices and real memory come late; until then the claim says what to expect
-        for resource, amount in claim.allocatable.items():
-            if not allocatable.get(resource):
-                allocatable[resource] = amount
+    if not initialized and claim:
+        # devices and real memory come late; until then the claim says what to expect
+        late = {name: amount for name, amount in claim.allocatable.items() if not allocatable.get(name)}
+        allocatable = {**allocatable, **late}
     bound: Iterable[PodKey] = snapshot.pods_on.get(node.name, ())
     if not moving.isdisjoint(bound):
         bound = [key for key in bound if key not in moving]
     pods = list(map(snapshot.pods.__getitem__, bound))
     if claim:
         pods += _promised(problem, claim, moving, promised)
-    return Host(
-        node.name, node.labels, taints, allocatable, node.capacity, node.pool, open_, initialized, pods
-    )
+    return Host(node.name, node.labels, taints, allocatable, node.capacity, pool, open_, initialized, pods)
 
 
 def _claim_host(problem: Problem, claim: NodeClaim, moving: set[PodKey], promised: set[PodKey]) -> Host:

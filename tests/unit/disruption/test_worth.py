@@ -16,7 +16,7 @@ def problem_of(view: View) -> Problem:
     return Problem(view.snapshot, tuple(sorted(view.snapshot.pods)), view.catalogues, view.now)
 
 
-def running(pods: int = 20) -> Builder:
+def running(pods: int = 100) -> Builder:
     made = Builder()
     made.pool()
     made.shape("small", 250)
@@ -53,7 +53,7 @@ def test_worth_is_found_out_anew_once_something_it_hangs_on_has_changed(change: 
         made.shape("tiny", 100)
         made.pod("tiny", "n", shape="tiny")
     else:
-        made = running(40 if change == "many pods" else 0)
+        made = running(150 if change == "many pods" else 0)
     now = problem_of(made.view(catalogues=sold))
     again = known.of(now, options)
     assert again is not first
