@@ -33,6 +33,8 @@ _WORK = 60_000
 _RELAXING, _RELAXING_CALLS = 40.0, 40.0
 _FILLING, _FILLING_CALLS = 30.0, 2.0
 """What a relaxation, and a lot of fillings, come to: elements gone over per element of theirs, and calls."""
+_TRIED_TWICE = 10_000
+"""Pods at most that packing begins twice for: with whole fillings bought first, and without."""
 
 
 @dataclass(slots=True)
@@ -85,10 +87,25 @@ class Packer:
     # --- the whole ------------------------------------------------------------------------------------------------
     def run(self) -> Packed:
         """Pack everything that can be packed."""
+        bins, left, first, blended = self._begun(blending=True)
+        if blended and self.lots.demand.sum() <= _TRIED_TWICE:
+            plain, missing, _, _ = self._begun(blending=False)
+            if self._worth(plain, missing) < self._worth(bins, left):
+                bins, left = plain, missing
+        bins = self.improve(bins, left)
+        bins = self._solved(bins, left)
+        unplaced = self.lots.demand.copy()
+        for one in bins:
+            unplaced[one.lots] -= one.counts
+        return Packed(bins, unplaced, first, self.value)
+
+    def _begun(self, *, blending: bool) -> tuple[list[Bin], Ints, Relaxation | None, bool]:
+        """(nodes, pods per lot that have none, the first relaxation, whether fillings of kinds were bought)."""
         left = self.lots.demand.copy()
         left[~self.fits.any(axis=1)] = 0
         bins: list[Bin] = []
         first: Relaxation | None = None
+        blended = False
         for _ in range(6):
             if not left.any():
                 break
@@ -97,7 +114,8 @@ class Packer:
                 first = now
                 self.floor = now.bound
                 self._learn(now, left)
-            opened = self._blended(now, left) if now is first else []
+            opened = self._blended(now, left) if blending and now is first else []
+            blended = blended or bool(opened)
             opened = opened or (self._bulk(now, left) if now.solved else [])
             bins += opened
             if len(opened) <= 0.02 * len(bins):
@@ -106,12 +124,7 @@ class Packer:
             self._learn(self._relaxed(left, self.binding), left)
         bins += self.complete(left)
         left[~self.fits.any(axis=1)] = 0
-        bins = self.improve(bins, left)
-        bins = self._solved(bins, left)
-        unplaced = self.lots.demand.copy()
-        for one in bins:
-            unplaced[one.lots] -= one.counts
-        return Packed(bins, unplaced, first, self.value)
+        return bins, left, first, blended
 
     def appraised(self) -> float:
         """The relaxation's cost alone."""

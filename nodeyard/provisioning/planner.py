@@ -39,7 +39,6 @@ from nodeyard.provisioning.setting import Draft, Honour, Setting
 
 _IMPROVE_S = 0.6
 _EXACT_S = 1.5
-_EXACT_BESIDE_JOINT = 0.6
 _JOINT_S = 4.5
 _REWORK_S = 1.5
 """Seconds of work for improving, exact patterns and the joint program, less of each where they must share a shorter search;
@@ -206,7 +205,7 @@ def _better(setting: Setting, one: Draft, other: Draft) -> Draft:
 
 def _shares(options: Options, jointly: bool) -> tuple[float, float, float]:
     """Seconds of work for (improving, exact patterns, the joint program)."""
-    whole = (_IMPROVE_S, _EXACT_S * _EXACT_BESIDE_JOINT, _JOINT_S) if jointly else (_IMPROVE_S, _EXACT_S, 0.0)
+    whole = (_IMPROVE_S, _EXACT_S, _JOINT_S) if jointly else (_IMPROVE_S, _EXACT_S, 0.0)
     part = min(1.0, _search_s(options) / sum(whole))
     return whole[0] * part, whole[1] * part, whole[2] * part
 
