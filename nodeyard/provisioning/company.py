@@ -151,8 +151,9 @@ def _share_hosts(setting: Setting, first: Field, on_hosts: dict[int, Both], out:
         one for one in sealed if not any({*classes[c].carried, *classes[c].matched} & spread for c in one)
     ]
     kept = frozenset().union(*out.whole)
-    out.known |= {n for n in settled if on_hosts[n][0] <= kept}
-    out.joining = {n: both for n, both in on_hosts.items() if n not in settled and not both[0] & both[1]}
+    told = {n for n in settled if on_hosts[n][0] <= kept}
+    out.known |= told
+    out.joining = {n: both for n, both in on_hosts.items() if n not in told and not both[0] & both[1]}
 
 
 def _joined(sets: Iterable[Members], more: Members) -> list[Members]:

@@ -82,6 +82,21 @@ def test_pods_that_must_each_be_beside_one_of_several_are_planned_as_cheaply_as_
     assert cost["gap"] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_followers_of_a_pod_that_spreads_over_zones_are_planned_with_it() -> None:
+    """The cheapest node for all is in the zone where the leader by itself would not go."""
+    offers = {"m5.t2": (2, 0.04, 0.06), "m5.t8": (8, 0.4, 0.2)}
+    market = {
+        name: instance_type(
+            name, cpus, cpus * 4, [offering(z, "on-demand", p) for z, p in zip(ZONES, prices, strict=False)]
+        )
+        for name, (cpus, *prices) in offers.items()
+    }
+    lead = pod("lead-0", 500, 500, topologySpreadConstraints=[spread(ZONE, "lead")])
+    solved = planned(lead, *pods("side", 3, 1500, 1000, affinity=joining(HOST, "lead")), market=market)
+    assert solved.report["cost"]["objectivePerHour"] == pytest.approx(0.21)
+    assert solved.report["cost"]["gap"] == pytest.approx(0.0, abs=1e-3)
+
+
 def test_pods_that_keep_others_off_their_node_are_planned_with_the_rest_as_a_whole() -> None:
     """Six that exclude each other, and four that exclude those but not each other."""
     off = required("podAntiAffinity", HOST, {"app": "solo"})
