@@ -91,13 +91,14 @@ class Plain:
         found = [c for c in found if c.node not in problem.without_nodes]
         problem = msgspec.structs.replace(problem, pods=pods_of(found))
         self.setting: Setting = compile_problem(problem, OPTIONS)[0]
-        classes = self.setting.classes.classes
-        self.class_of: dict[PodKey, PodClass] = {key: c for c in classes for key in c.pods}
+        self.class_of = _class_of(self.setting)
+        as_they_are = msgspec.structs.replace(problem.snapshot, successors={})
+        there = _class_of(compile_problem(msgspec.structs.replace(problem, snapshot=as_they_are), OPTIONS)[0])
         self.room = self.setting.hosts.room.copy()
         at = {host.name: i for i, host in enumerate(self.setting.hosts.hosts)}
         for c in found:
             for key in c.pods if c.node in at else ():
-                self.room[at[c.node]] -= self.class_of[key].request
+                self.room[at[c.node]] -= there[key].request
 
     def takes(self, one: PodClass) -> Mapping[str, int]:
         """Node -> how many more pods of a class."""
@@ -109,6 +110,10 @@ class Plain:
             for i, host in enumerate(self.setting.hosts.hosts)
             if not host.claim
         }
+
+
+def _class_of(setting: Setting) -> dict[PodKey, PodClass]:
+    return {key: c for c in setting.classes.classes for key in c.pods}
 
 
 def question(view: View, found: Sequence[Candidate]) -> Problem:
