@@ -65,7 +65,7 @@ def bound_of(
     company = company_of(setting, first)
     kinds = kinds_of(setting, first, placed, company)
     shares = shares_of(setting, first, kinds, _MOST_SHARES)
-    value = min(_relaxed(setting, first, kinds, shares, case, objective) for case in cases(setting, first))
+    value = _relaxation(setting, placed, first, (kinds, shares), objective)
     settled: set[object] = set(shares.names)
     joint, asked = Joint.of(setting, placed), False
     if proved is not None and proved > value and joint is not None:
@@ -81,10 +81,17 @@ def bound_of(
 
 def relaxed_bound(setting: Setting, placed: Sequence[tuple[PodClass, int]], objective: float) -> float:
     """The relaxation's bound alone, which takes least time."""
+    placed = [(one, many) for one, many in placed if many > 0]
+    if (known := setting.relaxed.get(_counts(placed))) is not None:
+        return known
     first = Field(setting.problem, setting.classes, setting.columns, setting.hosts, setting.rules)
     kinds = kinds_of(setting, first, placed)
     shares = shares_of(setting, first, kinds, _MOST_SHARES)
-    return min(_relaxed(setting, first, kinds, shares, case, objective) for case in cases(setting, first))
+    return _relaxation(setting, placed, first, (kinds, shares), objective)
+
+
+def _counts(placed: Sequence[tuple[PodClass, int]]) -> tuple[int, ...]:
+    return tuple(number for one, many in placed for number in (one.number, many))
 
 
 def _close_enough(placed: Sequence[tuple[PodClass, int]]) -> float:
@@ -93,6 +100,18 @@ def _close_enough(placed: Sequence[tuple[PodClass, int]]) -> float:
 
 
 # --- the relaxation ---------------------------------------------------------------------------------------------------
+def _relaxation(
+    setting: Setting, placed: Sequence[tuple[PodClass, int]], first: Field, pods: tuple[list[Kind], Shares],
+    objective: float,
+) -> float:  # fmt: skip
+    """What no plan is below, the least of all cases; remembered, since it is asked for several times on the way."""
+    counts = _counts(placed)
+    if counts not in setting.relaxed:
+        found = (_relaxed(setting, first, *pods, case, objective) for case in cases(setting, first))
+        setting.relaxed[counts] = min(found)
+    return setting.relaxed[counts]
+
+
 def _relaxed(
     setting: Setting, first: Field, kinds: list[Kind], shares: Shares, case: Case, objective: float
 ) -> float:

@@ -413,9 +413,9 @@ class Packer:
         cost = self._worth(bins, missing)
         if cost <= self.floor * 1.004 and cost < 40 * self.shop.cost[self.columns].max():
             return bins
-        if self.exact_s() <= 0 or self.near(cost):
-            return bins
         parts = self._parts(active)
+        if self.exact_s() <= 0 or not any(map(self._few, parts)) or self.near(cost):
+            return bins
         place = {int(lot): i for i, part in enumerate(parts) for lot in part}
         out: list[Bin] = []
         stop, whole = 0.0, self.exact_s()
@@ -448,10 +448,14 @@ class Packer:
             open_ &= ~inside
         return parts
 
+    def _few(self, active: Ints) -> bool:
+        """Whether the lots are few enough for exact patterns."""
+        most = _MOST_EXACT_OF_FEW if self.lots.demand[active].sum() <= _FEW_PODS else _MOST_EXACT
+        return len(active) <= most
+
     def _part_solved(self, active: Ints, bins: list[Bin], spare: Callable[[], float]) -> list[Bin]:
         lots, cost, seconds = self.lots, self._worth(bins, np.zeros(0, np.int64)), spare()
-        most = _MOST_EXACT_OF_FEW if lots.demand[active].sum() <= _FEW_PODS else _MOST_EXACT
-        if seconds <= 0.02 or len(active) > most:
+        if seconds <= 0.02 or not self._few(active):
             return bins
         finite = np.isfinite(self.shop.left)
         model = Model(

@@ -57,6 +57,8 @@ class Setting:
     effort: Effort = field(default_factory=Effort)
     near: Callable[[float], bool] = _unproved
     """Whether a plan of all pods that costs so much is as good as the cheapest, as far as is proved."""
+    relaxed: dict[tuple[int, ...], float] = field(default_factory=dict)
+    """What the relaxation proves for so many pods of each class, once it was asked (`bounding`)."""
 
 
 @dataclass(slots=True)
